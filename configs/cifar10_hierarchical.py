@@ -1,0 +1,45 @@
+"""32 px CIFAR-10 from an .npz: the reference's hierarchical VQ-VAE, smaller, with its losses and its optimizer.
+
+Paper: https://arxiv.org/abs/1906.00446; code: https://github.com/unixpickle/vq-vae-2.
+Data: data/cifar10_subset.npz with uint8 train_image [N, 32, 32, 3], test_image and integer train_label, test_label;
+README says where to put it, --config.dataset.path=FILE takes it from elsewhere.
+Command: python launch.py --config=configs/cifar10_hierarchical.py --workdir=runs/cifar10
+Time: TODO-MEASURE on two CPU cores.
+Numbers: test mse TODO-MEASURE after the autoencoder's 500 steps (PyTorch's on the same batches: TODO-MEASURE).
+
+Variants: none.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(variant=None):
+    """The config; there are no variants."""
+    return ConfigDict(
+        {
+            "dataset": {"name": "npz", "path": "data/cifar10_subset.npz", "image_size": 32},
+            "autoencoder": {
+                "name": "hierarchical",
+                "levels": 2,
+                "width": 64,
+                "quantizer": {"name": "vq", "codebook_size": 256, "code_dim": 64},
+            },
+            "loss_weights": {"reconstruction": 1.0, "feature": 1.0, "codebook": 1.0, "commitment": 0.25},
+            "optimizer": {"learning_rate": 1e-3},
+            "train": {"batch_size": 16, "steps": 500},
+            "priors": {"top": prior(steps=500), "bottom": prior(steps=500)},
+        }
+    )
+
+
+def prior(steps):
+    """A gated PixelCNN that knows the class of its image."""
+    return {
+        "name": "pixelcnn",
+        "depth": 64,
+        "layers": 7,
+        "dropout": 0.1,
+        "label_condition": True,
+        "optimizer": {"learning_rate": 1e-3, "schedule": "cosine", "warmup_steps": 50, "clip": 1.0},
+        "train": {"batch_size": 16, "steps": steps},
+    }

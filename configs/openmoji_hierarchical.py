@@ -1,0 +1,70 @@
+"""The demo: 64 px OpenMoji drawings, a hierarchical VQ-VAE with EMA codebooks and its two PixelCNN priors.
+
+Papers: https://arxiv.org/abs/1906.00446 (VQ-VAE-2), https://arxiv.org/abs/1606.05328 (gated PixelCNN).
+Command: python launch.py --config=configs/openmoji_hierarchical.py --workdir=runs/openmoji
+Time: TODO-MEASURE on two CPU cores (autoencoder TODO-MEASURE, top TODO-MEASURE, bottom TODO-MEASURE).
+Numbers, on drawings whose stems were not seen: PSNR TODO-MEASURE dB, usage TODO-MEASURE top and TODO-MEASURE bottom,
+prior nll TODO-MEASURE top and TODO-MEASURE bottom, as a share of the codes' per-position cross-entropy.
+
+Variants: `tiny`, the same way in seconds at 32 px (tests); `vq`, codebooks trained by gradient.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(variant=None):
+    """The config, or one of VARIANTS."""
+    config = ConfigDict(
+        {
+            "dataset": {"name": "openmoji", "image_size": 64, "flip": True, "views": 2},
+            "autoencoder": {
+                "name": "hierarchical",
+                "levels": 2,
+                "width": 64,
+                "quantizer": {"name": "ema", "codebook_size": 256, "code_dim": 64, "decay": 0.95, "revive_after": 20},
+            },
+            "loss_weights": {"reconstruction": 4.0, "feature": 0.25, "commitment": 1 / 16},
+            "optimizer": {"learning_rate": 3e-3, "schedule": "cosine", "warmup_steps": 50, "clip": 1.0},
+            "train": {"batch_size": 16, "steps": 700, "pictures_every": 100},
+            "priors": {"top": prior(batch_size=32, steps=350), "bottom": prior(batch_size=16, steps=450)},
+            "sample": {"temperature": 0.9},
+        }
+    )
+    if variant:
+        VARIANTS[variant](config)
+    return config
+
+
+def prior(batch_size, steps):
+    """A gated PixelCNN that knows the group of its drawing."""
+    return {
+        "name": "pixelcnn",
+        "depth": 64,
+        "layers": 7,
+        "dropout": 0.1,
+        "label_condition": True,
+        "optimizer": {"learning_rate": 2e-3, "schedule": "cosine", "warmup_steps": 50, "clip": 1.0},
+        "train": {"batch_size": batch_size, "steps": steps},
+    }
+
+
+def tiny(config):
+    """32 px, 16 wide, a few steps a stage."""
+    config.dataset.image_size = 32
+    config.autoencoder.width = 16
+    config.autoencoder.quantizer.update(codebook_size=32, code_dim=16)
+    config.sample.count = 4
+    for stage in (config, config.priors.top, config.priors.bottom):
+        stage.optimizer.warmup_steps = 2
+        stage.train.update(batch_size=8, steps=6, log_every=2, evaluate_every=3, checkpoint_every=3, pictures_every=3)
+    for level in config.priors.values():
+        level.update(depth=16, layers=3)
+
+
+def vq(config):
+    """Codes that the optimizer moves, drawn to the encoder's outputs by the loss term `codebook`."""
+    config.autoencoder.quantizer = ConfigDict({"name": "vq", "codebook_size": 256, "code_dim": 64, "revive_after": 20})
+    config.loss_weights.codebook = 0.25
+
+
+VARIANTS = {"tiny": tiny, "vq": vq}

@@ -1,0 +1,106 @@
+"""Train: python launch.py --config=configs/X.py[:variant] [--workdir=DIR] [--stage=S] [--config.a.b=v …]
+
+Every stage of the config in order, or one; what is finished is skipped, what was interrupted goes on.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; python launch.py --help shows all flags\n")
+
+
+def parser() -> Parser:
+    """The flags of launch.py; --config.a.b=v are left over."""
+    usage, _, what = str(__doc__).removeprefix("Train: ").partition("\n\n")
+    flags = Parser(prog="launch.py", usage=usage, description=what, add_help=False, allow_abbrev=False)
+    flags.add_argument(
+        "--config", metavar="FILE[:VARIANT]", help="what to train; --config.a.b=VALUE sets any field of it"
+    )
+    flags.add_argument("--workdir", metavar="DIR", type=Path, help="where the run lives (default: runs/FILE[-VARIANT])")
+    flags.add_argument("--stage", metavar="STAGE", help="train this one only: autoencoder, top, bottom, …")
+    flags.add_argument("--distributed", action="store_true", help="one process of many: SLURM, Kubernetes, MPI, TPU")
+    flags.add_argument("--help", "-h", action="store_true", help="show this and the configs there are")
+    return flags
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command line; the exit code is 0, or 2 where the user has something to put right."""
+    argv = sys.argv[1:] if argv is None else argv
+    given, overrides = parser().parse_known_args(argv)
+    from vqvae_jax.types import UserError
+
+    try:
+        return show_help() if given.help or not argv else launch(given, overrides)
+    except UserError as error:
+        print("error:", *str(error).split("\n"), file=sys.stderr)
+        return 2
+
+
+def show_help() -> int:
+    """Print the flags and the configs there are."""
+    from vqvae_jax import config
+
+    print(parser().format_help())
+    print("configs:", *(f"  {path}\n      {line}" for path, line in config.available()), sep="\n")
+    return 0
+
+
+def launch(given: argparse.Namespace, overrides: list[str]) -> int:
+    """Read the config, start the devices, hand over to the recipe."""
+    from vqvae_jax import config as configs
+
+    check_flags(given, overrides)
+    if given.distributed:
+        join()
+    config = configs.read(given.config, overrides)
+    if given.stage:
+        configs.check_stage(config, given.stage)
+    from vqvae_jax import recipe
+    from vqvae_jax.devices import use_compilation_cache
+
+    use_compilation_cache()
+    recipe.run(config, given.workdir or default_workdir(given.config), given.stage)
+    return 0
+
+
+def check_flags(given: argparse.Namespace, overrides: list[str]) -> None:
+    """UserError for flags that are not there, and for a missing --config."""
+    from vqvae_jax import config
+    from vqvae_jax.types import UserError
+
+    for flag in (word.partition("=")[0] for word in overrides if word.startswith("--")):
+        if not flag.startswith("--config."):
+            known = ["--config", "--workdir", "--stage", "--distributed", "--help"]
+            raise UserError(config.unknown("there is no flag", flag, known, "There are"))
+    if not given.config:
+        paths = ", ".join(path for path, _ in config.available())
+        raise UserError(f"--config=FILE is missing. There are: {paths}")
+
+
+def join() -> None:
+    """Meet the other processes, before JAX touches a device."""
+    import jax
+
+    from vqvae_jax.types import UserError
+
+    try:
+        jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"--distributed found no cluster ({error}); on one machine leave it out") from error
+
+
+def default_workdir(argument: str) -> Path:
+    """runs/openmoji_hierarchical-tiny for configs/openmoji_hierarchical.py:tiny."""
+    file, _, variant = argument.partition(":")
+    return Path("runs") / "-".join(filter(None, (Path(file).stem, variant)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,344 @@
+"""Checkpoints: protects a training against kills, flipped bits, donated buffers and other machines."""
+
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import SingleDeviceSharding
+
+from vqvae_jax.checkpoint import Checkpoints, checksum
+from vqvae_jax.types import Codebook, Model, TrainState, UserError
+
+optax = pytest.importorskip("optax")
+ROOT = Path(__file__).parent.parent
+
+
+def make_model(seed=0):
+    noise = np.random.default_rng(seed)
+    params = {
+        "encoder": {"kernel": noise.normal(size=(3, 4)).astype(np.float32), "bias": jnp.zeros(4, jnp.bfloat16)},
+        "head": (np.arange(3), {}),
+    }
+    top = Codebook(noise.normal(size=(8, 2)).astype(np.float32), stats={"idle": np.zeros(8, np.int32)})
+    return jax.tree.map(jnp.asarray, Model(params, {"top": top, "fsq": Codebook(jnp.zeros((0, 5)))}))
+
+
+def make_state(seed=0, key=None):
+    model = make_model(seed)
+    opt_state = optax.adamw(1e-3).init(model.params)
+    key = jax.random.key(seed) if key is None else key
+    return TrainState(jnp.int32(seed), model.params, model.codebooks, opt_state, None, key)
+
+
+def abstract(tree):
+    return jax.eval_shape(lambda: tree)
+
+
+def same(got, wanted):
+    assert jax.tree.structure(got) == jax.tree.structure(wanted)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        assert a.dtype == b.dtype
+        if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+def save(checkpoints, step, loss=None):
+    checkpoints.save(step, make_model(step), make_state(step), {"seed": step}, loss)
+
+
+def script(text, *args, **environment):
+    """Runs Python text in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", **environment}
+    command = [sys.executable, "-c", text, *map(str, args)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("key", [jax.random.key, jax.random.PRNGKey])
+def test_a_train_state_comes_back_exactly(tmp_path, key):
+    """Dataclasses, optax' tuples, bfloat16, both kinds of keys, and the codes [0, D] that Orbax refuses."""
+    state = make_state(3, key(3))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(3, make_model(3), state, {})
+        same(checkpoints.restore_train(abstract(state)), state)
+    with Checkpoints(tmp_path) as checkpoints:
+        same(checkpoints.restore_train(abstract(state)), state)
+
+
+def test_a_model_comes_back_with_its_structure_or_as_dicts(tmp_path):
+    model = make_model(1)
+    with Checkpoints(tmp_path) as checkpoints:
+        save(checkpoints, 1)
+        same(checkpoints.restore_model(abstract=abstract(model)), model)
+        plain = checkpoints.restore_model()
+    assert isinstance(plain["params"]["encoder"]["kernel"], np.ndarray)
+    assert plain["codebooks"]["fsq"]["codes"].shape == (0, 5)
+    assert checksum(plain) == checksum(model)
+
+
+def test_python_and_numpy_numbers_may_be_saved(tmp_path):
+    numbers = {"step": 3, "rate": 0.5, "count": np.int32(4)}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, numbers, numbers, {})
+        assert checkpoints.restore_model(abstract=numbers) == numbers
+        assert checkpoints.restore_train(jax.eval_shape(lambda: numbers)) == numbers
+
+
+def test_the_last_ones_and_the_best_stay(tmp_path):
+    """The best is never one without a finite loss."""
+    losses = {1: 5.0, 2: 1.0, 3: jnp.float32(1.0), 4: None, 5: float("nan"), 6: 3.0, 7: -np.inf}
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        for step, loss in losses.items():
+            save(checkpoints, step, loss)
+        assert (checkpoints.steps(), checkpoints.best(), checkpoints.latest()) == ((3, 6, 7), 3, 7)
+    with Checkpoints(tmp_path) as again:
+        assert (again.steps(), again.best(), again.latest()) == ((3, 6, 7), 3, 7)
+        same(again.restore_model("best", abstract(make_model())), make_model(3))
+        assert again.config("best") == {"seed": 3} and again.config() == {"seed": 7}
+
+
+def test_of_equal_losses_the_later_is_best(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        save(checkpoints, 1, loss=1.0)
+        save(checkpoints, 2, loss=1.0)
+        assert checkpoints.best() == 2
+
+
+def test_saving_a_step_twice_keeps_the_first(tmp_path):
+    """The end of a training may fall on a step that was just saved."""
+    for _ in range(2):  # also by a new process
+        with Checkpoints(tmp_path) as checkpoints:
+            save(checkpoints, 1, loss=2.0)
+            save(checkpoints, 1, loss=1.0)
+            assert checkpoints.steps() == (1,)
+
+
+def test_donated_buffers_are_safe(tmp_path):
+    """The loop donates its state right after save() returns, while the background still writes."""
+    step = jax.jit(lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0)
+    build = jax.jit(lambda: {"a": jnp.arange(2_000_000.0), "b": [jnp.full((1000, 1000), i) for i in range(4)]})
+    with Checkpoints(tmp_path) as checkpoints:
+        for number in range(1, 4):
+            state = build()
+            checkpoints.save(number, {"b": state["b"]}, state, {})
+            state = step(state)
+            old, state = state, step(state)
+            assert old["a"].is_deleted(), "nothing was donated, so this tests nothing"
+            same(checkpoints.restore_train(abstract(build())), build())
+            same(checkpoints.restore_model(abstract=abstract({"b": build()["b"]})), {"b": build()["b"]})
+
+
+KILLED = """
+import os, signal, sys, time
+from pathlib import Path
+import numpy as np, jax.numpy as jnp
+from vqvae_jax.checkpoint import Checkpoints
+folder = Path(sys.argv[1])
+checkpoints = Checkpoints(folder, keep=1)
+checkpoints.save(1, {"w": jnp.ones(3)}, {"w": jnp.ones(3)}, {})
+checkpoints.wait()
+big = jnp.asarray(np.random.default_rng(0).integers(0, 2**31, 30_000_000, np.int32))
+checkpoints.save(2, {"w": big}, {"w": big}, {})
+while not list(folder.glob("*tmp*")):
+    time.sleep(0.001)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_kill_in_mid_save_leaves_the_step_before(tmp_path):
+    """And the next save clears what the killed one left behind."""
+    assert script(KILLED, tmp_path).returncode == -signal.SIGKILL
+    assert list(tmp_path.glob("*tmp*")), "it was killed too late to test anything"
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        assert checkpoints.steps() == (1,)
+        assert checkpoints.restore_train({"w": jnp.zeros(3)})["w"].tolist() == [1, 1, 1]
+        assert checkpoints.restore_model()["w"].tolist() == [1, 1, 1]
+        save(checkpoints, 3)
+    assert [path.name for path in tmp_path.iterdir()] == ["3"]
+
+
+def test_readers_leave_a_running_save_alone(tmp_path):
+    """Sampling from a training that goes on must not delete the folder that it writes at this moment."""
+    with Checkpoints(tmp_path) as checkpoints:
+        save(checkpoints, 1)
+    running = tmp_path / "2.orbax-checkpoint-tmp"
+    running.mkdir()
+    with Checkpoints(tmp_path) as reader:
+        reader.restore_model()
+        assert reader.steps() == (1,)
+    assert running.is_dir()
+
+
+def flip_a_bit(folder, array):
+    pattern = np.asarray(array).tobytes()[1000:1100]
+    for path in folder.rglob("*"):
+        data = bytearray(path.read_bytes()) if path.is_file() else b""
+        if (at := data.find(pattern)) >= 0:
+            data[at] ^= 1
+            path.write_bytes(data)
+            return
+    raise AssertionError("the array's bytes stand in no file")
+
+
+def test_a_flipped_bit_is_noticed(tmp_path):
+    """Orbax itself hands the damaged array out."""
+    noise = {"w": jnp.asarray(np.random.default_rng(0).integers(0, 2**32, 4096, np.uint32))}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, noise, noise, {})
+        checkpoints.save(2, noise, noise, {})
+    flip_a_bit(tmp_path / "2" / "model", noise["w"])
+    with Checkpoints(tmp_path) as checkpoints:
+        for wanted in (None, abstract(noise)):
+            with pytest.raises(UserError, match=r"/2 is damaged.*say --step=1$"):
+                checkpoints.restore_model(abstract=wanted)
+        same(checkpoints.restore_model(1, abstract(noise)), noise)
+
+
+def test_checksum_is_what_it_says():
+    value = np.float32([1, 2])
+    assert checksum({"a": value}) == zlib.crc32(b"a float32 (2,)" + value.tobytes())
+    trees = [{"a": value}, {"b": value}, {"a": value[::-1]}, {"a": value[None]}, {"a": value.view(np.int32)}]
+    trees += [{"a": value, "b": 2 * value}, {"a": 2 * value, "b": value}]
+    assert len({checksum(tree) for tree in trees}) == len(trees)
+
+
+WITHOUT_OPTAX = """
+import sys
+sys.modules["optax"] = None  # importing it now fails
+from vqvae_jax.checkpoint import Checkpoints, checksum
+assert "orbax" not in sys.modules, "importing the package must stay cheap"
+print(checksum(Checkpoints(sys.argv[1]).restore_model()))
+"""
+
+
+def test_sampling_needs_no_optax(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        save(checkpoints, 1)
+    ran = script(WITHOUT_OPTAX, tmp_path)
+    assert ran.stdout.strip() == str(checksum(make_model(1))), ran.stderr
+
+
+ELSEWHERE = """
+import json, sys
+import jax, jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from vqvae_jax.checkpoint import Checkpoints
+mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+model = {"w": jax.device_put(jnp.arange(6.0), whole)}
+train = {**model, "sums": jax.device_put(jnp.arange(16.0).reshape(8, 2), split), "key": jax.random.key(7)}
+train["key"] = jax.device_put(train["key"], whole)
+with Checkpoints(sys.argv[1]) as checkpoints:
+    if sys.argv[2] == "save":
+        checkpoints.save(1, model, train, {})
+    else:
+        shape = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+        got = checkpoints.restore_train(jax.tree.map(shape, train))
+        assert all(a.sharding == b.sharding for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(train)))
+        assert all(bool((a == b).all()) for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(train)))
+        assert bool((checkpoints.restore_model(abstract=jax.tree.map(shape, model))["w"] == model["w"]).all())
+print(jax.device_count())
+"""
+
+
+def test_a_run_goes_on_on_another_number_of_devices(tmp_path):
+    saved = script(ELSEWHERE, tmp_path, "save", JAX_NUM_CPU_DEVICES="8")
+    assert saved.stdout.strip() == "8", saved.stderr
+    restored = script(ELSEWHERE, tmp_path, "restore", JAX_NUM_CPU_DEVICES="2")
+    assert restored.stdout.strip() == "2", restored.stderr
+    with Checkpoints(tmp_path) as checkpoints:  # and without shardings, on one
+        wanted = {"w": jnp.arange(6.0), "sums": jnp.arange(16.0).reshape(8, 2), "key": jax.random.key(7)}
+        got = checkpoints.restore_train(abstract(wanted))
+        same(got, wanted)
+        assert got["sums"].sharding == SingleDeviceSharding(jax.local_devices()[0])
+        assert checkpoints.restore_model()["w"].tolist() == list(range(6))
+
+
+def test_nothing_trained_yet(tmp_path):
+    """Asking makes no folder."""
+    with Checkpoints(tmp_path / "none") as checkpoints:
+        assert (checkpoints.steps(), checkpoints.latest(), checkpoints.best()) == ((), None, None)
+        with pytest.raises(UserError, match=r"none has no checkpoint; train it first: python launch.py"):
+            checkpoints.restore_model()
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_step_that_is_not_there(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        save(checkpoints, 1)
+        save(checkpoints, 2)
+        with pytest.raises(UserError, match=r"has no step 7; say --step=1 or --step=2$"):
+            checkpoints.restore_model(7)
+        with pytest.raises(UserError, match=r"none has a loss; say --step=2$"):
+            checkpoints.restore_model("best")
+
+
+KERNEL, BIAS = np.zeros((3, 4), np.float32), jnp.bfloat16([0] * 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"encoder": {"kernel": KERNEL.T, "bias": BIAS}},
+            "encoder/kernel is float32 [3, 4] there, float32 [4, 3] here",
+        ),
+        ({"encoder": {"kernel": KERNEL, "bias": jnp.zeros(4)}}, "encoder/bias is bfloat16 [4] there, float32 [4] here"),
+        ({"encoder": {"kernel": KERNEL}}, "encoder/bias is bfloat16 [4] there, missing here"),
+        ({"decoder": jnp.zeros(2)}, "decoder is missing there, float32 [2] here"),
+    ],
+)
+def test_another_model_is_named_leaf_by_leaf(tmp_path, change, message):
+    """Orbax casts another type silently, and hides the leaf of another shape."""
+    model = make_model()
+    with Checkpoints(tmp_path) as checkpoints:
+        save(checkpoints, 1)
+        with pytest.raises(UserError, match=f"does not fit this model: params/{re.escape(message)}; use the config"):
+            checkpoints.restore_model(abstract=model.replace(params={**model.params, **change}))
+
+
+def test_a_failed_save_says_why_in_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"^saving .*file/1 failed: \w+Error: [^\n]*$"):
+        save(Checkpoints(tmp_path / "file"), 1)
+
+
+def test_a_failure_in_the_background_reaches_the_loop(tmp_path, monkeypatch):
+    """A full disk: the next call tells, with the innermost cause."""
+    import orbax.checkpoint.experimental.v1 as ocp
+
+    def full(self):
+        raise RuntimeError("thread failed") from OSError(28, "No space left on device")
+
+    with Checkpoints(tmp_path) as checkpoints:
+        save(checkpoints, 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(ocp.training.Checkpointer, "wait", full)
+            with pytest.raises(UserError, match="OSError: .*No space left on device"):
+                checkpoints.latest()
+
+
+def test_orbax_is_quiet(tmp_path, caplog):
+    """Half a thousand lines otherwise for a handful of saves; its warnings still come through."""
+    caplog.set_level(logging.INFO)
+    with Checkpoints(tmp_path) as checkpoints:
+        save(checkpoints, 1)
+        checkpoints.restore_model()
+    assert [record.getMessage() for record in caplog.records if "orbax" in record.pathname] == []
+
+
+def test_the_config_is_plain_data(tmp_path):
+    config = {"quantizer": {"name": "ema", "decay": 0.99}, "steps": [1, 2], "path": None}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, make_model(), make_state(), config)
+        assert json.dumps(checkpoints.config(1), sort_keys=True) == json.dumps(config, sort_keys=True)

@@ -1,0 +1,42 @@
+"""Cross-entropy over classes, and picking one of them."""
+
+import jax
+import jax.numpy as jnp
+
+from vqvae_jax.types import Array, Pick
+
+
+def cross_entropy(logits: Array, labels: Array) -> Array:
+    """-log p(label) in nats, float32. logits [..., K], int labels [...] → [...]."""
+    logits = logits.astype(jnp.float32)
+    chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits, axis=-1) - chosen
+
+
+def pick_token(key: Array, logits: Array, pick: Pick) -> Array:
+    """One class a row, [..., K] → int32 [...]: temperature first, then top_k, then top_p of what is left."""
+    if pick.temperature == 0:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    logits = logits.astype(jnp.float32) / pick.temperature
+    if pick.top_k:
+        logits = keep_top_k(logits, pick.top_k)
+    if pick.top_p < 1:
+        logits = keep_top_p(logits, pick.top_p)
+    return jax.random.categorical(key, logits).astype(jnp.int32)
+
+
+def keep_top_k(logits: Array, k: int) -> Array:
+    """The k likeliest classes; the others become -inf."""
+    k = min(k, logits.shape[-1])
+    least = jax.lax.top_k(logits, k)[0][..., -1:]
+    return jnp.where(logits < least, -jnp.inf, logits)
+
+
+def keep_top_p(logits: Array, p: float) -> Array:
+    """The smallest set of likeliest classes whose probability reaches p, never empty; the others become -inf."""
+    ordered = -jnp.sort(-logits, axis=-1)
+    probability = jax.nn.softmax(ordered, axis=-1)
+    before = jnp.cumsum(probability, axis=-1) - probability  # mass of the likelier ones
+    kept = (before < p) | (before <= 0)  # the likeliest in any case
+    least = jnp.min(jnp.where(kept, ordered, jnp.inf), axis=-1, keepdims=True)
+    return jnp.where(logits < least, -jnp.inf, logits)

@@ -1,0 +1,138 @@
+"""The modules that a config names, built. Reads plain dicts; needs neither optax nor ml_collections.
+
+`facts` is what a config cannot know: what the data are like. The recipe keeps them in DIR/data.json.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vqvae_jax.autoencoders import AUTOENCODERS
+from vqvae_jax.checkpoint import Checkpoints
+from vqvae_jax.priors import PRIORS
+from vqvae_jax.quantizers import QUANTIZERS
+from vqvae_jax.types import Condition, Model, UserError
+
+FACTS = "data.json"
+INSIDE = ("name", "quantizer", "quantizers", "optimizer", "train")  # fields of a section that no constructor takes
+
+
+def arguments(section: Mapping[str, Any]) -> dict[str, Any]:
+    """A section without what no constructor takes."""
+    return {name: value for name, value in section.items() if name not in INSIDE}
+
+
+def build_autoencoder(config: Mapping[str, Any], facts: Mapping[str, Any]):
+    """The autoencoder with its quantizers, one a level."""
+    section = config["autoencoder"]
+    kind = AUTOENCODERS[section["name"]]
+    quantizers = tuple(
+        build_quantizer(section["quantizers"].get(level, section["quantizer"]))
+        for level in kind.names(arguments(section))
+    )
+    dtype = jnp.dtype(config["train"]["dtype"])
+    return kind(quantizers=quantizers, channels=facts["channels"], dtype=dtype, **arguments(section))
+
+
+def build_quantizer(section: Mapping[str, Any]):
+    """One quantizer."""
+    return QUANTIZERS[section["name"]](**arguments(section))
+
+
+def build_prior(config: Mapping[str, Any], facts: Mapping[str, Any], level: str):
+    """The prior of one level. Its shape and vocabulary come from the autoencoder."""
+    section, autoencoder = config["priors"][level], build_autoencoder(config, facts)
+    if section.get("label_condition") and not facts["label_names"]:
+        raise UserError(
+            f"config.priors.{level}.label_condition is on, but the data set {config['dataset']['name']!r} has no labels; "
+            f"add --config.priors.{level}.label_condition=false"
+        )
+    number = autoencoder.level_names.index(level)
+    shapes, sizes = map_shapes(autoencoder, facts), vocab_sizes(autoencoder)
+    return PRIORS[section["name"]](
+        vocab_size=sizes[number],
+        shape=shapes[number],
+        coarse_sizes=sizes[:number],
+        num_labels=len(facts["label_names"]),
+        dtype=jnp.dtype(section["train"]["dtype"]),
+        **arguments(section),
+    )
+
+
+def vocab_sizes(autoencoder) -> tuple[int, ...]:
+    """Codes of each token map, coarse to fine."""
+    return sum((q.vocab_sizes for q in autoencoder.quantizers), ())
+
+
+def map_shapes(autoencoder, facts: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
+    """(h, w) of each token map, coarse to fine."""
+    model = abstract_autoencoder(autoencoder, facts)
+    tokens = jax.eval_shape(
+        lambda m, x: autoencoder.apply({"params": m.params}, x, m.codebooks, method="encode"), model, _image(facts)
+    )
+    return tuple(one.shape[1:] for one in tokens)
+
+
+def abstract_autoencoder(autoencoder, facts: Mapping[str, Any]) -> Model:
+    """Shapes of its parameters and codebooks; nothing is computed."""
+
+    def init(key, images):
+        codebooks = autoencoder.init_codebooks(key)
+        return Model(autoencoder.init(key, images, codebooks)["params"], codebooks)
+
+    return jax.eval_shape(init, jax.random.key(0), _image(facts))
+
+
+def abstract_prior(prior) -> Model:
+    """Shapes of its parameters; nothing is computed."""
+    height, width = prior.shape
+    coarse = tuple(
+        jax.ShapeDtypeStruct((1, height >> (n - i), width >> (n - i)), jnp.int32)
+        for n in [len(prior.coarse_sizes)]
+        for i in range(n)
+    )
+    label = jax.ShapeDtypeStruct((1,), jnp.int32) if prior.num_labels else None
+    tokens = jax.ShapeDtypeStruct((1, height, width), jnp.int32)
+    variables = jax.eval_shape(prior.init, jax.random.key(0), tokens, Condition(label, coarse))
+    return Model(variables["params"], {})
+
+
+def _image(facts: Mapping[str, Any]) -> jax.ShapeDtypeStruct:
+    size = facts["image_size"]
+    return jax.ShapeDtypeStruct((1, size, size, facts["channels"]), jnp.float32)
+
+
+def read_facts(workdir: Path) -> dict[str, Any]:
+    """What the recipe wrote of the data.
+
+    Raises:
+        UserError: nothing was trained here.
+    """
+    path = Path(workdir) / FACTS
+    if not path.is_file():
+        raise UserError(f"{workdir} has no {FACTS}: nothing was trained here; python launch.py --config=… --workdir={workdir}")
+    return json.loads(path.read_text())
+
+
+def load_autoencoder(workdir: Path, config: Mapping[str, Any], facts: Mapping[str, Any], step=None):
+    """(module, Model) of the trained autoencoder; the latest step unless another is said."""
+    autoencoder = build_autoencoder(config, facts)
+    return autoencoder, _restore(workdir, "autoencoder", abstract_autoencoder(autoencoder, facts), step)
+
+
+def load_prior(workdir: Path, config: Mapping[str, Any], facts: Mapping[str, Any], level: str, step="best"):
+    """(module, Model) of a trained prior; the best step unless another is said."""
+    prior = build_prior(config, facts, level)
+    return prior, _restore(workdir, level, abstract_prior(prior), step)
+
+
+def _restore(workdir: Path, stage: str, like: Model, step) -> Model:
+    folder = Path(workdir) / stage / "checkpoints"
+    with Checkpoints(folder) as checkpoints:
+        if checkpoints.latest() is None:
+            raise UserError(f"{folder} has no checkpoint: the stage {stage!r} was not trained; python launch.py --config=… --workdir={workdir} --stage={stage}")
+        return checkpoints.restore_model(step, like)

@@ -1,0 +1,6 @@
+"""One file a quantizer. To add one: write the file, add its line here, a config that uses it, a test."""
+
+from vqvae_jax.quantizers.ema import EMAQuantizer
+from vqvae_jax.quantizers.vq import VectorQuantizer
+
+QUANTIZERS = {"vq": VectorQuantizer, "ema": EMAQuantizer}

@@ -1,0 +1,90 @@
+"""Codes as exponential moving averages of the vectors they stand for, https://arxiv.org/abs/1711.00937 appendix A.1."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from vqvae_jax.quantizers import codebook as cb
+from vqvae_jax.types import Array, Codebook, Quantized, Tokens
+
+EPSILON = 1e-5  # Laplace smoothing of the counts
+
+
+@dataclasses.dataclass(frozen=True)
+class EMAQuantizer:
+    """Nearest code; codes follow the mean of their vectors, only the `commitment` loss has a gradient.
+
+    Every code starts overdue, so the first training step draws the unused ones from that batch: the codebook
+    starts alive whatever the scale of the encoder.
+
+    Attributes:
+        codebook_size: codes, K.
+        code_dim: channels of a code, D.
+        decay: share of the old average that a step keeps.
+        revive_after: steps unused after which a code becomes one of the batch's encoder outputs; 0 never.
+    """
+
+    codebook_size: int = 512
+    code_dim: int = 64
+    decay: float = 0.99
+    revive_after: int = 100
+
+    @property
+    def input_dim(self) -> int:
+        return self.code_dim
+
+    @property
+    def output_dim(self) -> int:
+        return self.code_dim
+
+    @property
+    def vocab_sizes(self) -> tuple[int, ...]:
+        return (self.codebook_size,)
+
+    def init(self, key: Array) -> Codebook:
+        codes = jax.random.normal(key, (self.codebook_size, self.code_dim))
+        # Counts of 1 with sums = codes: with counts of 0 a code unused in the first step would fly off.
+        ones = jnp.ones(self.codebook_size)
+        stats = {"idle": jnp.full(self.codebook_size, self.revive_after, jnp.int32), "count": ones, "sum": codes + 0.0}
+        return Codebook(codes=codes, stats=stats)
+
+    def __call__(
+        self, codebook: Codebook, z_e: Array, *, key: Array | None = None, train: bool = False
+    ) -> Quantized:
+        """z_e [B, h, w, D] → Quantized. `key` is needed in training, for revival."""
+        indices = cb.nearest(z_e, codebook.codes)
+        z_q = lax.stop_gradient(codebook.codes)[indices]
+        losses = {"commitment": cb.distance_to(z_e, z_q)}
+        fresh = None
+        if train:
+            codebook, fresh = self._update(codebook, z_e, indices, key)
+        return Quantized(cb.straight_through(z_e, z_q), (indices,), losses, codebook, fresh)
+
+    def lookup(self, codebook: Codebook, indices: Tokens) -> Array:
+        return codebook.codes[indices[0]]
+
+    def _update(self, codebook: Codebook, z_e: Array, indices: Array, key: Array) -> tuple[Codebook, Array]:
+        """Move the averages, then give dead codes a new value with statistics to match."""
+        size, stats = self.codebook_size, codebook.stats
+        flat = lax.stop_gradient(z_e).astype(jnp.float32).reshape(-1, self.code_dim)
+        used = cb.counts(indices, size)
+        count = self.decay * stats["count"] + (1 - self.decay) * used
+        total = self.decay * stats["sum"] + (1 - self.decay) * cb.sums(flat, indices.reshape(-1), size)
+        idle = cb.idle(stats["idle"], used)
+        dead = (idle >= self.revive_after) & (self.revive_after > 0)
+        drawn = cb.draw(key, flat, size)
+        codes = jnp.where(dead[:, None], drawn, total / smoothed(count)[:, None])
+        stats = {
+            "idle": jnp.where(dead, 0, idle),
+            "count": jnp.where(dead, 1.0, count),
+            "sum": jnp.where(dead[:, None], drawn, total),
+        }
+        return codebook.replace(codes=codes, stats=stats), dead
+
+
+def smoothed(count: Array) -> Array:
+    """Laplace-smoothed counts with the same sum, [K] → [K]: no code is divided by nothing."""
+    whole = jnp.sum(count)
+    return (count + EPSILON) / (whole + count.shape[0] * EPSILON) * whole

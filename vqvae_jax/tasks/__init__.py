@@ -1,0 +1,1 @@
+"""What one training step is: one file a kind of training."""

@@ -1,0 +1,150 @@
+"""Stage one: images to codes and back."""
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from vqvae_jax import logs
+from vqvae_jax.data.augment import augment, normalise, to_uint8
+from vqvae_jax.networks.measure import psnr, ssim
+from vqvae_jax.quantizers import codebook as cb
+from vqvae_jax.tasks.optimize import apply_gradients, new_state, trainable
+from vqvae_jax.types import Array, Model, TrainState, UserError
+
+SHOWN = 16  # pictures in a strip
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencodeTask:
+    """Training of an autoencoder by the weighted sum of its loss terms.
+
+    Attributes:
+        autoencoder: a Linen module, see `types.Autoencoder`.
+        tx: the optimizer.
+        loss_weights: by term; "commitment" serves "commitment/top" and "commitment/bottom", a full name overrides it.
+        range: what uint8 0 and 255 become.
+        flip, crop: augmentation, see `data.augment`.
+        ema_rate: of the weights, 0 for none.
+    """
+
+    autoencoder: Any
+    tx: optax.GradientTransformation
+    loss_weights: Mapping[str, float]
+    range: tuple[float, float] = (0.0, 1.0)
+    flip: bool = False
+    crop: int = 0
+    ema_rate: float = 0.0
+
+    def init(self, key: Array, batch: Mapping[str, Array]) -> TrainState:
+        """The state before the first step; to be jitted."""
+        network, codes, steps = jax.random.split(key, 3)
+        codebooks = self.autoencoder.init_codebooks(codes)
+        images = normalise(batch["image"][:1], self.range)
+        params = self.autoencoder.init(network, images, codebooks)["params"]
+        return new_state(steps, params, codebooks, self.tx, self.ema_rate)
+
+    def train_step(self, state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, dict[str, Array]]:
+        """One step on uint8 images: to be jitted, with `state` donated."""
+        shift, revive = jax.random.split(jax.random.fold_in(state.key, state.step))
+        images = normalise(augment(batch["image"], shift, self.flip, self.crop), self.range)
+
+        def loss(moving):
+            codebooks = {
+                name: state.codebooks[name].replace(codes=codes, params=others)
+                for name, (codes, others) in moving["codes"].items()
+            }
+            out = self.autoencoder.apply({"params": moving["network"]}, images, codebooks, key=revive, train=True)
+            return self._total(out.losses), out
+
+        moving = trainable(state.params, state.codebooks)
+        (total, out), grads = jax.value_and_grad(loss, has_aux=True)(moving)
+        new = apply_gradients(state, grads, self.tx, jax.lax.stop_gradient(out.codebooks), out.fresh, self.ema_rate)
+        return new, {"loss": total, **out.losses, **self._health(out), "grad_norm": optax.global_norm(grads)}
+
+    def model(self, state: TrainState) -> Model:
+        """Averaged weights where they are kept."""
+        return Model(state.params if state.ema_params is None else state.ema_params, state.codebooks)
+
+    def eval_step(self, model: Model, batch: Mapping[str, Array]) -> dict[str, Array]:
+        """Sums over the batch's images that `mask` counts, and the use of each code; to be jitted."""
+        mask = batch["mask"].astype(jnp.float32)
+        images = normalise(batch["image"], self.range)
+        out = self.autoencoder.apply({"params": model.params}, images, model.codebooks)
+        seen = to_uint8(out.images, self.range)
+        sums = {
+            "count": jnp.sum(mask),
+            "mse": jnp.sum(mask * jnp.mean(jnp.square(out.images - images), axis=(1, 2, 3))),
+            "psnr": jnp.sum(mask * psnr(batch["image"], seen)),
+            "ssim": jnp.sum(mask * ssim(batch["image"], seen)),
+        }
+        for name, tokens in zip(self._map_names(out.tokens), out.tokens, strict=True):
+            weight = jnp.broadcast_to(mask[:, None, None], tokens.shape).reshape(-1)
+            size = self._vocabulary()[name]
+            sums[f"codes/{name}"] = jnp.zeros(size).at[tokens.reshape(-1)].add(weight)
+        return sums
+
+    def summary(self, sums: Mapping[str, Any]) -> dict[str, float]:
+        """What the sums over a split say. mse is in the units of `range`; the held-out loss is this mse."""
+        count = float(sums["count"])
+        metrics = {name: float(sums[name]) / count for name in ("mse", "psnr", "ssim")}
+        metrics["loss"] = metrics["mse"]
+        for name in sums:
+            if name.startswith("codes/"):
+                level = name.removeprefix("codes/")
+                metrics[f"usage/{level}"] = float(cb.usage(sums[name]))
+                metrics[f"perplexity/{level}"] = float(cb.perplexity(sums[name]))
+        return metrics
+
+    def pictures(self, model: Model, batch: Mapping[str, Array], key: Array) -> dict[str, np.ndarray]:
+        """Originals, and reconstructions from the top alone, the top two, …, all."""
+        rows = [np.asarray(batch["image"][:SHOWN])]
+        rows += [np.asarray(x) for x in reconstructions(self.autoencoder, self.range, model, rows[0])]
+        return {"reconstructions": logs.strip(rows, scale=max(1, 64 // rows[0].shape[1]))}
+
+    def _total(self, losses: Mapping[str, Array]) -> Array:
+        return sum(self._weight(term) * value for term, value in losses.items())
+
+    def _weight(self, term: str) -> float:
+        for name in (term, term.split("/")[0]):
+            if name in self.loss_weights:
+                return self.loss_weights[name]
+        raise UserError(f"the loss term {term!r} has no weight; add config.loss_weights.{term.split('/')[0]}")
+
+    def _health(self, out: Any) -> dict[str, Array]:
+        """Of this batch alone: what a whole split says is in the evaluation."""
+        metrics = {}
+        for name, tokens in zip(self._map_names(out.tokens), out.tokens, strict=True):
+            counts = cb.counts(tokens, self._vocabulary()[name])
+            metrics[f"batch_usage/{name}"] = cb.usage(counts)
+            metrics[f"batch_perplexity/{name}"] = cb.perplexity(counts)
+        return metrics | {f"revived/{name}": jnp.sum(dead) for name, dead in out.fresh.items()}
+
+    def _vocabulary(self) -> dict[str, int]:
+        """Codes of each token map."""
+        sizes = sum((q.vocab_sizes for q in self.autoencoder.quantizers), ())
+        return dict(zip(self._map_names(sizes), sizes, strict=True))
+
+    def _map_names(self, maps) -> tuple[str, ...]:
+        """One name a token map: the level's, numbered where a level has several maps."""
+        names = []
+        for level, quantizer in zip(self.autoencoder.level_names, self.autoencoder.quantizers, strict=True):
+            depths = len(quantizer.vocab_sizes)
+            names += [level] if depths == 1 else [f"{level}.{i}" for i in range(depths)]
+        return tuple(names)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def reconstructions(autoencoder, value_range, model: Model, images: Array) -> list[Array]:
+    """uint8 images → uint8 images from the top alone, the top two, …, all."""
+    variables = {"params": model.params}
+    tokens = autoencoder.apply(variables, normalise(images, value_range), model.codebooks, method="encode")
+    decoded = [
+        autoencoder.apply(variables, tokens[: i + 1], model.codebooks, method="decode") for i in range(len(tokens))
+    ]
+    return [to_uint8(x, value_range) for x in decoded]

@@ -1,0 +1,247 @@
+"""The loop: data, step, log, evaluate, save, resume, stop on a signal. It knows no model.
+
+The step is jitted over a mesh with the axis `data`; the state is donated and the same on every device, the batch is
+divided among them. One device, eight or many hosts run the same lines.
+"""
+
+import contextlib
+import queue
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from vqvae_jax.checkpoint import Checkpoints
+from vqvae_jax.logs import Log
+from vqvae_jax.types import Data, Model, Task, TrainState, UserError
+
+
+def fit(
+    task: Task,
+    data: Data,
+    held_out: Data,
+    folder: Path,
+    settings: Mapping[str, Any],
+    config: Mapping[str, Any],
+    seed: int,
+) -> None:
+    """Trains until step `settings["steps"]`, from the last checkpoint in `folder` if there is one.
+
+    Args:
+        task: what a step is.
+        data: training batches; its `steps_per_epoch` says where an epoch ends.
+        held_out: what decides which checkpoint is best.
+        folder: of the stage: checkpoints/, metrics.jsonl, tensorboard/, pictures/.
+        settings: a config's section `train`, `steps` resolved.
+        config: the whole config, kept in the checkpoint.
+        seed: of the initial parameters and all randomness of the steps.
+
+    Raises:
+        SystemExit: 128 + number of the signal that stopped it, after everything was saved.
+    """
+    steps = settings["steps"]
+    with Checkpoints(folder / "checkpoints", settings["keep"]) as checkpoints:
+        start = checkpoints.latest() or 0
+        if start >= steps:
+            return
+        run = Run(task, data, held_out, settings)
+        state = run.begin(jax.random.key(seed), checkpoints if start else None)
+        with Log(folder, steps, start, folder.name) as log, stop_on_signal() as stop:
+            _loop(run, state, start, checkpoints, log, stop, dict(config))
+
+
+class Run:
+    """A task on this machine's devices: its jitted functions, and how batches get there."""
+
+    def __init__(self, task: Task, data: Data, held_out: Data, settings: Mapping[str, Any]):
+        self.task, self.data, self.held_out, self.settings = task, data, held_out, settings
+        mesh = make_mesh(settings["batch_size"])
+        self.everywhere = NamedSharding(mesh, PartitionSpec())
+        self.divided = NamedSharding(mesh, PartitionSpec("data"))
+        self.step = jax.jit(task.train_step, donate_argnums=0, out_shardings=self.everywhere)
+        self._eval_step = jax.jit(task.eval_step, out_shardings=self.everywhere)
+
+    def begin(self, key: jax.Array, checkpoints: Checkpoints | None) -> TrainState:
+        """A new state, or that of the last checkpoint."""
+        init = jax.jit(self.task.init, out_shardings=self.everywhere)
+        batch = self.place(self.data.batch(0))
+        if checkpoints is None:
+            return init(key, batch)
+        like = jax.eval_shape(init, key, batch)
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.everywhere), like)
+        return checkpoints.restore_train(like)
+
+    def place(self, batch: Any) -> Any:
+        """This process's rows of a batch → arrays over all devices."""
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self.divided, np.asarray(x)), batch)
+
+    def evaluate(self, model: Model, data: Data) -> dict[str, float]:
+        """The task's metrics over a whole split."""
+        sums: Any = None
+        for batch in data.evaluation():
+            new = self._eval_step(model, self.place(batch))
+            sums = new if sums is None else jax.tree.map(lambda a, b: a + b, sums, new)
+        return self.task.summary(jax.device_get(sums))
+
+    def pictures(self, model: Model, step: int) -> dict[str, np.ndarray]:
+        """The task's pictures of the first held-out batch."""
+        batch = next(iter(self.held_out.evaluation()))
+        return self.task.pictures(model, batch, jax.random.fold_in(jax.random.key(1), step))
+
+
+def make_mesh(batch_size: int) -> jax.sharding.Mesh:
+    """One axis, `data`, over all devices.
+
+    Raises:
+        UserError: the batch does not divide among them.
+    """
+    count = jax.device_count()
+    if batch_size % count:
+        fit = max(1, round(batch_size / count)) * count
+        raise UserError(f"batch size {batch_size} does not divide among {count} devices; set train.batch_size to {fit}")
+    return jax.make_mesh((count,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+
+def _loop(run: Run, state: TrainState, start: int, checkpoints, log: Log, stop: "Stop", config: dict) -> None:
+    settings, total = run.settings, run.settings["steps"]
+    waiting = Late(log)
+    with prefetched(lambda step: run.place(run.data.batch(step)), start, total) as batches:
+        for done, batch in zip(range(start + 1, total + 1), batches, strict=False):
+            state, metrics = run.step(state, batch)
+            if done % settings["log_every"] == 0 or done == total:
+                waiting.put(done, metrics)
+            last = done == total
+            stopped = stop.reached(done)
+            evaluate = last or done % settings["evaluate_every"] == 0
+            loss = _evaluate(run, state, done, log) if evaluate else None
+            if last or _pictures_due(settings, run.data, done):
+                for name, grid in run.pictures(run.task.model(state), done).items():
+                    log.pictures(done, name, grid)
+            if evaluate or stopped or done % settings["checkpoint_every"] == 0:
+                checkpoints.save(done, run.task.model(state), state, config, loss)
+            log.progress(done, waiting.text)
+            if stopped and not last:
+                checkpoints.wait()
+                waiting.flush()
+                raise SystemExit(stop.exit_code)
+    waiting.flush()
+    checkpoints.wait()
+
+
+def _evaluate(run: Run, state: TrainState, done: int, log: Log) -> float:
+    metrics = run.evaluate(run.task.model(state), run.held_out)
+    log.metrics(done, metrics, "held_out")
+    return metrics["loss"]
+
+
+def _pictures_due(settings: Mapping[str, Any], data: Data, done: int) -> bool:
+    """Every so many steps, or where an epoch ends."""
+    if settings["pictures_every"]:
+        return done % settings["pictures_every"] == 0
+    return int(done / data.steps_per_epoch) > int((done - 1) / data.steps_per_epoch)
+
+
+class Late:
+    """Metrics are fetched when the next ones come, so that the device is not waited for."""
+
+    def __init__(self, log: Log):
+        self.log, self.text, self._waiting = log, "", None
+
+    def put(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Keeps these, and logs those before."""
+        self.flush()
+        self._waiting = (step, metrics)
+
+    def flush(self) -> None:
+        """Logs what is kept."""
+        if self._waiting is not None:
+            step, metrics = self._waiting
+            values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            self.log.metrics(step, values, "train")
+            self.text, self._waiting = f"loss {values['loss']:.4g}", None
+
+
+@contextlib.contextmanager
+def prefetched(make: Callable[[int], Any], start: int, stop: int, ahead: int = 2) -> Iterator[Iterator[Any]]:
+    """make(start), make(start + 1), … made by a thread, so many ahead. An error in it is raised here."""
+    ready: queue.Queue = queue.Queue(ahead)
+    over = threading.Event()
+
+    def work():
+        for step in range(start, stop):
+            try:
+                item = (make(step), None)
+            except BaseException as error:  # noqa: BLE001 - it is raised again in the reader
+                item = (None, error)
+            while not over.is_set():
+                with contextlib.suppress(queue.Full):
+                    ready.put(item, timeout=0.1)
+                    break
+            if over.is_set() or item[1] is not None:
+                return
+
+    def items():
+        for _ in range(start, stop):
+            item, error = ready.get()
+            if error is not None:
+                raise error
+            yield item
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield items()
+    finally:
+        over.set()
+        thread.join()
+
+
+class Stop:
+    """Whether a signal asked for the end, on any process."""
+
+    def __init__(self):
+        self.number: int | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """143 after SIGTERM, so that schedulers put the job back in the queue."""
+        return 128 + (self.number or signal.SIGTERM)
+
+    def reached(self, step: int) -> bool:
+        """To be asked once a step, by all processes."""
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self.number is not None
+
+
+@contextlib.contextmanager
+def stop_on_signal() -> Iterator[Stop]:
+    """Inside, the first SIGTERM or Ctrl-C only sets a mark; the second one acts as usual.
+
+    With several processes JAX itself watches for SIGTERM, so that all stop at the same step.
+    """
+    stop = Stop()
+    if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def mark(number, frame):
+        stop.number = number
+        print("\nstopping after this step; everything is saved, the same command goes on from here", flush=True)
+        signal.signal(number, before[number])
+
+    for number in before:
+        signal.signal(number, mark)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

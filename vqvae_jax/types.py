@@ -1,0 +1,153 @@
+"""The words that every room shares: Codebook, Quantized, Tokens, TrainState, and the contracts of the parts.
+
+Legend: B batch, h w code map, H W image, C channels, K codes, D code size.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+import jax
+from flax import struct
+
+Array = jax.Array
+Tokens = tuple[Array, ...]  # int32 maps [B, h, w], coarse to fine
+
+
+class UserError(ValueError):
+    """Something the user can put right: one line that names the thing and says what to type next."""
+
+
+@struct.dataclass
+class Codebook:
+    """All that a quantizer remembers; it lives in the train state and in the checkpoint."""
+
+    codes: Array  # [K, D] float32
+    params: dict[str, Array] = struct.field(default_factory=dict)  # other arrays that the optimizer moves
+    stats: dict[str, Array] = struct.field(default_factory=dict)  # what only the quantizer moves: steps idle, EMA sums …
+
+
+class Quantized(NamedTuple):
+    """What a quantizer makes of a batch."""
+
+    z_q: Array  # [B, h, w, D], straight-through
+    indices: Tokens  # one map [B, h, w]; residual quantizers one a depth
+    losses: dict[str, Array]  # unweighted scalars, by name
+    codebook: Codebook  # after this batch; unchanged unless train=True
+    fresh: Array | None  # bool [K]: revived in this step; the task clears their optimizer moments
+
+
+class Quantizer(Protocol):
+    """A frozen dataclass of hyper-parameters; its methods are pure functions of arrays."""
+
+    @property
+    def input_dim(self) -> int: ...  # channels it wants
+
+    @property
+    def output_dim(self) -> int: ...  # channels of z_q
+
+    @property
+    def vocab_sizes(self) -> tuple[int, ...]: ...  # codes per map
+
+    def init(self, key: Array) -> Codebook: ...
+
+    def __call__(
+        self, codebook: Codebook, z_e: Array, *, key: Array | None = None, train: bool = False
+    ) -> Quantized: ...
+
+    def lookup(self, codebook: Codebook, indices: Tokens) -> Array: ...  # z_q, without gradient to the encoder
+
+
+class Reconstruction(NamedTuple):
+    """What an autoencoder makes of a batch of images."""
+
+    images: Array  # [B, H, W, C] float, in the range of the input
+    tokens: Tokens
+    losses: dict[str, Array]  # unweighted scalars: "reconstruction", "commitment/top", …
+    codebooks: dict[str, Codebook]  # by level, after this batch
+    fresh: dict[str, Array]  # by level, bool [K]
+    levels: tuple[Array, ...]  # each decoder's own output, coarse to fine; the last belongs to the image
+
+
+class Autoencoder(Protocol):
+    """A Linen module that is handed its quantizers."""
+
+    @property
+    def level_names(self) -> tuple[str, ...]: ...  # coarse to fine
+
+    def init_codebooks(self, key: Array) -> dict[str, Codebook]: ...
+
+    def __call__(
+        self, images: Array, codebooks: dict[str, Codebook], *, key: Array | None = None, train: bool = False
+    ) -> Reconstruction: ...
+
+    def encode(self, images: Array, codebooks: dict[str, Codebook]) -> Tokens: ...
+
+    def decode(self, tokens: Tokens, codebooks: dict[str, Codebook]) -> Array: ...  # any non-empty coarse prefix
+
+
+class Condition(NamedTuple):
+    """What a prior is told. Missing parts are None."""
+
+    label: Array | None = None  # int32 [B]; the number of labels means "no label"
+    coarse: Tokens = ()  # the token maps above, coarse to fine
+
+
+class Pick(NamedTuple):
+    """How a token is picked from logits. temperature 0 takes the likeliest; top_k 0 and top_p 1 keep all."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    guidance: float = 1.0  # weight of the label: 1 plain, above 1 sharper
+
+
+class Prior(Protocol):
+    """A Linen module over one level's token map."""
+
+    def __call__(self, tokens: Array, condition: Condition, *, train: bool = False) -> Array: ...  # [B, h, w, K]
+
+    def sample(self, key: Array, count: int, condition: Condition, pick: Pick) -> Array: ...  # [B, h, w]
+
+
+@struct.dataclass
+class TrainState:
+    """All that a step reads and writes. `key` never changes: a step's key is folded from `step`."""
+
+    step: Array  # int32 scalar
+    params: Any
+    codebooks: dict[str, Codebook]
+    opt_state: Any
+    ema_params: Any  # None where no average of the weights is kept
+    key: Array
+
+
+@struct.dataclass
+class Model:
+    """What sampling needs, and nothing else: the checkpoint's item `model`."""
+
+    params: Any  # averaged over steps where that is kept
+    codebooks: dict[str, Codebook]
+
+
+class Task(Protocol):
+    """What one training step is. The loop knows nothing else of a model."""
+
+    def init(self, key: Array, batch: dict[str, Array]) -> TrainState: ...
+
+    def train_step(self, state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, dict[str, Array]]: ...
+
+    def model(self, state: TrainState) -> Model: ...
+
+    def eval_step(self, model: Model, batch: dict[str, Array]) -> dict[str, Array]: ...  # additive sums, masked
+
+    def summary(self, sums: dict[str, Any]) -> dict[str, float]: ...
+
+    def pictures(self, model: Model, batch: dict[str, Array], key: Array) -> dict[str, Any]: ...  # name → uint8 grid
+
+
+class Data(Protocol):
+    """A batch is a pure function of (seed, step): resuming needs no iterator state."""
+
+    def batch(self, step: int) -> dict[str, Any]: ...
+
+    def evaluation(self) -> Iterator[dict[str, Any]]: ...  # covers the split once, padded, with "mask"
