@@ -24,8 +24,11 @@ def parser() -> Parser:
     add_workdir(one, sample)
     one.add_argument("--count", type=positive, default=None, help="images (default: the config's sample.count)")
     one.add_argument("--seed", type=int, default=0, help="the same seed and count give the same bytes (default 0)")
-    one.add_argument("--output", type=Path, help="x.png a grid, x.npz uint8 arrays, else a folder of single pictures "
-                     "(default: DIR/samples_SEED.png)")
+    one.add_argument(
+        "--output",
+        type=Path,
+        help="x.png a grid, x.npz uint8 arrays, else a folder of single pictures (default: DIR/samples_SEED.png)",
+    )
     one.add_argument("--label", help="name or number of a label (default: as often as in the training data)")
     one.add_argument("--temperature", type=float, help="0 takes the likeliest token (default: the config's)")
     one.add_argument("--top_k", type=int, help="likeliest tokens that stay, 0 all (default: the config's)")
@@ -33,8 +36,11 @@ def parser() -> Parser:
     one.add_argument("--guidance", type=float, help="weight of the label, 1 plain (default: the config's)")
     one.add_argument("--step", type=step, default="best", help="of the priors: a number, best or latest (default best)")
 
-    one = under.add_parser("evaluate", help="metrics on the test split", description="Metrics on the test split: printed, "
-                           "and written to DIR/metrics.json with DIR/reconstructions.png.")
+    one = under.add_parser(
+        "evaluate",
+        help="metrics on the test split",
+        description="Metrics on the test split: printed, and written to DIR/metrics.json with DIR/reconstructions.png.",
+    )
     add_workdir(one, evaluate)
     one.add_argument("--split", help="another split than the config's dataset.test_split")
     return commands

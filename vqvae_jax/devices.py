@@ -14,5 +14,5 @@ def use_compilation_cache() -> None:
     import jax
 
     folder = os.environ.get(CACHE, str(Path.home() / ".cache" / "vqvae_jax" / "compiled"))
-    if folder and not jax.config.jax_compilation_cache_dir:
+    if folder and not getattr(jax.config, "jax_compilation_cache_dir", None):
         jax.config.update("jax_compilation_cache_dir", folder)

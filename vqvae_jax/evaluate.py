@@ -93,7 +93,7 @@ def _prior(workdir: Path, config, facts, level: str, maps, label) -> dict[str, f
     names = configs.levels(config)
     number = names.index(level)
     seen = token_files.read(workdir / "tokens", "train", names).maps[number]
-    task = PriorTask(prior, number, None, None)
+    task = PriorTask(prior, number, None)
     split = data.ArrayData(token_files.TokenArrays(maps, label), BATCH, 0)
     nll = over(task, model, split)["nll"]
     yardstick = token_files.position_entropy(maps[number], seen, prior.vocab_size)
@@ -124,5 +124,3 @@ def lines(metrics: Mapping[str, Any], name: str = "") -> list[str]:
         else:
             out.append(f"{here:45} {value:.4f}" if isinstance(value, float) else f"{here:45} {value}")
     return out
-
-

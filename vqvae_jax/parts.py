@@ -48,8 +48,8 @@ def build_prior(config: Mapping[str, Any], facts: Mapping[str, Any], level: str)
     section, autoencoder = config["priors"][level], build_autoencoder(config, facts)
     if section.get("label_condition") and not facts["label_names"]:
         raise UserError(
-            f"config.priors.{level}.label_condition is on, but the data set {config['dataset']['name']!r} has no labels; "
-            f"add --config.priors.{level}.label_condition=false"
+            f"config.priors.{level}.label_condition is on, but the data set {config['dataset']['name']!r} has no "
+            f"labels; add --config.priors.{level}.label_condition=false"
         )
     number = autoencoder.level_names.index(level)
     shapes, sizes = map_shapes(autoencoder, facts), vocab_sizes(autoencoder)
@@ -90,12 +90,12 @@ def abstract_autoencoder(autoencoder, facts: Mapping[str, Any]) -> Model:
 def abstract_prior(prior) -> Model:
     """Shapes of its parameters; nothing is computed."""
     height, width = prior.shape
-    coarse = tuple(
+    coarse: Any = tuple(
         jax.ShapeDtypeStruct((1, height >> (n - i), width >> (n - i)), jnp.int32)
         for n in [len(prior.coarse_sizes)]
         for i in range(n)
     )
-    label = jax.ShapeDtypeStruct((1,), jnp.int32) if prior.num_labels else None
+    label: Any = jax.ShapeDtypeStruct((1,), jnp.int32) if prior.num_labels else None
     tokens = jax.ShapeDtypeStruct((1, height, width), jnp.int32)
     variables = jax.eval_shape(prior.init, jax.random.key(0), tokens, Condition(label, coarse))
     return Model(variables["params"], {})
@@ -114,7 +114,9 @@ def read_facts(workdir: Path) -> dict[str, Any]:
     """
     path = Path(workdir) / FACTS
     if not path.is_file():
-        raise UserError(f"{workdir} has no {FACTS}: nothing was trained here; python launch.py --config=… --workdir={workdir}")
+        raise UserError(
+            f"{workdir} has no {FACTS}: nothing was trained here; python launch.py --config=… --workdir={workdir}"
+        )
     return json.loads(path.read_text())
 
 
@@ -134,5 +136,6 @@ def _restore(workdir: Path, stage: str, like: Model, step) -> Model:
     folder = Path(workdir) / stage / "checkpoints"
     with Checkpoints(folder) as checkpoints:
         if checkpoints.latest() is None:
-            raise UserError(f"{folder} has no checkpoint: the stage {stage!r} was not trained; python launch.py --config=… --workdir={workdir} --stage={stage}")
+            train = f"python launch.py --config=… --workdir={workdir} --stage={stage}"
+            raise UserError(f"{folder} has no checkpoint: the stage {stage!r} was not trained; {train}")
         return checkpoints.restore_model(step, like)

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from vqvae_jax import config as configs
-from vqvae_jax import data, evaluate, logs, parts, sample, train
+from vqvae_jax import data, evaluate, parts, sample, train
 from vqvae_jax.checkpoint import Checkpoints
 from vqvae_jax.data import tokens as token_files
 from vqvae_jax.data.augment import normalise, view
@@ -66,7 +66,7 @@ class Recipe:
             parts.abstract_prior(parts.build_prior(self.config, self.facts, level))
         for name in configs.stages(self.config):
             train.make_mesh(self._section(name)["train"]["batch_size"])
-        for part, images in self.images.items():
+        for images in self.images.values():
             data.ArrayData(images, jax.process_count(), 0)  # says so where a part is empty
         if jax.process_index() == 0:
             configs.agree(self.config, self.workdir)
@@ -170,8 +170,11 @@ class Recipe:
     def _write_tokens(self, names: tuple[str, ...]) -> None:
         """The training and held-out images as codes, written once; the first process writes, the others wait."""
         folder, source = self.workdir / TOKENS, self._source()
-        if self._latest("autoencoder") is None:
-            raise UserError(f"the priors learn the codes of the autoencoder; train it first: --stage=autoencoder --workdir={self.workdir}")
+        if (self._latest("autoencoder") or 0) < self._steps("autoencoder"):
+            raise UserError(
+                "the priors learn the codes of the autoencoder, whose training is not finished; "
+                f"first: --stage=autoencoder --workdir={self.workdir}"
+            )
         if jax.process_index() == 0 and not token_files.is_written(folder, source):
             self._encode_into(folder, source, names)
         if jax.process_count() > 1:
@@ -238,7 +241,9 @@ def write_facts(facts: Mapping[str, Any], workdir: Path) -> None:
         before = json.loads(path.read_text())
         changed = [f"{name}: {before.get(name)} → {facts[name]}" for name in facts if before.get(name) != facts[name]]
         if changed:
-            raise UserError(f"the data have changed since {workdir} was begun, use another --workdir; {'; '.join(changed)}")
+            raise UserError(
+                f"the data have changed since {workdir} was begun, use another --workdir; {'; '.join(changed)}"
+            )
         return
     draft = path.with_suffix(f".{os.getpid()}.tmp")
     draft.write_text(json.dumps(facts, indent=2) + "\n")

@@ -28,7 +28,8 @@ class Sampler:
         self.config, self.facts = configs.load(workdir), parts.read_facts(workdir)
         self.autoencoder, self.model = parts.load_autoencoder(workdir, self.config, self.facts)
         self.priors = [
-            parts.load_prior(workdir, self.config, self.facts, level, step) for level in configs.levels(self.config)
+            parts.load_prior(workdir, self.config, self.facts, level, step)
+            for level in configs.levels(self.config)
             if level in self.config["priors"]
         ]
         if not self.priors:
@@ -91,7 +92,7 @@ def find_label(label: str | int, names: list[str]) -> int:
 
 def pick_of(section: Mapping[str, Any], **said: Any) -> Pick:
     """The Pick of a config's section `sample`, with what was said on the command line over it."""
-    values = {name: said.get(name) if said.get(name) is not None else section[name] for name in Pick._fields}
+    values: dict[str, Any] = {name: section[name] if said.get(name) is None else said[name] for name in Pick._fields}
     if values["temperature"] < 0 or not 0 < values["top_p"] <= 1 or values["top_k"] < 0:
         raise UserError(f"temperature and top_k are at least 0, top_p is above 0 and at most 1; got {values}")
     return Pick(**values)
@@ -104,7 +105,7 @@ def check_output(output: Path) -> None:
 
 
 def save(images: np.ndarray, output: Path) -> None:
-    """Writes .png (a grid), .npz (uint8 `arr_0` [N, H, W, C], as FID suites read it), or a folder of single pictures."""
+    """Writes .png (a grid), .npz (uint8 `arr_0` [N, H, W, C], as FID suites read it), or a folder of pictures."""
     check_output(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     if output.suffix == ".npz":

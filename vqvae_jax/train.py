@@ -150,7 +150,8 @@ class Late:
     """Metrics are fetched when the next ones come, so that the device is not waited for."""
 
     def __init__(self, log: Log):
-        self.log, self.text, self._waiting = log, "", None
+        self.log, self.text = log, ""
+        self._waiting: tuple[int, dict[str, jax.Array]] | None = None
 
     def put(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Keeps these, and logs those before."""
@@ -176,7 +177,7 @@ def prefetched(make: Callable[[int], Any], start: int, stop: int, ahead: int = 2
         for step in range(start, stop):
             try:
                 item = (make(step), None)
-            except BaseException as error:  # noqa: BLE001 - it is raised again in the reader
+            except BaseException as error:
                 item = (None, error)
             while not over.is_set():
                 with contextlib.suppress(queue.Full):

@@ -4,7 +4,7 @@ Legend: B batch, h w code map, H W image, C channels, K codes, D code size.
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import jax
 from flax import struct
@@ -21,9 +21,13 @@ class UserError(ValueError):
 class Codebook:
     """All that a quantizer remembers; it lives in the train state and in the checkpoint."""
 
+    if TYPE_CHECKING:  # flax.struct gives it
+
+        def replace(self, **changes: Any) -> "Codebook": ...
+
     codes: Array  # [K, D] float32
     params: dict[str, Array] = struct.field(default_factory=dict)  # other arrays that the optimizer moves
-    stats: dict[str, Array] = struct.field(default_factory=dict)  # what only the quantizer moves: steps idle, EMA sums …
+    stats: dict[str, Array] = struct.field(default_factory=dict)  # what only the quantizer moves: idle steps, EMA sums
 
 
 class Quantized(NamedTuple):
@@ -113,6 +117,10 @@ class Prior(Protocol):
 class TrainState:
     """All that a step reads and writes. `key` never changes: a step's key is folded from `step`."""
 
+    if TYPE_CHECKING:
+
+        def replace(self, **changes: Any) -> "TrainState": ...
+
     step: Array  # int32 scalar
     params: Any
     codebooks: dict[str, Codebook]
@@ -147,6 +155,9 @@ class Task(Protocol):
 
 class Data(Protocol):
     """A batch is a pure function of (seed, step): resuming needs no iterator state."""
+
+    @property
+    def steps_per_epoch(self) -> float: ...
 
     def batch(self, step: int) -> dict[str, Any]: ...
 

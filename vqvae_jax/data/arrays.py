@@ -7,13 +7,14 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any, Protocol
 
 import numpy as np
 
 from vqvae_jax.types import UserError
 
 HELD_OUT = 0.05  # share of the training groups that validation gets
-Batch = dict[str, np.ndarray]
+Batch = dict[str, Any]  # arrays by name
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,14 @@ def share(key: bytes) -> float:
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") / 2**64
 
 
+class Rows(Protocol):
+    """A split that is read by row numbers: Arrays here, TokenArrays in `tokens.py`."""
+
+    def __len__(self) -> int: ...
+
+    def rows(self, index: np.ndarray) -> dict[str, Any]: ...
+
+
 class ArrayData:
     """Shuffled batches for training, and a split covered exactly once for evaluation.
 
@@ -71,7 +80,7 @@ class ArrayData:
     """
 
     def __init__(
-        self, arrays: Arrays, batch_size: int, seed: int, process_index: int = 0, process_count: int = 1
+        self, arrays: Rows, batch_size: int, seed: int, process_index: int = 0, process_count: int = 1
     ) -> None:
         if not len(arrays):
             raise UserError("the split holds no images; choose another dataset.split or dataset.test_split")

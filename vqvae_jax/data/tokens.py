@@ -57,7 +57,7 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / FILE).unlink(missing_ok=True)
     for name, (arrays, views) in parts.items():
-        files: list[np.ndarray] = []
+        files: list[np.memmap] = []
         for start, maps in _encoded(arrays, views, encode, batch_size):
             if not files:
                 files = [
@@ -100,7 +100,7 @@ def _encoded(arrays: Arrays, views: int, encode, batch_size: int) -> Iterator[tu
             yield view * len(arrays) + start, maps
 
 
-def _create(path: Path, vocab_size: int, shape: tuple[int, ...]) -> np.ndarray:
+def _create(path: Path, vocab_size: int, shape: tuple[int, ...]) -> np.memmap:
     smallest = next(t for t in (np.uint8, np.uint16, np.uint32) if vocab_size - 1 <= np.iinfo(t).max)
     return np.lib.format.open_memmap(path, "w+", smallest, shape)
 
@@ -122,5 +122,6 @@ def position_entropy(tokens: np.ndarray, seen: np.ndarray, vocab_size: int) -> f
     np.add.at(counts, (np.tile(places, len(seen)), seen.reshape(-1)), 1)
     hits = counts[np.tile(places, len(tokens)), tokens.reshape(-1)]
     return min(
-        float(np.mean(np.log(len(seen) + extra * vocab_size) - np.log(hits + extra))) for extra in (1, 0.3, 0.1, 0.03, 0.01)
+        float(np.mean(np.log(len(seen) + extra * vocab_size) - np.log(hits + extra)))
+        for extra in (1, 0.3, 0.1, 0.03, 0.01)
     )

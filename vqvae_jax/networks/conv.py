@@ -47,14 +47,12 @@ def conv(x: Array, kernel: Array, stride: int = 1, padding: Padding = ((0, 0), (
     flat = kernel.shape[0] != kernel.shape[1]  # as in PixelCNN
     if fast() and (flat or kernel.shape[2] <= FEW_CHANNELS):
         return patches_conv(x, kernel, stride, padding)
-    return lax.conv_general_dilated(
-        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def patches_conv(x: Array, kernel: Array, stride: int = 1, padding: Padding = ((0, 0), (0, 0))) -> Array:
     """The same convolution as shifted slices and one matrix product."""
-    height, width, depth_in, depth_out = kernel.shape
+    height, width, _, depth_out = kernel.shape
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     down = (x.shape[1] - height) // stride + 1
     across = (x.shape[2] - width) // stride + 1
@@ -67,7 +65,10 @@ def patches_conv(x: Array, kernel: Array, stride: int = 1, padding: Padding = ((
 
 
 def conv_transpose(x: Array, kernel: Array) -> Array:
-    """Transposed convolution 4x4, stride 2, padding 1: [B, H, W, C] → [B, 2H, 2W, C']. out[2i - 1 + a] += x[i] · kernel[a]."""
+    """Transposed convolution 4x4, stride 2, padding 1: [B, H, W, C] → [B, 2H, 2W, C'].
+
+    Along each axis out[2i - 1 + a] += x[i] · kernel[a].
+    """
     if fast():
         return _conv_transpose_by_phases(x, kernel)
     flipped = kernel[::-1, ::-1]
@@ -78,13 +79,13 @@ def conv_transpose(x: Array, kernel: Array) -> Array:
 
 @jax.custom_vjp
 def _conv_transpose_by_phases(x: Array, kernel: Array) -> Array:
-    """Matrix products to the 2x2 blocks of the output, shifted sums of them, then the blocks are laid out and cropped."""
+    """Matrix products to the 2x2 blocks of the output, shifted sums of them; the blocks are laid out and cropped."""
     b, h, w, _ = x.shape
     taps = _taps(kernel)
     shifts = [
         jnp.pad(x @ taps[2 * i + j], ((0, 0), (i, 1 - i), (j, 1 - j), (0, 0))) for i in range(2) for j in range(2)
     ]
-    blocks = sum(shifts).reshape(b, h + 1, w + 1, 2, 2, kernel.shape[-1])
+    blocks = (shifts[0] + shifts[1] + shifts[2] + shifts[3]).reshape(b, h + 1, w + 1, 2, 2, kernel.shape[-1])
     return blocks.swapaxes(2, 3).reshape(b, 2 * h + 2, 2 * w + 2, -1)[:, 1:-1, 1:-1]
 
 

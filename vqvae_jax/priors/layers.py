@@ -82,7 +82,7 @@ class PixelConvA(nn.Module):
         return condition_bias(self, cond)
 
     def row(self, above: Array, bias: Array) -> tuple[Array, Array]:
-        """Rows above → the vertical stack of the next row, and what it gives to the horizontal one, 2 depth_out wide."""
+        """Rows above → the next row of the vertical stack, and what it gives to the horizontal one."""
         return vertical_pass(self, above, bias)
 
     def pixel(self, left: Array, across: Array) -> Array:
@@ -91,7 +91,10 @@ class PixelConvA(nn.Module):
 
 
 class PixelConvB(nn.Module):
-    """Any later layer: both stacks [B, h, w, depth_in] → both stacks. `norm` adds channel norms, `dropout` drops gated units."""
+    """Any later layer: both stacks [B, h, w, depth_in] → both stacks.
+
+    `norm` adds channel norms, `dropout` is the share of gated units dropped in training.
+    """
 
     depth_in: int
     cond_depth: int = 0
@@ -127,7 +130,7 @@ class PixelConvB(nn.Module):
         return condition_bias(self, cond)
 
     def row(self, above: Array, bias: Array, train: bool = False) -> tuple[Array, Array]:
-        """Rows above and this one → this row's vertical stack, and what it gives to the horizontal one."""
+        """Rows above and this one → this row of the vertical stack, and what it gives to the horizontal one."""
         gated, across = vertical_pass(self, above, bias)
         gated = self.drop(gated, deterministic=not train)
         return self.vert_norm(gated) if self.norm else gated, across

@@ -60,8 +60,10 @@ class PixelCNN(nn.Module):
         return {"window": jnp.zeros((*window, layer.depth_in), layer.dtype)}
 
     def row(self, past: list[Past], biases: list, r: Array) -> tuple[Array, list[Array | None], list[Past]]:
-        """Row r of the vertical stack: its output [B, 1, w, D], what each layer gives the horizontal stack, the past."""
-        x, across, after = None, [], []
+        """Row r of the vertical stack: its output [B, 1, w, D], what each layer gives the other stack, the past."""
+        x: Any = None
+        across: list[Array | None] = []
+        after: list[Past] = []
         for layer, before, bias in zip(self.layers, past, biases, strict=True):
             if isinstance(layer, PixelAttention):
                 x, keys, values = layer.part(x, before["keys"], before["values"], r * x.shape[2])
@@ -76,7 +78,8 @@ class PixelCNN(nn.Module):
 
     def pixel(self, past: list[Past], across: list, r: Array, c: Array, width: int) -> tuple[Array, list[Past]]:
         """Pixel (r, c) of the horizontal stack: its output [B, 1, 1, D], and the past after it."""
-        x, after = None, []
+        x: Any = None
+        after: list[Past] = []
         for layer, before, to_horizontal in zip(self.layers, past, across, strict=True):
             if isinstance(layer, PixelAttention):
                 x, keys, values = layer.part(x, before["keys"], before["values"], r * width + c)
@@ -200,7 +203,7 @@ class PixelCNNPrior(nn.Module):
 
     def _layers(self) -> tuple[nn.Module, ...]:
         cond = self.depth if self.coarse_sizes or self.label_condition else 0
-        far = {"horizontal": self.horizontal, "vertical": self.vertical, "dtype": self.dtype}
+        far: dict[str, Any] = {"horizontal": self.horizontal, "vertical": self.vertical, "dtype": self.dtype}
         layers: list[nn.Module] = [PixelConvA(self.depth, self.depth, cond, **far)]
         for number in range(1, self.layers + 1):
             layers.append(PixelConvB(self.depth, cond, self.norm, dropout=self.dropout, **far))

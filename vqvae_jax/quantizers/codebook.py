@@ -24,7 +24,7 @@ def nearest(z_e: Array, codes: Array) -> Array:
     codes = lax.stop_gradient(codes).astype(jnp.float32)
     count = flat.shape[0]
     at_once = ROWS * CODES if jax.default_backend() == "cpu" else DISTANCES
-    if count * codes.shape[0] <= at_once or count <= ROWS and codes.shape[0] <= CODES:
+    if count * codes.shape[0] <= at_once:
         return _nearest_of_block(flat, codes)[1].reshape(z_e.shape[:-1])
     blocks = jnp.pad(flat, ((0, -count % ROWS), (0, 0))).reshape(-1, ROWS, flat.shape[-1])
     return lax.map(lambda block: _nearest_of_all(block, codes), blocks).reshape(-1)[:count].reshape(z_e.shape[:-1])
@@ -40,12 +40,17 @@ def _nearest_of_block(z: Array, codes: Array) -> tuple[Array, Array]:
 
 def _nearest_of_all(z: Array, codes: Array) -> Array:
     """Index [N] of the nearest of any number of codes: a running minimum over blocks of them."""
-    best, index = _nearest_of_block(z, codes[:CODES])
-    for start in range(CODES, codes.shape[0], CODES):
-        distance, here = _nearest_of_block(z, codes[start : start + CODES])
-        index = jnp.where(distance < best, here + start, index)
-        best = jnp.minimum(distance, best)
-    return index
+    size = min(CODES, codes.shape[0])
+
+    def block(i: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
+        start = jnp.minimum(i * size, codes.shape[0] - size)  # the last block may overlap the one before
+        distance, here = _nearest_of_block(z, lax.dynamic_slice_in_dim(codes, start, size))
+        best, index = found
+        return jnp.minimum(distance, best), jnp.where(distance < best, here + start, index)
+
+    # A loop of XLA's, not of Python's: unrolled, the distances of all blocks are in memory at once.
+    none = jnp.full(z.shape[0], jnp.inf), jnp.zeros(z.shape[0], jnp.int32)
+    return lax.fori_loop(0, -(-codes.shape[0] // size), block, none)[1]
 
 
 def straight_through(z_e: Array, z_q: Array) -> Array:
@@ -89,6 +94,10 @@ def idle(steps: Array, used: Array) -> Array:
     return jnp.where(used > 0, 0, steps + 1)
 
 
-def draw(key: Array, flat: Array, size: int) -> Array:
+def draw(key: Array | None, flat: Array, size: int) -> Array:
     """One of the batch's vectors for each code, uniformly, with replacement. [N, D] → [K, D]."""
+    if key is None:
+        raise ValueError(
+            "a quantizer needs a key in training, for revival: quantizer(codebook, z_e, key=key, train=True)"
+        )
     return flat[jax.random.randint(key, (size,), 0, flat.shape[0])]

@@ -50,9 +50,7 @@ class EMAQuantizer:
         stats = {"idle": jnp.full(self.codebook_size, self.revive_after, jnp.int32), "count": ones, "sum": codes + 0.0}
         return Codebook(codes=codes, stats=stats)
 
-    def __call__(
-        self, codebook: Codebook, z_e: Array, *, key: Array | None = None, train: bool = False
-    ) -> Quantized:
+    def __call__(self, codebook: Codebook, z_e: Array, *, key: Array | None = None, train: bool = False) -> Quantized:
         """z_e [B, h, w, D] → Quantized. `key` is needed in training, for revival."""
         indices = cb.nearest(z_e, codebook.codes)
         z_q = lax.stop_gradient(codebook.codes)[indices]
@@ -65,7 +63,7 @@ class EMAQuantizer:
     def lookup(self, codebook: Codebook, indices: Tokens) -> Array:
         return codebook.codes[indices[0]]
 
-    def _update(self, codebook: Codebook, z_e: Array, indices: Array, key: Array) -> tuple[Codebook, Array]:
+    def _update(self, codebook: Codebook, z_e: Array, indices: Array, key: Array | None) -> tuple[Codebook, Array]:
         """Move the averages, then give dead codes a new value with statistics to match."""
         size, stats = self.codebook_size, codebook.stats
         flat = lax.stop_gradient(z_e).astype(jnp.float32).reshape(-1, self.code_dim)

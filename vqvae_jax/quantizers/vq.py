@@ -40,9 +40,7 @@ class VectorQuantizer:
         codes = jax.random.normal(key, (self.codebook_size, self.code_dim))
         return Codebook(codes=codes, stats={"idle": jnp.zeros(self.codebook_size, jnp.int32)})
 
-    def __call__(
-        self, codebook: Codebook, z_e: Array, *, key: Array | None = None, train: bool = False
-    ) -> Quantized:
+    def __call__(self, codebook: Codebook, z_e: Array, *, key: Array | None = None, train: bool = False) -> Quantized:
         """z_e [B, h, w, D] → Quantized. `key` is needed in training, for revival."""
         indices = cb.nearest(z_e, codebook.codes)
         z_q = codebook.codes[indices]
@@ -55,7 +53,7 @@ class VectorQuantizer:
     def lookup(self, codebook: Codebook, indices: Tokens) -> Array:
         return codebook.codes[indices[0]]
 
-    def _revive(self, codebook: Codebook, z_e: Array, indices: Array, key: Array) -> tuple[Codebook, Array]:
+    def _revive(self, codebook: Codebook, z_e: Array, indices: Array, key: Array | None) -> tuple[Codebook, Array]:
         used = cb.counts(indices, self.codebook_size)
         idle = cb.idle(codebook.stats["idle"], used)
         dead = (idle >= self.revive_after) & (self.revive_after > 0)

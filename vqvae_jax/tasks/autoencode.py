@@ -108,7 +108,7 @@ class AutoencodeTask:
         return {"reconstructions": logs.strip(rows, scale=max(1, 64 // rows[0].shape[1]))}
 
     def _total(self, losses: Mapping[str, Array]) -> Array:
-        return sum(self._weight(term) * value for term, value in losses.items())
+        return jnp.sum(jnp.stack([self._weight(term) * value for term, value in losses.items()]))
 
     def _weight(self, term: str) -> float:
         for name in (term, term.split("/")[0]):

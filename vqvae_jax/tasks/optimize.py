@@ -40,7 +40,7 @@ def make_schedule(section: Mapping[str, Any], steps: int) -> optax.Schedule:
 
 def network_only(tree: dict[str, Any]) -> dict[str, Any]:
     """True for every leaf that weight decay may touch: codes are no weights."""
-    return {part: jax.tree.map(lambda _: part == "network", leaves) for part, leaves in tree.items()}
+    return {part: jax.tree.map(lambda _, yes=part == "network": yes, leaves) for part, leaves in tree.items()}
 
 
 def trainable(params: Any, codebooks: Mapping[str, Codebook]) -> dict[str, Any]:

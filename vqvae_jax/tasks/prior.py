@@ -35,9 +35,9 @@ class PriorTask:
     prior: Any
     level: int
     tx: optax.GradientTransformation
-    decode: Callable[[Tokens], np.ndarray]
+    decode: Callable[[Tokens], np.ndarray] | None = None
     entropies: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    pick: Pick = Pick()
+    pick: Pick = dataclasses.field(default_factory=Pick)
     ema_rate: float = 0.0
 
     def init(self, key: Array, batch: Mapping[str, Any]) -> TrainState:
@@ -79,6 +79,8 @@ class PriorTask:
 
     def pictures(self, model: Model, batch: Mapping[str, Any], key: Array) -> dict[str, np.ndarray]:
         """Samples of this level under held-out labels and coarser maps, decoded."""
+        if self.decode is None:
+            return {}
         _, condition = self._read(batch)
         count = len(batch["tokens"][0])
         fill = lambda x: jnp.take(x, jnp.arange(SHOWN) % count, axis=0)  # noqa: E731

@@ -1,0 +1,42 @@
+# Two commands matter: make demo (from images to new images) and make test. Each makes its own environment first.
+#   make test PYTHON=python3.12 VENV=.venv312   uses another Python.
+PYTHON ?= python3
+VENV ?= .venv
+UV_VERSION = 0.13.9
+WORKDIR ?= runs/demo
+export UV_LINK_MODE ?= copy
+
+.PHONY: demo test check requirements clean help
+
+help:  ## what there is to make
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+demo: $(VENV)/demo.done  ## train the demo on OpenMoji drawings and sample new ones; the pictures are in runs/demo
+	$(VENV)/bin/python launch.py --config=configs/openmoji_hierarchical.py --workdir=$(WORKDIR)
+
+test: $(VENV)/test.done  ## all tests
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+check: $(VENV)/test.done  ## style and types
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
+
+$(VENV)/bin/uv:
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v < (3, 13) and "Python 3.11 or 3.12 is needed, %s is %d.%d; say which one: make $(MAKECMDGOALS) PYTHON=python3.12" % (sys.executable, *v))'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install -q --disable-pip-version-check uv==$(UV_VERSION)
+
+$(VENV)/demo.done: requirements-demo.txt | $(VENV)/bin/uv
+	$(VENV)/bin/uv pip install -q -p $(VENV)/bin/python -r requirements-demo.txt
+	@touch $@
+
+$(VENV)/test.done: requirements.txt | $(VENV)/bin/uv
+	$(VENV)/bin/uv pip install -q -p $(VENV)/bin/python -r requirements.txt
+	@touch $@
+
+requirements: $(VENV)/bin/uv  ## pin what requirements*.in ask for
+	for f in requirements requirements-demo; do \
+	  $(VENV)/bin/uv pip compile -q --upgrade --universal --python-version 3.11 --no-annotate --no-header $$f.in -o $$f.txt && \
+	  sed -i "1i # Made by \`make requirements\` from $$f.in: Python 3.11 and 3.12." $$f.txt; done
+
+clean:  ## environments, caches and runs
+	rm -rf .venv .venv312 .pytest_cache .mypy_cache .ruff_cache runs
