@@ -25,26 +25,39 @@ def get_config(variant=None):
             },
             "loss_weights": {"reconstruction": 4.0, "feature": 0.25, "commitment": 1 / 16},
             "optimizer": {"learning_rate": 3e-3, "schedule": "cosine", "warmup_steps": 50, "clip": 1.0},
-            "train": {"batch_size": 16, "steps": 700, "pictures_every": 100},
-            "priors": {"top": prior(batch_size=32, steps=350), "bottom": prior(batch_size=16, steps=450)},
+            "train": {"batch_size": 16, "steps": 600, "pictures_every": 200, "checkpoint_every": 200},
+            "priors": {
+                "top": prior(layers=6, batch_size=32, steps=300),
+                "bottom": prior(layers=4, batch_size=16, steps=260),
+            },
             "sample": {"temperature": 0.9},
         }
     )
+    config.priors.top.attention_after = (3, 6)
     if variant:
         VARIANTS[variant](config)
     return config
 
 
-def prior(batch_size, steps):
-    """A gated PixelCNN that knows the group of its drawing."""
+def prior(layers, batch_size, steps):
+    """A gated PixelCNN that knows the group of its drawing. Small kernels, wide layers: the most for the time."""
     return {
         "name": "pixelcnn",
-        "depth": 64,
-        "layers": 7,
+        "depth": 96,
+        "layers": layers,
+        "horizontal": 1,
+        "vertical": 1,
+        "heads": 4,
         "dropout": 0.1,
         "label_condition": True,
-        "optimizer": {"learning_rate": 2e-3, "schedule": "cosine", "warmup_steps": 50, "clip": 1.0},
-        "train": {"batch_size": batch_size, "steps": steps},
+        "optimizer": {
+            "learning_rate": 4e-3,
+            "schedule": "cosine",
+            "warmup_steps": 50,
+            "clip": 1.0,
+            "ema_rate": 0.99,
+        },
+        "train": {"batch_size": batch_size, "steps": steps, "pictures_every": steps, "checkpoint_every": 100},
     }
 
 
@@ -58,7 +71,7 @@ def tiny(config):
         stage.optimizer.warmup_steps = 2
         stage.train.update(batch_size=8, steps=6, log_every=2, evaluate_every=3, checkpoint_every=3, pictures_every=3)
     for level in config.priors.values():
-        level.update(depth=16, layers=3)
+        level.update(depth=16, layers=3, attention_after=(2,))
 
 
 def vq(config):

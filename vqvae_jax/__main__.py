@@ -23,7 +23,7 @@ def parser() -> Parser:
     one = under.add_parser("sample", help="new images", description="New images from a trained workdir.")
     add_workdir(one, sample)
     one.add_argument("--count", type=positive, default=None, help="images (default: the config's sample.count)")
-    one.add_argument("--seed", type=int, default=0, help="the same seed and count give the same bytes (default 0)")
+    one.add_argument("--seed", type=seed, default=0, help="the same seed and count give the same bytes (default 0)")
     one.add_argument(
         "--output",
         type=Path,
@@ -56,6 +56,13 @@ def positive(text: str) -> int:
     """A whole number above 0."""
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"wants a whole number above 0, got {text!r}")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """A whole number of 32 bits: JAX would cut off the rest."""
+    if not text.removeprefix("-").isdecimal() or not -(2**31) <= int(text) < 2**31:
+        raise argparse.ArgumentTypeError(f"wants a whole number between {-(2**31)} and {2**31 - 1}, got {text!r}")
     return int(text)
 
 

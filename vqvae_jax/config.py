@@ -32,6 +32,7 @@ FILLED = {"quantizers", "channels", "dtype", "vocab_size", "shape", "coarse_size
 CADENCES = {"steps", "epochs", "log_every", "evaluate_every", "checkpoint_every", "pictures_every", "keep"}
 POSITIVE = {"image_size", "views", "learning_rate", "eps", "batch_size", "keep", "count", "top_p"}
 POSITIVE |= {"log_every", "evaluate_every", "checkpoint_every"}
+SEEDS = 2**31  # negative ones included
 POSITIVE |= {"codebook_size", "code_dim", "levels", "width", "depth", "heads"}
 
 
@@ -356,6 +357,8 @@ def check(config: dict[str, Any]) -> None:
             raise UserError(unknown("config has no section", name, SECTIONS))
     if not _fits(config["seed"], int):
         raise UserError(f"config.seed wants a whole number, got {config['seed']!r}")
+    if not -SEEDS <= config["seed"] < SEEDS:  # JAX would cut off the rest
+        raise UserError(f"config.seed must lie between {-SEEDS} and {SEEDS - 1}, got {config['seed']}")
     for block in _blocks(config):
         _check_fields(block)
         _check_numbers(block)
@@ -510,16 +513,21 @@ def agree(config: Mapping[str, Any], workdir: str | Path) -> None:
     Raises:
         UserError: anything else differs; all of it is listed, nothing is written.
     """
+    if differs(config, workdir):
+        save(config, workdir)
+
+
+def differs(config: Mapping[str, Any], workdir: str | Path) -> bool:
+    """Whether `agree` would write; it raises the same error, and nothing is written."""
     if not (Path(workdir) / FILE).is_file():
-        return save(config, workdir)
+        return True
     stored, asked = _flat(load(workdir)), _flat(config)
     changed = [path for path in sorted({*stored, *asked}) if stored.get(path) != asked.get(path)]
     refused = [f"{path}: {_shown(stored, path)} → {_shown(asked, path)}" for path in changed if not _may_change(path)]
     if refused:
         listed = "; ".join(refused)
         raise UserError(f"{workdir} holds a run of another config, use another --workdir; stored → asked: {listed}")
-    if changed:
-        save(config, workdir)
+    return bool(changed)
 
 
 def _may_change(path: str) -> bool:

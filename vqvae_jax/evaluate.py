@@ -110,8 +110,15 @@ def _prior(workdir: Path, config, facts, level: str, maps, label) -> dict[str, f
 def write(metrics: Mapping[str, Any], workdir: Path) -> None:
     """metrics.json, whole or not at all."""
     draft = workdir / f".{FILE}.{os.getpid()}"
-    draft.write_text(json.dumps(metrics, indent=2) + "\n")
+    draft.write_text(json.dumps(finite(metrics), indent=2, allow_nan=False) + "\n")
     os.replace(draft, workdir / FILE)
+
+
+def finite(value: Any) -> Any:
+    """NaN and infinity become None, which JSON knows: the SSIM of pictures below 11 pixels."""
+    if isinstance(value, Mapping):
+        return {name: finite(one) for name, one in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def lines(metrics: Mapping[str, Any], name: str = "") -> list[str]:

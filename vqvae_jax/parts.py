@@ -72,7 +72,7 @@ def map_shapes(autoencoder, facts: Mapping[str, Any]) -> tuple[tuple[int, int], 
     """(h, w) of each token map, coarse to fine."""
     model = abstract_autoencoder(autoencoder, facts)
     tokens = jax.eval_shape(
-        lambda m, x: autoencoder.apply({"params": m.params}, x, m.codebooks, method="encode"), model, _image(facts)
+        lambda m, x: autoencoder.apply({"params": m.params}, x, m.codebooks, method="encode"), model, image_shape(facts)
     )
     return tuple(one.shape[1:] for one in tokens)
 
@@ -84,7 +84,7 @@ def abstract_autoencoder(autoencoder, facts: Mapping[str, Any]) -> Model:
         codebooks = autoencoder.init_codebooks(key)
         return Model(autoencoder.init(key, images, codebooks)["params"], codebooks)
 
-    return jax.eval_shape(init, jax.random.key(0), _image(facts))
+    return jax.eval_shape(init, jax.random.key(0), image_shape(facts))
 
 
 def abstract_prior(prior) -> Model:
@@ -101,7 +101,8 @@ def abstract_prior(prior) -> Model:
     return Model(variables["params"], {})
 
 
-def _image(facts: Mapping[str, Any]) -> jax.ShapeDtypeStruct:
+def image_shape(facts: Mapping[str, Any]) -> jax.ShapeDtypeStruct:
+    """One float image of the data."""
     size = facts["image_size"]
     return jax.ShapeDtypeStruct((1, size, size, facts["channels"]), jnp.float32)
 

@@ -44,7 +44,7 @@ def run(config: Mapping[str, Any], workdir: Path, stage: str | None = None) -> N
     """
     workdir = Path(workdir)
     recipe = Recipe(config, workdir)
-    recipe.check()
+    recipe.check(stage)
     trained = [recipe.train(name) for name in configs.stages(config) if stage in (None, name)]
     if recipe.finished() and jax.process_index() == 0:
         recipe.conclude(again=any(trained))
@@ -58,20 +58,27 @@ class Recipe:
         self.images = {part: data.load(config["dataset"], part) for part in ("train", "validation")}
         self.facts = facts_of(self.images["train"])
 
-    def check(self) -> None:
+    def check(self, stage: str | None = None) -> None:
         """All that can go wrong is found before anything is trained or written."""
-        autoencoder = parts.build_autoencoder(self.config, self.facts)
-        parts.abstract_autoencoder(autoencoder, self.facts)
+        for part, images in self.images.items():
+            if not len(images):
+                raise UserError(
+                    f"the {part} part of {self.config['dataset']['split']!r} holds no images: 5 % of them are kept for "
+                    "validation, so that a few dozen are needed; choose another dataset.split, or add images"
+                )
+        self._autoencoder()[0].check(parts.image_shape(self.facts))
         for level in self.config["priors"]:
             parts.abstract_prior(parts.build_prior(self.config, self.facts, level))
         for name in configs.stages(self.config):
             train.make_mesh(self._section(name)["train"]["batch_size"])
-        for images in self.images.values():
-            data.ArrayData(images, jax.process_count(), 0)  # says so where a part is empty
+        configs.differs(self.config, self.workdir)
+        check_facts(self.facts, self.workdir)
+        self._check_codes()
+        if stage not in (None, "autoencoder"):
+            self._check_autoencoder()
         if jax.process_index() == 0:
             configs.agree(self.config, self.workdir)
             write_facts(self.facts, self.workdir)
-        self._check_codes()
 
     def train(self, name: str) -> bool:
         """Trains a stage to its end; False where it was finished already."""
@@ -170,17 +177,21 @@ class Recipe:
     def _write_tokens(self, names: tuple[str, ...]) -> None:
         """The training and held-out images as codes, written once; the first process writes, the others wait."""
         folder, source = self.workdir / TOKENS, self._source()
-        if (self._latest("autoencoder") or 0) < self._steps("autoencoder"):
-            raise UserError(
-                "the priors learn the codes of the autoencoder, whose training is not finished; "
-                f"first: --stage=autoencoder --workdir={self.workdir}"
-            )
+        self._check_autoencoder()
         if jax.process_index() == 0 and not token_files.is_written(folder, source):
             self._encode_into(folder, source, names)
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
 
             multihost_utils.sync_global_devices("tokens")
+
+    def _check_autoencoder(self) -> None:
+        """A prior is trained on the codes of a finished autoencoder."""
+        if (self._latest("autoencoder") or 0) < self._steps("autoencoder"):
+            raise UserError(
+                "the priors learn the codes of the autoencoder, whose training is not finished; "
+                f"first: --stage=autoencoder --workdir={self.workdir}"
+            )
 
     def _encode_into(self, folder: Path, source: Mapping[str, Any], names: tuple[str, ...]) -> None:
         say("encoding the training images")
@@ -230,20 +241,20 @@ def facts_of(images: data.Arrays) -> dict[str, Any]:
     }
 
 
-def write_facts(facts: Mapping[str, Any], workdir: Path) -> None:
-    """DIR/data.json, once.
+def check_facts(facts: Mapping[str, Any], workdir: Path) -> None:
+    """UserError where the data are not those that the run began with."""
+    if not (workdir / parts.FACTS).is_file():
+        return
+    before = parts.read_facts(workdir)
+    changed = [f"{name}: {before.get(name)} → {facts[name]}" for name in facts if before.get(name) != facts[name]]
+    if changed:
+        raise UserError(f"the data have changed since {workdir} was begun, use another --workdir; {'; '.join(changed)}")
 
-    Raises:
-        UserError: the data are not those that the run began with.
-    """
+
+def write_facts(facts: Mapping[str, Any], workdir: Path) -> None:
+    """DIR/data.json, once."""
     path = workdir / parts.FACTS
     if path.is_file():
-        before = json.loads(path.read_text())
-        changed = [f"{name}: {before.get(name)} → {facts[name]}" for name in facts if before.get(name) != facts[name]]
-        if changed:
-            raise UserError(
-                f"the data have changed since {workdir} was begun, use another --workdir; {'; '.join(changed)}"
-            )
         return
     draft = path.with_suffix(f".{os.getpid()}.tmp")
     draft.write_text(json.dumps(facts, indent=2) + "\n")

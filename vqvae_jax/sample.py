@@ -1,6 +1,7 @@
 """New images from a trained workdir: each prior in turn, coarse to fine, then the decoder."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,8 @@ import numpy as np
 from vqvae_jax import config as configs
 from vqvae_jax import logs, parts
 from vqvae_jax.data.augment import to_uint8
+from vqvae_jax.priors.draw import CHUNK, draw
 from vqvae_jax.types import Array, Condition, Model, Pick, Tokens, UserError
-
-CHUNK = 64  # images that are drawn at once
 
 
 class Sampler:
@@ -40,7 +40,7 @@ class Sampler:
         maps: Tokens = ()
         for i, (prior, model) in enumerate(self.priors):
             condition = Condition(label if prior.num_labels else None, maps)
-            maps += (sample_level(prior, count, pick, model, jax.random.fold_in(key, i), condition),)
+            maps += (draw(prior, count, pick, model, jax.random.fold_in(key, i), condition),)
         return maps
 
     def images(self, seed: int, count: int, pick: Pick, label: str | int | None = None) -> np.ndarray:
@@ -68,11 +68,13 @@ class Sampler:
     def _labels(self, seed: int, count: int, label: str | int | None) -> np.ndarray:
         names = self.facts["label_names"]
         if label is not None:
+            if names and not any(getattr(prior, "label_condition", False) for prior, _ in self.priors):
+                raise UserError("the priors were trained without label_condition; leave --label out")
             return np.full(count, find_label(label, names), np.int32)
         if not names:
             return np.zeros(count, np.int32)
         share = np.asarray(self.facts["label_counts"], np.float64)
-        return np.random.default_rng(seed).choice(len(names), count, p=share / share.sum()).astype(np.int32)
+        return np.random.default_rng(seed % 2**64).choice(len(names), count, p=share / share.sum()).astype(np.int32)
 
 
 def find_label(label: str | int, names: list[str]) -> int:
@@ -83,7 +85,7 @@ def find_label(label: str | int, names: list[str]) -> int:
     """
     if not names:
         raise UserError("the data set has no labels; leave --label out")
-    if str(label).isdigit() and int(label) < len(names):
+    if str(label).isdecimal() and int(label) < len(names):
         return int(label)
     if label in names:
         return names.index(str(label))
@@ -93,7 +95,7 @@ def find_label(label: str | int, names: list[str]) -> int:
 def pick_of(section: Mapping[str, Any], **said: Any) -> Pick:
     """The Pick of a config's section `sample`, with what was said on the command line over it."""
     values: dict[str, Any] = {name: section[name] if said.get(name) is None else said[name] for name in Pick._fields}
-    if values["temperature"] < 0 or not 0 < values["top_p"] <= 1 or values["top_k"] < 0:
+    if not values["temperature"] >= 0 or not 0 < values["top_p"] <= 1 or values["top_k"] < 0:
         raise UserError(f"temperature and top_k are at least 0, top_p is above 0 and at most 1; got {values}")
     return Pick(**values)
 
@@ -118,14 +120,7 @@ def save(images: np.ndarray, output: Path) -> None:
             logs.save_png(output / f"{i:06d}.png", image)
 
 
-def _sample_level(prior, count: int, pick: Pick, model: Model, key: Array, condition: Condition) -> Array:
-    return prior.apply({"params": model.params}, key, count, condition, pick, method="sample")
-
-
-def _decode(autoencoder, value_range: tuple[float, float], model: Model, tokens: Tokens) -> Array:
+@partial(jax.jit, static_argnums=(0, 1))
+def decode(autoencoder, value_range: tuple[float, float], model: Model, tokens: Tokens) -> Array:
     images = autoencoder.apply({"params": model.params}, tokens, model.codebooks, method="decode")
     return to_uint8(images, value_range)
-
-
-sample_level = jax.jit(_sample_level, static_argnums=(0, 1, 2))  # int32 [count, h, w]
-decode = jax.jit(_decode, static_argnums=(0, 1))  # uint8 [B, H, W, C]

@@ -131,6 +131,8 @@ def _loop(run: Run, state: TrainState, start: int, checkpoints, log: Log, stop: 
                 raise SystemExit(stop.exit_code)
     waiting.flush()
     checkpoints.wait()
+    if stop.number is not None:  # during the last step or its evaluation: the next stage must not begin
+        raise SystemExit(stop.exit_code)
 
 
 def _evaluate(run: Run, state: TrainState, done: int, log: Log) -> float:

@@ -134,5 +134,5 @@ class ArrayData:
 @lru_cache(maxsize=8)
 def _order(seed: int, epoch: int, count: int) -> np.ndarray:
     # Sorting raw bits, because NumPy promises that those, unlike Generator.permutation, never change.
-    bits = np.random.PCG64(np.random.SeedSequence([seed, epoch])).random_raw(count)
+    bits = np.random.PCG64(np.random.SeedSequence([seed % 2**64, epoch])).random_raw(count)
     return np.argsort(bits, kind="stable")

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -41,6 +42,32 @@ class AutoencodeTask:
     crop: int = 0
     ema_rate: float = 0.0
 
+    def check(self, image: jax.ShapeDtypeStruct) -> None:
+        """Traces the losses; nothing is computed.
+
+        Args:
+            image: shape of float images, [B, H, W, C].
+
+        Raises:
+            UserError: a term without weight, or a weight without term.
+        """
+
+        def losses(key, image):
+            codebooks = self.autoencoder.init_codebooks(key)
+            return self.autoencoder.init_with_output(key, image, codebooks)[0].losses
+
+        terms = jax.eval_shape(losses, jax.random.key(0), image)
+        names = tuple(dict.fromkeys([*(term.split("/")[0] for term in terms), *terms]))
+        for name in self.loss_weights:
+            if name not in names:
+                near = get_close_matches(name, names, 1, 0.0)[0]
+                listed = ", ".join(names)
+                raise UserError(
+                    f"config.loss_weights: there is no loss term {name!r}; did you mean {near!r}? There are: {listed}"
+                )
+        for term in terms:
+            self._weight(term)
+
     def init(self, key: Array, batch: Mapping[str, Array]) -> TrainState:
         """The state before the first step; to be jitted."""
         network, codes, steps = jax.random.split(key, 3)
@@ -65,7 +92,7 @@ class AutoencodeTask:
         moving = trainable(state.params, state.codebooks)
         (total, out), grads = jax.value_and_grad(loss, has_aux=True)(moving)
         new = apply_gradients(state, grads, self.tx, jax.lax.stop_gradient(out.codebooks), out.fresh, self.ema_rate)
-        return new, {"loss": total, **out.losses, **self._health(out), "grad_norm": optax.global_norm(grads)}
+        return new, {"loss": total, **out.losses, **self._health(out), "grad_norm": optax.tree.norm(grads)}
 
     def model(self, state: TrainState) -> Model:
         """Averaged weights where they are kept."""
@@ -114,7 +141,7 @@ class AutoencodeTask:
         for name in (term, term.split("/")[0]):
             if name in self.loss_weights:
                 return self.loss_weights[name]
-        raise UserError(f"the loss term {term!r} has no weight; add config.loss_weights.{term.split('/')[0]}")
+        raise UserError(f"the loss term {term!r} has no weight; add --config.loss_weights.{term.split('/')[0]}=1")
 
     def _health(self, out: Any) -> dict[str, Array]:
         """Of this batch alone: what a whole split says is in the evaluation."""

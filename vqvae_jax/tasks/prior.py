@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import jax
@@ -12,10 +11,9 @@ import optax
 
 from vqvae_jax import logs
 from vqvae_jax.networks.likelihood import cross_entropy
+from vqvae_jax.priors.draw import CHUNK, draw
 from vqvae_jax.tasks.optimize import apply_gradients, new_state, trainable
 from vqvae_jax.types import Array, Condition, Model, Pick, Tokens, TrainState
-
-SHOWN = 16  # samples in a picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +57,7 @@ class PriorTask:
 
         nll, grads = jax.value_and_grad(loss)(trainable(state.params, {}))
         state = apply_gradients(state, grads, self.tx, ema_rate=self.ema_rate)
-        return state, {"loss": nll, "nll": nll, "grad_norm": optax.global_norm(grads)}
+        return state, {"loss": nll, "nll": nll, "grad_norm": optax.tree.norm(grads)}
 
     def model(self, state: TrainState) -> Model:
         """Averaged weights where they are kept."""
@@ -83,18 +81,12 @@ class PriorTask:
             return {}
         _, condition = self._read(batch)
         count = len(batch["tokens"][0])
-        fill = lambda x: jnp.take(x, jnp.arange(SHOWN) % count, axis=0)  # noqa: E731
+        fill = lambda x: jnp.take(x, jnp.arange(CHUNK) % count, axis=0)  # noqa: E731
         condition = jax.tree.map(fill, condition)
-        tokens = sample(self.prior, SHOWN, self.pick, model, key, condition)
+        tokens = draw(self.prior, CHUNK, self.pick, model, key, condition)
         images = self.decode((*condition.coarse, tokens))
         return {"samples": logs.grid(images, columns=8, scale=max(1, 64 // images.shape[1]))}
 
     def _read(self, batch: Mapping[str, Any]) -> tuple[Array, Condition]:
         maps = batch["tokens"]
         return maps[self.level], Condition(batch.get("label"), tuple(maps[: self.level]))
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def sample(prior, count: int, pick: Pick, model: Model, key: Array, condition: Condition) -> Array:
-    """New maps of one level, int32 [count, h, w]."""
-    return prior.apply({"params": model.params}, key, count, condition, pick, method="sample")
