@@ -5,6 +5,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from vqvae_jax.autoencoders import AUTOENCODERS
 from vqvae_jax.checkpoint import Checkpoints
 from vqvae_jax.priors import PRIORS
 from vqvae_jax.quantizers import QUANTIZERS
-from vqvae_jax.types import Condition, Model, UserError
+from vqvae_jax.types import Condition, Model, Reconstruction, UserError
 
 FACTS = "data.json"
 INSIDE = ("name", "quantizer", "quantizers", "optimizer", "train")  # fields of a section that no constructor takes
@@ -70,21 +71,30 @@ def vocab_sizes(autoencoder) -> tuple[int, ...]:
 
 def map_shapes(autoencoder, facts: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
     """(h, w) of each token map, coarse to fine."""
-    model = abstract_autoencoder(autoencoder, facts)
-    tokens = jax.eval_shape(
-        lambda m, x: autoencoder.apply({"params": m.params}, x, m.codebooks, method="encode"), model, image_shape(facts)
-    )
-    return tuple(one.shape[1:] for one in tokens)
+    return tuple(one.shape[1:] for one in _traced(autoencoder, facts["image_size"], facts["channels"])[1].tokens)
+
+
+def loss_terms(autoencoder, facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of its losses."""
+    return tuple(_traced(autoencoder, facts["image_size"], facts["channels"])[1].losses)
 
 
 def abstract_autoencoder(autoencoder, facts: Mapping[str, Any]) -> Model:
     """Shapes of its parameters and codebooks; nothing is computed."""
+    return _traced(autoencoder, facts["image_size"], facts["channels"])[0]
+
+
+@lru_cache(maxsize=8)
+def _traced(autoencoder, image_size: int, channels: int) -> tuple[Model, Reconstruction]:
+    """Shapes of what it remembers and of what it makes of one image."""
 
     def init(key, images):
         codebooks = autoencoder.init_codebooks(key)
-        return Model(autoencoder.init(key, images, codebooks)["params"], codebooks)
+        out, variables = autoencoder.init_with_output(key, images, codebooks)
+        return Model(variables["params"], codebooks), out
 
-    return jax.eval_shape(init, jax.random.key(0), image_shape(facts))
+    image = jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)
+    return jax.eval_shape(init, jax.random.key(0), image)
 
 
 def abstract_prior(prior) -> Model:
@@ -99,12 +109,6 @@ def abstract_prior(prior) -> Model:
     tokens = jax.ShapeDtypeStruct((1, height, width), jnp.int32)
     variables = jax.eval_shape(prior.init, jax.random.key(0), tokens, Condition(label, coarse))
     return Model(variables["params"], {})
-
-
-def image_shape(facts: Mapping[str, Any]) -> jax.ShapeDtypeStruct:
-    """One float image of the data."""
-    size = facts["image_size"]
-    return jax.ShapeDtypeStruct((1, size, size, facts["channels"]), jnp.float32)
 
 
 def read_facts(workdir: Path) -> dict[str, Any]:

@@ -66,7 +66,8 @@ class Recipe:
                     f"the {part} part of {self.config['dataset']['split']!r} holds no images: 5 % of them are kept for "
                     "validation, so that a few dozen are needed; choose another dataset.split, or add images"
                 )
-        self._autoencoder()[0].check(parts.image_shape(self.facts))
+        task = self._autoencoder()[0]
+        task.check(parts.loss_terms(task.autoencoder, self.facts))
         for level in self.config["priors"]:
             parts.abstract_prior(parts.build_prior(self.config, self.facts, level))
         for name in configs.stages(self.config):
