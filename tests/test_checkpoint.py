@@ -324,7 +324,7 @@ def test_a_failure_in_the_background_reaches_the_loop(tmp_path, monkeypatch):
         save(checkpoints, 1)
         with monkeypatch.context() as patch:
             patch.setattr(ocp.training.Checkpointer, "wait", full)
-            with pytest.raises(UserError, match="OSError: .*No space left on device"):
+            with pytest.raises(UserError, match=r"OSError: .*No space left on device"):
                 checkpoints.latest()
 
 

@@ -1,0 +1,20 @@
+"""What all tests share: switches of JAX, set before its first use, and the option --reference."""
+
+import os
+from pathlib import Path
+
+# Compiled programs are kept between runs of the tests; the processes that tests start share them.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "vqvae_jax" / "test-compilation"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+# [B, C] + [C] is often a [B] that forgot its axis.
+os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--reference",
+        metavar="DIR",
+        type=Path,
+        help="where the PyTorch recordings of whole priors lie: mnist_generator.npz, top_prior.npz, bottom_prior.npz",
+    )

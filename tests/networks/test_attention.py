@@ -1,0 +1,78 @@
+"""Causal attention against a loop over positions, in each of its forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vqvae_jax.networks import attention
+from vqvae_jax.networks.conv import plain
+
+
+@pytest.fixture
+def qkv(monkeypatch):
+    """Eleven positions in row blocks of four: two whole blocks and a part of one."""
+    monkeypatch.setattr(attention, "BLOCK", 4)
+    return tuple(jnp.asarray(np.random.default_rng(0).normal(size=(3, 2, 11, 3, 5)), jnp.float32))
+
+
+def slow_attention(q, k, v, seen):
+    """Position by position and head by head, softmax written out."""
+    q, k, v = (np.asarray(a, np.float64) for a in (q, k, v))
+    out = np.zeros(q.shape)
+    for b, t, n in np.ndindex(*q.shape[:3]):
+        allowed = np.flatnonzero(seen[t])
+        weight = np.exp(k[b, allowed, n] @ q[b, t, n] / np.sqrt(q.shape[-1]))
+        out[b, t, n] = weight / weight.sum() @ v[b, allowed, n]
+    return out
+
+
+def test_row_blocks_and_plain_attention_equal_a_loop(qkv):
+    want = slow_attention(*qkv, np.tri(11))
+    np.testing.assert_allclose(jax.jit(lambda *a: attention.causal_attention(*a))(*qkv), want, atol=1e-5)
+    with plain():
+        np.testing.assert_allclose(jax.jit(lambda *a: attention.causal_attention(*a))(*qkv), want, atol=1e-5)
+
+
+def test_row_blocks_and_plain_attention_have_the_same_gradients(qkv):
+    def gradients(*qkv):
+        return jax.grad(lambda *a: jnp.sum(jnp.sin(attention.causal_attention(*a))), (0, 1, 2))(*qkv)
+
+    got = jax.jit(lambda *a: gradients(*a))(*qkv)
+    with plain():
+        want = jax.jit(lambda *a: gradients(*a))(*qkv)
+    for g, w in zip(got, want, strict=True):
+        np.testing.assert_allclose(g, w, atol=1e-5)
+
+
+def test_masked_attention_sees_what_it_is_shown(qkv):
+    q, k, v = qkv
+    seen = np.random.default_rng(0).random((4, 11)) < 0.5
+    seen[:, 0] = True  # nobody may be left with nothing to see
+    got = jax.jit(attention.masked_attention)(q[:, :4], k, v, seen)
+    np.testing.assert_allclose(got, slow_attention(q[:, :4], k, v, seen), atol=1e-5)
+
+
+@pytest.mark.parametrize("what", ["k", "v"])
+def test_no_position_sees_a_later_one_and_each_sees_all_before(qkv, what):
+    q, k, v = qkv
+    weight = np.random.default_rng(1).normal(size=(11, *q.shape[2:])).astype(np.float32)
+
+    def influence(position, x):  # of position's output, on each entry of x
+        k_, v_ = (x, v[:1]) if what == "k" else (k[:1], x)
+        return jnp.sum((attention.causal_attention(q[:1], k_, v_)[0] * weight)[position])
+
+    gradient = jax.jit(jax.vmap(jax.grad(influence, 1), (0, None)))(jnp.arange(11), k[:1] if what == "k" else v[:1])
+    depends = np.abs(gradient[:, 0]).sum((2, 3)) > 0  # [output, input]
+    want = np.tri(11, dtype=bool)
+    if what == "k":
+        want[0, 0] = depends[0, 0]  # alone, a key's score does not matter, rounding apart
+    np.testing.assert_array_equal(depends, want)
+
+
+def test_bfloat16_attention_weighs_in_float32(qkv):
+    low = tuple(a.astype(jnp.bfloat16) for a in qkv)
+    got = jax.jit(lambda *a: attention.causal_attention(*a))(*low)
+    assert got.dtype == jnp.bfloat16
+    want = slow_attention(*(a.astype(jnp.float32) for a in low), np.tri(11))
+    np.testing.assert_allclose(got.astype(jnp.float32), want, atol=0.02)

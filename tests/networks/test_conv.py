@@ -1,0 +1,159 @@
+"""Every convolution has two formulations of the same sums; here they meet each other and a loop over pixels."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vqvae_jax.networks import conv as convs
+
+on_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="the CPU formulations are in force on CPU only")
+
+# (height, width), (kernel height, width), channels in and out, stride, padding
+CONVS = {
+    "image": ((9, 6), (4, 4), 3, 5, 2, ((1, 2), (1, 2))),
+    "odd image": ((7, 5), (3, 3), 2, 4, 2, ((1, 1), (1, 1))),
+    "vertical stack": ((6, 7), (2, 5), 9, 4, 1, ((0, 0), (0, 0))),
+    "horizontal stack": ((5, 8), (1, 3), 9, 4, 1, ((0, 0), (0, 0))),
+    "one by one": ((3, 5), (1, 1), 9, 4, 1, ((0, 0), (0, 0))),
+    "wide": ((5, 7), (3, 3), 12, 6, 1, ((1, 1), (1, 1))),
+}
+UPS = {"one pixel": ((1, 1), 3, 2), "odd": ((3, 5), 4, 3), "one row": ((1, 4), 2, 5)}
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def quick(function):
+    """Compiled without LLVM's optimisations: what runs once is ready several times sooner."""
+    cheap = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    return jax.jit(function, compiler_options=cheap if jax.default_backend() == "cpu" else None)
+
+
+def slow_conv(x, kernel, stride, padding):
+    """Pixel by pixel."""
+    x, kernel = np.pad(np.asarray(x, np.float64), ((0, 0), *padding, (0, 0))), np.asarray(kernel, np.float64)
+    height, width = kernel.shape[:2]
+    rows, columns = (x.shape[1] - height) // stride + 1, (x.shape[2] - width) // stride + 1
+    out = np.zeros((x.shape[0], rows, columns, kernel.shape[3]))
+    for i in range(rows):
+        for j in range(columns):
+            patch = x[:, i * stride : i * stride + height, j * stride : j * stride + width]
+            out[:, i, j] = np.einsum("bhwc,hwcd->bd", patch, kernel)
+    return out
+
+
+def slow_conv_transpose(x, kernel):
+    """Each pixel of x adds its 4x4 patch to the output: out[2i - 1 + a] += x[i] · kernel[a], cropped at the border."""
+    x, kernel = np.asarray(x, np.float64), np.asarray(kernel, np.float64)
+    b, h, w, _ = x.shape
+    out = np.zeros((b, 2 * h + 2, 2 * w + 2, kernel.shape[3]))
+    for i in range(h):
+        for j in range(w):
+            out[:, 2 * i : 2 * i + 4, 2 * j : 2 * j + 4] += np.einsum("bc,hwcd->bhwd", x[:, i, j], kernel)
+    return out[:, 1:-1, 1:-1]
+
+
+def orders(function, x, kernel, twice=True):
+    """Value, gradients, and (`twice`) gradients of a function of the gradients."""
+
+    def first(x, kernel):
+        return jax.grad(lambda x, kernel: jnp.sum(jnp.sin(function(x, kernel))), (0, 1))(x, kernel)
+
+    def second(x, kernel):
+        return sum(jnp.sum(jnp.cos(3 * g)) for g in first(x, kernel))
+
+    def compute(x, kernel):
+        return function(x, kernel), first(x, kernel), jax.grad(second, (0, 1))(x, kernel) if twice else ()
+
+    return quick(compute)(x, kernel)
+
+
+def assert_close(got, want):
+    for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(g, w, rtol=0, atol=2e-5 * (1 + np.abs(w).max()))
+
+
+@pytest.mark.parametrize("case", CONVS)
+def test_fast_and_plain_convolutions_agree_in_value_gradient_and_its_gradient(case):
+    size, kernel_size, depth_in, depth_out, stride, padding = CONVS[case]
+    x, kernel = normal(0, 2, *size, depth_in), normal(1, *kernel_size, depth_in, depth_out) * 0.3
+    twice = case in ("image", "vertical stack")  # the other gradients are jax's own, or compile long
+    got = orders(lambda x, kernel: convs.conv(x, kernel, stride, padding), x, kernel, twice)
+    np.testing.assert_allclose(got[0], slow_conv(x, kernel, stride, padding), atol=1e-4)
+    with convs.plain():
+        assert_close(got, orders(lambda x, kernel: convs.conv(x, kernel, stride, padding), x, kernel, twice))
+
+
+@pytest.mark.parametrize("case", UPS)
+def test_fast_and_plain_transposed_convolutions_agree_in_value_gradient_and_its_gradient(case):
+    size, depth_in, depth_out = UPS[case]
+    x, kernel = normal(0, 2, *size, depth_in), normal(1, 4, 4, depth_in, depth_out) * 0.3
+    got = orders(lambda x, kernel: convs.conv_transpose(x, kernel), x, kernel)
+    assert got[0].shape == (2, 2 * size[0], 2 * size[1], depth_out)
+    np.testing.assert_allclose(got[0], slow_conv_transpose(x, kernel), atol=1e-5)
+    with convs.plain():
+        assert_close(got, orders(lambda x, kernel: convs.conv_transpose(x, kernel), x, kernel))
+
+
+def gradient_program(function, *shapes):
+    """What jax would run for value and gradients, as text. Each call traces anew: the switch is read in tracing."""
+    arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    gradient = jax.value_and_grad(lambda x, kernel: jnp.sum(jnp.square(function(x, kernel))), (0, 1))
+    return str(jax.make_jaxpr(gradient)(*arguments))
+
+
+@on_cpu
+def test_cpu_never_meets_the_slow_kernel_gradients():
+    """lax.conv_transpose, 1x1, flat and few-channel kernels: their kernel gradients are up to 30 times slower."""
+    shapes = [
+        (lambda x, k: convs.conv_transpose(x, k), (1, 4, 4, 16), (4, 4, 16, 16)),
+        (lambda x, k: convs.conv(x, k), (1, 4, 4, 16), (1, 1, 16, 16)),
+        (lambda x, k: convs.conv(x, k), (1, 4, 4, 16), (2, 3, 16, 16)),
+        (lambda x, k: convs.conv(x, k, 2), (1, 8, 8, 3), (4, 4, 3, 16)),
+    ]
+    for function, *sizes in shapes:
+        assert "conv_general_dilated" not in gradient_program(function, *sizes)
+    with convs.plain():
+        assert "conv_general_dilated" in gradient_program(*shapes[0])
+
+
+@on_cpu
+def test_plain_ends_with_its_block_even_after_an_error():
+    assert convs.fast()
+    with pytest.raises(KeyError), convs.plain():
+        assert not convs.fast()
+        with convs.plain():
+            pass
+        assert not convs.fast()
+        raise KeyError
+    assert convs.fast()
+
+
+@pytest.mark.parametrize(
+    ("layer", "fan_in"), [(convs.Conv(6, (2, 3)), 2 * 3 * 5), (convs.ConvTranspose(6), 16 * 6)], ids=["conv", "up"]
+)
+def test_layers_begin_as_pytorch_does(layer, fan_in):
+    """Uniform within ±1/√fan_in, kernel and bias alike; PyTorch counts a transposed convolution's *outputs*."""
+    params = quick(layer.init)(jax.random.key(0), jnp.zeros((1, 4, 4, 5)))["params"]
+    for leaf in jax.tree.leaves(params):
+        assert np.abs(leaf).max() <= fan_in**-0.5
+    assert np.std(params["kernel"]) == pytest.approx((3 * fan_in) ** -0.5, rel=0.1)
+
+
+LAYERS = [convs.Conv(6, 3), convs.ConvTranspose(6), convs.Residual()]
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: type(layer).__name__)
+def test_bfloat16_layers_keep_float32_parameters(layer):
+    low = layer.clone(dtype=jnp.bfloat16)
+    x = normal(0, 1, 4, 4, 5)
+    params = quick(low.init)(jax.random.key(0), x)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    if isinstance(low, convs.Residual):
+        x = x.astype(jnp.bfloat16)  # it is told what its neighbours compute in
+    out = quick(low.apply)(params, x)
+    assert out.dtype == jnp.bfloat16
+    want = quick(layer.apply)(params, x.astype(jnp.float32))
+    np.testing.assert_allclose(out.astype(jnp.float32), want, atol=0.05)

@@ -1,0 +1,382 @@
+"""The gated PixelCNN: nothing sees itself or what comes later, everything before is seen, cached sampling is exact."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vqvae_jax.networks.likelihood import cross_entropy, pick_token
+from vqvae_jax.priors import PRIORS, pixelcnn
+from vqvae_jax.priors.pixelcnn import PixelCNNPrior, guide
+from vqvae_jax.types import Condition, Pick
+
+CODES = 6
+LABELS = 3
+
+# Maps are not square, so that rows and columns cannot be mistaken for each other.
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {"shape": (3, 4), "layers": 3, "output_blocks": 1},
+    "near": {"shape": (3, 4), "layers": 4, "horizontal": 1, "vertical": 1, "merge": "sum", "norm": False},
+    "wide, label": {
+        "shape": (3, 4),
+        "layers": 2,
+        "horizontal": 3,
+        "vertical": 1,
+        "num_labels": LABELS,
+        "label_condition": True,
+        "attention_after": (1, 2),
+    },
+    "high, coarse": {
+        "shape": (4, 2),
+        "layers": 2,
+        "horizontal": 2,
+        "vertical": 3,
+        "merge": "sum",
+        "coarse_sizes": (5,),
+        "condition_blocks": 1,
+        "attention_after": (1,),
+    },
+    "label, two coarse": {
+        "shape": (4, 8),
+        "layers": 3,
+        "coarse_sizes": (4, 5),
+        "condition_blocks": 1,
+        "num_labels": LABELS,
+        "label_condition": True,
+        "attention_after": (2,),
+    },
+}
+EVERY = pytest.mark.parametrize("case", CASES)
+
+
+def quick(function):
+    """Compiled without LLVM's optimisations: what runs once is ready several times sooner."""
+    cheap = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    return jax.jit(function, compiler_options=cheap if jax.default_backend() == "cpu" else None)
+
+
+def prior_of(**fields):
+    return PixelCNNPrior(CODES, **{"depth": 8, "heads": 2} | fields)
+
+
+def drawn(prior, tokens, condition, seed=0):
+    """Parameters drawn by numpy (jax's own take long to compile), so that logits are neither equal nor certain."""
+    shapes = jax.eval_shape(lambda key: prior.init(key, tokens, condition), jax.random.key(0))
+    rng = np.random.default_rng(seed)
+
+    def draw(a):
+        scale = 0.5 if len(a.shape) == 1 else 1.2 * np.prod(a.shape[:-1]) ** -0.5
+        return jnp.asarray(rng.normal(size=a.shape, scale=scale), a.dtype)
+
+    return jax.tree.map(draw, shapes)
+
+
+def maps(prior, count, seed=0):
+    """Tokens and a condition that fit a prior."""
+    rng = np.random.default_rng(seed)
+    height, width = prior.shape
+    strides = [2 ** (len(prior.coarse_sizes) - i) for i in range(len(prior.coarse_sizes))]
+    coarse = tuple(
+        jnp.asarray(rng.integers(0, size, (count, height // s, width // s)), jnp.int32)
+        for size, s in zip(prior.coarse_sizes, strides, strict=True)
+    )
+    label = jnp.asarray(np.arange(count) % LABELS, jnp.int32) if prior.label_condition else None
+    return jnp.asarray(rng.integers(0, prior.vocab_size, (count, height, width)), jnp.int32), Condition(label, coarse)
+
+
+@functools.cache
+def built(case):
+    prior = prior_of(**CASES[case])
+    return prior, drawn(prior, *maps(prior, 2))
+
+
+# --- every prior of the table
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("name", PRIORS)
+def test_logits_are_float32_and_samples_are_maps_of_integers(name, dtype):
+    """Traced only: the loop of sampling refuses any dtype that changes on the way."""
+    given = {"num_labels": LABELS, "label_condition": True, "coarse_sizes": (5,)}
+    small = {"depth": 8, "layers": 2, "attention_after": (1,), "heads": 2, "output_blocks": 1, "condition_blocks": 1}
+    prior = PRIORS[name](CODES, (4, 6), dtype=dtype, **given | small)
+    tokens, condition = maps(prior, 3)
+    params = jax.eval_shape(lambda key: prior.init(key, tokens, condition), jax.random.key(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    logits = jax.eval_shape(prior.apply, params, tokens, condition)
+    assert (logits.shape, logits.dtype) == ((3, 4, 6, CODES), jnp.float32)
+    pick = Pick(guidance=2.0, top_p=0.5)
+    run = lambda p, key: prior.apply(p, key, 3, condition, pick, method="sample")  # noqa: E731
+    sampled = jax.eval_shape(run, params, jax.random.key(0))
+    assert (sampled.shape, sampled.dtype) == ((3, 4, 6), jnp.int32)
+
+
+def test_the_reference_s_priors_have_its_sizes():
+    def layers(prior):
+        shape = prior.shape
+        coarse = tuple(jnp.zeros((1, shape[0] // 2, shape[1] // 2), jnp.int32) for _ in prior.coarse_sizes)
+        tokens = jnp.zeros((1, *shape), jnp.int32)
+        return jax.eval_shape(lambda k: prior.init(k, tokens, Condition(None, coarse)), jax.random.key(0))["params"]
+
+    top = layers(PRIORS["top_prior"](512, (4, 4)))
+    names = list(top["pixel_cnn"])
+    assert sum("kqv_projection" in top["pixel_cnn"][name] for name in names) == 4
+    assert sum("horiz_residual" in top["pixel_cnn"][name] for name in names) == 19
+    assert len(names) == 24 and sum(name.startswith("blocks_") for name in top) == 10
+    bottom = layers(PRIORS["bottom_prior"](512, (4, 4), coarse_sizes=(512,)))
+    assert len(bottom["pixel_cnn"]) == 20 and sum(name.startswith("block") for name in bottom["coarse_stack"]) == 9
+    assert len(layers(PRIORS["mnist_generator"](32, (7, 7)))["pixel_cnn"]) == 8
+
+
+# --- causality
+
+
+def influence(case):
+    """d logits[i] / d embedding[j] at every pair of raster positions, as the size of a random projection: [i, j]."""
+    prior, params = built(case)
+    height, width = prior.shape
+    positions = height * width
+    tokens, condition = maps(prior, 1)
+    tokens, condition = jax.tree.map(lambda a: jnp.repeat(a, positions, 0), (tokens, condition))
+    weight = jnp.asarray(np.random.default_rng(9).normal(size=CODES), jnp.float32)
+
+    def own(x):  # example i of the batch looks at its position i
+        def logits(m):
+            return m._logits(*m.pixel_cnn(x, m._condition(condition, positions, False)))
+
+        out = prior.apply(params, method=logits).reshape(positions, positions, CODES)
+        return jnp.sum(jnp.einsum("iik,k->i", out, weight))
+
+    x = prior.apply(params, method=lambda m: m.embed(tokens))
+    return np.abs(quick(jax.grad(own))(x)).max(-1).reshape(positions, positions)
+
+
+@EVERY
+def test_each_position_sees_all_before_it_and_neither_itself_nor_any_later_one(case):
+    """No leak and no blind spot, by gradient at every position, with conditions and attention."""
+    got = influence(case)
+    before = np.tri(len(got), k=-1, dtype=bool)
+    assert not got[~before].any(), np.argwhere((got > 0) & ~before)
+    assert got[before].all(), np.argwhere((got == 0) & before)
+
+
+@pytest.mark.parametrize(("horizontal", "vertical"), [(1, 1), (3, 1), (2, 3)])
+def test_layer_a_looks_back_as_far_as_it_says(horizontal, vertical):
+    """The reference's A ignores these numbers; ours obeys them."""
+    layer = pixelcnn.PixelConvA(3, 4, horizontal=horizontal, vertical=vertical)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 5, 7, 3)), jnp.float32)
+    shapes = jax.eval_shape(layer.init, jax.random.key(0), x)
+    params = jax.tree.map(lambda a: jnp.asarray(np.random.default_rng(1).normal(size=a.shape), a.dtype), shapes)
+
+    def seen(x):
+        outs = layer.apply(params, x)
+        return jnp.stack([jnp.sum(out[0, 4, 3] * jnp.arange(1, 5)) for out in outs])
+
+    gradient = np.abs(quick(jax.jacrev(seen))(x))[:, 0].max(-1) > 0  # [stack, row, column]
+    rows, columns = np.indices((5, 7))
+    above = (rows < 4) & (rows >= 4 - vertical) & (abs(columns - 3) <= horizontal)
+    left = (rows == 4) & (columns < 3) & (columns >= 3 - horizontal)
+    np.testing.assert_array_equal(gradient[0], above)
+    np.testing.assert_array_equal(gradient[1], above | left)
+
+
+@pytest.mark.parametrize("case", ["wide, label", "high, coarse", "label, two coarse"])
+def test_conditions_reach_every_position(case):
+    prior, params = built(case)
+    tokens, condition = maps(prior, 1)
+    others = [
+        Condition(condition.label, (*condition.coarse[:i], (c + 1) % size, *condition.coarse[i + 1 :]))
+        for i, (c, size) in enumerate(zip(condition.coarse, prior.coarse_sizes, strict=True))
+    ]
+    if prior.label_condition:
+        others.append(condition._replace(label=condition.label + 1))
+    run = quick(prior.apply)
+    one = run(params, tokens, condition)
+    for other in others:
+        assert (np.abs(run(params, tokens, other) - one).max(-1) > 0).all()
+
+
+def test_a_coarse_cell_speaks_of_its_own_place():
+    prior, params = built("high, coarse")
+    _, condition = maps(prior, 2)
+    changed = condition.coarse[0].at[:, 1, 0].add(1) % 5
+    cond = quick(lambda c: prior.apply(params, method=lambda m: m._condition(Condition(None, (c,)), 2, False)))
+    moved = np.abs(cond(changed) - cond(condition.coarse[0])).max((0, 3))
+    assert moved.shape == (4, 2) and moved[2:4].min() > moved[0].max()  # rows 2 and 3 lie under it
+
+
+def test_beyond_the_border_is_no_code():
+    """There is no start token; a first pixel sees zeros, which no code's embedding is."""
+    prior, params = built("plain")
+    assert params["params"]["embed"]["embedding"].shape == (CODES, 8)
+    fresh = jax.eval_shape(lambda key: prior.init(key, *maps(prior, 1)), jax.random.key(0))["params"]
+    assert fresh["to_logits"]["kernel"].shape[-1] == CODES  # nor can one be sampled
+    tokens = jnp.zeros((CODES, 3, 4), jnp.int32).at[:, 0, 0].set(jnp.arange(CODES))
+    second = quick(prior.apply)(params, tokens, Condition())[:, 0, 1]
+    first = quick(prior.apply)(params, tokens, Condition())[:, 0, 0]
+    np.testing.assert_allclose(first, first[:1].repeat(CODES, 0), atol=1e-6)
+    every = np.concatenate([first[:1], second])
+    assert all(np.abs(every[i] - every[j]).max() > 1e-3 for i in range(len(every)) for j in range(i))
+
+
+# --- sampling
+
+
+class Sampled(NamedTuple):
+    tokens: np.ndarray  # [B, h, w]
+    logits: np.ndarray  # [B, h, w, K], as the cached path saw them when it picked
+
+
+def sample(prior, params, key, count, condition, pick, monkeypatch):
+    """Cached sampling, with the logits overheard at each pick."""
+    overheard = {}
+
+    def listen(key, logits):
+        overheard[tuple(np.asarray(key).tolist())] = np.asarray(logits)
+
+    def pick_and_tell(key, logits, pick):
+        jax.debug.callback(listen, jax.random.key_data(key), logits)
+        return pick_token(key, logits, pick)
+
+    monkeypatch.setattr(pixelcnn, "pick_token", pick_and_tell)
+    run = quick(lambda p, k, c: prior.apply(p, k, count, c, pick, method="sample"))
+    tokens = np.asarray(run(params, key, condition))
+    jax.effects_barrier()
+    keys = [tuple(np.asarray(jax.random.key_data(k)).tolist()) for k in position_keys(prior, key)]
+    assert len(overheard) == len(keys)  # one pick a position, each with a key of its own
+    logits = np.stack([overheard[k] for k in keys], 1)
+    return Sampled(tokens, logits.reshape(count, *prior.shape, CODES))
+
+
+def position_keys(prior, key):
+    return [jax.random.fold_in(key, i) for i in range(prior.shape[0] * prior.shape[1])]
+
+
+def replayed(prior, key, logits, pick):
+    """What each position's key picks from the logits of the full forward: [B, h, w]."""
+    flat = np.asarray(logits).reshape(len(logits), -1, CODES)
+    picks = [pick_token(k, jnp.asarray(flat[:, i]), pick) for i, k in enumerate(position_keys(prior, key))]
+    return np.stack(picks, 1).reshape(logits.shape[:-1])
+
+
+@EVERY
+def test_cached_sampling_equals_the_full_forward(case, monkeypatch):
+    """The same logits at every position, and the very tokens that the same keys pick from them."""
+    prior, params = built(case)
+    _, condition = maps(prior, 3)
+    key = jax.random.key(5)
+    got = sample(prior, params, key, 3, condition, Pick(), monkeypatch)
+    want = quick(prior.apply)(params, jnp.asarray(got.tokens), condition)
+    np.testing.assert_allclose(got.logits, want, atol=1e-5 * np.abs(want).max())
+    np.testing.assert_array_equal(got.tokens, replayed(prior, key, want, Pick()))
+    assert len(np.unique(got.tokens)) > 2
+
+
+def test_greedy_sampling_takes_the_likeliest_token_of_the_full_forward(monkeypatch):
+    prior, params = built("wide, label")
+    _, condition = maps(prior, 3)
+    got = sample(prior, params, jax.random.key(5), 3, condition, Pick(temperature=0.0), monkeypatch)
+    want = quick(prior.apply)(params, jnp.asarray(got.tokens), condition)
+    np.testing.assert_array_equal(got.tokens, want.argmax(-1))
+
+
+def test_guidance_moves_away_from_what_is_said_without_the_label(monkeypatch):
+    prior, params = built("label, two coarse")
+    _, condition = maps(prior, 2)
+    key, pick = jax.random.key(5), Pick(guidance=2.5, top_k=3)
+    got = sample(prior, params, key, 2, condition, pick, monkeypatch)
+    run = quick(prior.apply)
+    given = run(params, jnp.asarray(got.tokens), condition)
+    blind = run(params, jnp.asarray(got.tokens), condition._replace(label=jnp.full(2, LABELS, jnp.int32)))
+    want = blind + 2.5 * (given - blind)
+    np.testing.assert_allclose(got.logits, want, atol=2e-5 * np.abs(want).max())
+    np.testing.assert_array_equal(got.tokens, replayed(prior, key, want, pick))
+
+
+def test_guide_of_weight_1_and_0_is_with_and_without_the_label():
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(6, 5)), jnp.float32)
+    np.testing.assert_allclose(guide(logits, True, 1.0), logits[:3], atol=1e-6)
+    np.testing.assert_allclose(guide(logits, True, 0.0), logits[3:], atol=1e-6)
+    np.testing.assert_array_equal(guide(logits, False, 3.0), logits)
+
+
+def test_samples_are_drawn_by_their_key_and_as_often_as_they_are_likely():
+    """All 16 maps of 2 x 2 binary tokens: their probabilities add up to 1, and samples follow them."""
+    prior = PixelCNNPrior(2, (2, 2), depth=4, layers=1)
+    every = jnp.asarray(np.indices((2,) * 4).reshape(4, 16).T.reshape(16, 2, 2), jnp.int32)
+    params = drawn(prior, every, Condition())
+    params["params"]["to_logits"]["kernel"] *= 3.0  # some maps much likelier than others
+    nll = cross_entropy(quick(prior.apply)(params, every, Condition()), every)
+    likely = np.exp(-np.asarray(nll, np.float64).sum((1, 2)))
+    assert likely.sum() == pytest.approx(1, abs=1e-5)
+    assert likely.max() > 2 * likely.min()
+
+    count = 4096
+    run = quick(lambda key: prior.apply(params, key, count, Condition(), Pick(), method="sample"))
+    one, again, other = (np.asarray(run(jax.random.key(seed))) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, again)
+    assert (one != other).any()
+    seen = np.bincount(one.reshape(count, 4) @ [8, 4, 2, 1], minlength=16)
+    surprise = ((seen - count * likely) ** 2 / (count * likely)).sum()
+    assert surprise < 37.7  # chi-square of 15 degrees of freedom, exceeded once in a thousand
+
+
+# --- labels and dropout
+
+
+def test_no_label_is_the_label_after_the_last():
+    prior, params = built("wide, label")
+    tokens, condition = maps(prior, 2)
+    run = quick(prior.apply)
+    none, null = run(params, tokens, Condition()), run(params, tokens, Condition(jnp.full(2, LABELS, jnp.int32)))
+    np.testing.assert_array_equal(none, null)
+    assert (none != run(params, tokens, condition)).any()
+
+
+def test_labels_are_hidden_in_training_only():
+    prior, params = built("wide, label")
+    tokens, condition = maps(prior, 3)
+    hide = prior.clone(label_dropout=1.0)
+    run = quick(lambda p, c, key: hide.apply(p, tokens, c, train=True, rngs={"dropout": key}))
+    hidden = run(params, condition, jax.random.key(0))
+    plain = quick(hide.apply)
+    np.testing.assert_allclose(hidden, plain(params, tokens, Condition()), atol=1e-5)
+    assert (np.abs(hidden - plain(params, tokens, condition)).max((1, 2, 3)) > 1e-3).all()  # evaluation hides none
+
+
+def test_a_share_of_the_labels_is_hidden():
+    prior, params = built("wide, label")
+    half = prior.clone(label_dropout=0.5)
+    labels = Condition(jnp.arange(400, dtype=jnp.int32) % LABELS)
+
+    def embedded(key):
+        return half.apply(params, method=lambda m: m._condition(labels, 400, True), rngs={"dropout": key})
+
+    table = params["params"]["embed_label"]["embedding"]
+    hidden = (np.asarray(embedded(jax.random.key(0))) == table[LABELS][None]).all(-1)
+    assert 150 < hidden.sum() < 250
+    np.testing.assert_array_equal(embedded(jax.random.key(0))[~hidden], table[labels.label[~hidden]])
+
+
+def test_dropout_acts_in_training_only_and_by_its_key():
+    prior, params = built("plain")
+    dropping = prior.clone(dropout=0.5)
+    tokens, condition = maps(prior, 2)
+    run = quick(lambda key: dropping.apply(params, tokens, condition, train=True, rngs={"dropout": key}))
+    one, again, other = (run(jax.random.key(seed)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, again)
+    assert (one != other).any()
+    still = quick(dropping.apply)(params, tokens, condition)
+    np.testing.assert_array_equal(still, quick(prior.apply)(params, tokens, condition))
+    assert (still != one).any()
+
+
+def test_bfloat16_logits_are_near_those_of_float32():
+    prior, params = built("label, two coarse")
+    tokens, condition = maps(prior, 2)
+    want = quick(prior.apply)(params, tokens, condition)
+    got = quick(prior.clone(dtype=jnp.bfloat16).apply)(params, tokens, condition)
+    np.testing.assert_allclose(got, want, atol=0.05 * np.abs(want).max())

@@ -1,0 +1,473 @@
+"""The contract that every quantizer of the table keeps; what those with a nearest code have in common; codebook.py.
+
+A new quantizer joins by its line in QUANTIZERS.
+"""
+
+import dataclasses
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from vqvae_jax.quantizers import QUANTIZERS
+from vqvae_jax.quantizers import codebook as cb
+from vqvae_jax.types import Codebook
+
+ROOT = Path(__file__).resolve().parents[2]
+EVERY = pytest.mark.parametrize("name", QUANTIZERS)
+NEAREST = pytest.mark.parametrize("name", ["vq", "ema"])  # one table of codes, used by nearest distance
+SMALL = {"codebook_size": 12, "code_dim": 4, "revive_after": 5}
+
+
+def small(name, **fields):
+    """A small quantizer: of the values in SMALL it gets those that it has fields for."""
+    fields = SMALL | fields
+    known = {field.name for field in dataclasses.fields(QUANTIZERS[name])}
+    return QUANTIZERS[name](**{key: value for key, value in fields.items() if key in known})
+
+
+def vectors(seed, *shape, dtype=np.float32):
+    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
+
+
+def stepper(quantizer):
+    """One compiled training step."""
+    return jax.jit(lambda book, z_e, key: quantizer(book, z_e, key=key, train=True))
+
+
+def assert_same(got, want):
+    """Bit for bit, shapes and dtypes included."""
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert g.dtype == w.dtype
+        np.testing.assert_array_equal(g, w)
+
+
+def kinds(tree):
+    return jax.tree.map(lambda a: (a.shape, str(a.dtype)), tree)
+
+
+# --- every quantizer
+
+
+@EVERY
+def test_a_quantizer_is_a_frozen_hashable_value(name):
+    assert small(name) == small(name) and hash(small(name)) == hash(small(name))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        small(name).code_dim = 3
+
+
+@EVERY
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+def test_shapes_and_dtypes(name, train, dtype):
+    """Codes and statistics stay float32 inside a bfloat16 network."""
+    quantizer = small(name)
+    book = jax.eval_shape(quantizer.init, jax.random.key(0))
+    z_e = jax.ShapeDtypeStruct((2, 3, 5, quantizer.input_dim), dtype)
+    out = jax.eval_shape(lambda b, z, k: quantizer(b, z, key=k, train=train), book, z_e, jax.random.key(0))
+    assert kinds(out.z_q) == ((2, 3, 5, quantizer.output_dim), str(jnp.dtype(dtype)))
+    assert kinds(out.indices) == (((2, 3, 5), "int32"),) * len(quantizer.vocab_sizes)
+    assert out.losses and all(kinds(loss) == ((), "float32") for loss in out.losses.values())
+    assert kinds(out.codebook) == kinds(book)  # a step changes no shape and no dtype
+    assert book.codes.dtype == jnp.float32 and jnp.bfloat16 not in [leaf.dtype for leaf in jax.tree.leaves(book)]
+    if not train:
+        assert out.fresh is None
+    elif out.fresh is not None:
+        assert kinds(out.fresh) == (book.codes.shape[:-1], "bool")
+
+
+@EVERY
+def test_in_evaluation_lookup_of_the_indices_is_z_q_and_nothing_moves(name):
+    quantizer = small(name)
+    book = quantizer.init(jax.random.key(0))
+    z_e = vectors(1, 2, 3, 5, quantizer.input_dim)
+    out = jax.jit(lambda b, z: quantizer(b, z))(book, z_e)
+    np.testing.assert_array_equal(quantizer.lookup(book, out.indices), out.z_q)
+    for indices, size in zip(out.indices, quantizer.vocab_sizes, strict=True):
+        assert indices.min() >= 0 and indices.max() < size
+    assert_same(out.codebook, book)
+    assert_same(quantizer(book, z_e, key=jax.random.key(3)), quantizer(book, z_e, key=jax.random.key(4)))  # no noise
+
+
+@EVERY
+def test_indices_in_a_bfloat16_network_are_those_of_float32(name):
+    """In bfloat16 distances the nearest code is often another one."""
+    quantizer = small(name, codebook_size=200)
+    book = quantizer.init(jax.random.key(0))
+    z_e = jnp.asarray(vectors(1, 4, 8, 8, quantizer.input_dim), jnp.bfloat16)
+    low, high = quantizer(book, z_e), quantizer(book, z_e.astype(jnp.float32))
+    assert_same(low.indices, high.indices)
+    assert_same(low.z_q, high.z_q.astype(jnp.bfloat16))
+
+
+@EVERY
+def test_a_step_is_a_function_of_its_key_and_the_same_without_jit(name):
+    quantizer = small(name)
+    book, z_e = quantizer.init(jax.random.key(0)), vectors(1, 2, 3, 5, quantizer.input_dim)
+    step = stepper(quantizer)
+    one, again = step(book, z_e, jax.random.key(7)), step(book, z_e, jax.random.key(7))
+    assert_same(one, again)
+    plain = quantizer(book, z_e, key=jax.random.key(7), train=True)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), one, plain)
+
+
+@EVERY
+@pytest.mark.parametrize("count", [1, 3])
+def test_fewer_vectors_than_codes(name, count):
+    quantizer = small(name)
+    book = quantizer.init(jax.random.key(0))
+    step = stepper(quantizer)
+    for i in range(7):  # beyond revive_after
+        out = step(book, vectors(i, 1, 1, count, quantizer.input_dim), jax.random.key(i))
+        assert kinds(out.codebook) == kinds(book)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((out.codebook, out.losses, out.z_q)))
+        book = out.codebook
+
+
+def test_eight_devices_equal_one():
+    """Codes, statistics, revivals: statistics that are not summed over devices let the codebooks drift apart."""
+    if jax.device_count() >= 8:
+        eight_devices_equal_one()
+        return
+    environment = dict(os.environ, JAX_NUM_CPU_DEVICES="8", JAX_PLATFORMS="cpu", PYTHONPATH=str(ROOT))
+    code = f"import runpy; runpy.run_path({__file__!r})['eight_devices_equal_one']()"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+
+
+def eight_devices_equal_one():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:8])
+    split, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
+    for name in QUANTIZERS:
+        quantizer = small(name, revive_after=2)
+        step, revived = stepper(quantizer), 0
+        one = jax.device_put(quantizer.init(jax.random.key(0)), jax.devices()[0])
+        many = jax.device_put(one, whole)
+        for i in range(5):
+            z_e, key = vectors(i, 8, 2, 2, quantizer.input_dim) + 2, jax.random.key(i)
+            want = step(one, jax.device_put(z_e, jax.devices()[0]), key)
+            got = step(many, jax.device_put(z_e, split), key)
+            assert len(got.z_q.sharding.device_set) == 8, name
+            assert_same(*jax.device_get(((got.indices, got.fresh), (want.indices, want.fresh))))
+            close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6, err_msg=name)
+            jax.tree.map(close, (got.codebook, got.losses), (want.codebook, want.losses))
+            revived += 0 if got.fresh is None else int(got.fresh.sum())
+            one, many = want.codebook, got.codebook
+        assert revived or got.fresh is None, name
+
+
+# --- quantizers with a nearest code: gradients
+
+
+def losses_of(quantizer, term):
+    return lambda codes, book, z_e: quantizer(book.replace(codes=codes), z_e).losses[term]
+
+
+def nearest_by_hand(z, codes):
+    """[N, D], [K, D] → [N], in float64, the first on ties."""
+    z, codes = np.asarray(z, np.float64), np.asarray(codes, np.float64)
+    return ((z[:, None] - codes[None]) ** 2).sum(-1).argmin(-1)
+
+
+@NEAREST
+def test_straight_through_passes_the_gradient_as_it_is_to_the_encoder_only(name):
+    quantizer = small(name)
+    book, z_e = quantizer.init(jax.random.key(0)), vectors(1, 2, 3, 5, 4)
+    weight = vectors(2, 2, 3, 5, 4)
+    onward = lambda codes, z_e: jnp.sum(quantizer(book.replace(codes=codes), z_e).z_q * weight)  # noqa: E731
+    to_codes, to_encoder = jax.grad(onward, (0, 1))(book.codes, z_e)
+    np.testing.assert_array_equal(to_encoder, weight)
+    assert not to_codes.any()
+
+
+@NEAREST
+def test_commitment_moves_the_encoder_only(name):
+    """β on the wrong term is impossible: commitment has no gradient to the codes, and is the mean over all elements."""
+    quantizer = small(name)
+    book, z_e = quantizer.init(jax.random.key(0)), vectors(1, 2, 3, 5, 4)
+    loss, (to_codes, to_encoder) = jax.value_and_grad(losses_of(quantizer, "commitment"), (0, 2))(book.codes, book, z_e)
+    z, codes = z_e.reshape(-1, 4), np.asarray(book.codes)
+    difference = z - codes[nearest_by_hand(z, codes)]
+    np.testing.assert_allclose(loss, (difference**2).mean(), rtol=1e-5)
+    np.testing.assert_allclose(to_encoder.reshape(-1, 4), 2 * difference / difference.size, rtol=1e-4, atol=1e-7)
+    assert not to_codes.any()
+
+
+def test_codebook_loss_has_the_gradient_derived_by_hand():
+    """Computed after straight-through it would have none."""
+    quantizer = small("vq")
+    book, z_e = quantizer.init(jax.random.key(0)), vectors(1, 2, 3, 5, 4)
+    to_codes, to_encoder = jax.grad(losses_of(quantizer, "codebook"), (0, 2))(book.codes, book, z_e)
+    z, codes = z_e.reshape(-1, 4), np.asarray(book.codes)
+    want = np.zeros_like(codes)
+    for vector, index in zip(z, nearest_by_hand(z, codes), strict=True):
+        want[index] += 2 * (codes[index] - vector) / z.size
+    assert np.abs(to_codes).max() > 0.01
+    np.testing.assert_allclose(to_codes, want, rtol=1e-4, atol=1e-7)
+    assert not to_encoder.any()
+
+
+def test_ema_codes_have_no_gradient():
+    quantizer = small("ema")
+    book, z_e = quantizer.init(jax.random.key(0)), vectors(1, 2, 3, 5, 4)
+
+    def everything(codes):
+        out = quantizer(book.replace(codes=codes), z_e, key=jax.random.key(1), train=True)
+        return jnp.sum(out.z_q) + sum(out.losses.values())
+
+    assert not jax.grad(everything)(book.codes).any()
+
+
+def test_ema_training_has_no_gradient_through_the_new_codebook():
+    """What moves a codebook is statistics; nothing of it may reach the encoder."""
+    quantizer = small("ema")
+    book = quantizer.init(jax.random.key(0))
+
+    def moved(z_e):
+        out = quantizer(book, z_e, key=jax.random.key(1), train=True)
+        return jnp.sum(out.codebook.codes) + jnp.sum(out.codebook.stats["sum"])
+
+    assert not jax.grad(moved)(vectors(1, 2, 3, 5, 4)).any()
+
+
+# --- EMA
+
+
+def ema_by_hand(codes, count, total, z, decay):
+    """One step as the paper and the Laplace formula say, code by code; revival apart."""
+    indices, size = nearest_by_hand(z, codes), len(codes)
+    count, total = count * decay, total * decay
+    for vector, index in zip(z, indices, strict=True):
+        count[index] += 1 - decay
+        total[index] += (1 - decay) * vector
+    whole = count.sum()
+    return total / ((count + 1e-5) / (whole + size * 1e-5) * whole)[:, None], count, total
+
+
+def test_ema_steps_equal_a_loop():
+    quantizer = small("ema", decay=0.9, revive_after=0)
+    book = quantizer.init(jax.random.key(0))
+    codes, count, total = (np.asarray(a, np.float64) for a in (book.codes, book.stats["count"], book.stats["sum"]))
+    np.testing.assert_array_equal(count, 1)  # from 0, codes unused in the first step would fly off
+    np.testing.assert_array_equal(total, codes)
+    step = stepper(quantizer)
+    for i in range(6):
+        z_e = vectors(i, 2, 3, 3, 4) + 0.5
+        codes, count, total = ema_by_hand(codes, count.copy(), total.copy(), z_e.reshape(-1, 4), 0.9)
+        book = step(book, z_e, jax.random.key(i)).codebook
+        for got, want in ((book.codes, codes), (book.stats["count"], count), (book.stats["sum"], total)):
+            np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("decay", [0.99, 0.5])
+def test_ema_codes_that_nobody_uses_do_not_fly_off(decay):
+    quantizer = small("ema", decay=decay, revive_after=0)
+    book = quantizer.init(jax.random.key(0))
+    z_e = vectors(1, 2, 3, 3, 4) * 0.01 + 3  # all of it goes to one code or two
+
+    def step(book, i):
+        book = quantizer(book, z_e, key=jax.random.key(0), train=True).codebook
+        return book, jnp.max(jnp.linalg.norm(book.codes, axis=-1))
+
+    book, norms = jax.jit(lambda book: jax.lax.scan(step, book, jnp.arange(200)))(book)
+    assert np.isfinite(book.codes).all()
+    assert norms.max() <= 1.001 * max(np.linalg.norm(z_e, axis=-1).max(), norms[0])
+
+
+def test_ema_from_counts_of_zero_stays_finite():
+    """So does an imported state begin in other people's code: what is used takes the mean of its vectors."""
+    quantizer = small("ema", revive_after=0)
+    book = quantizer.init(jax.random.key(0))
+    zeros = {"count": jnp.zeros(12), "sum": jnp.zeros((12, 4)), "idle": book.stats["idle"]}
+    z_e = vectors(1, 2, 3, 3, 4)
+    out = quantizer(book.replace(stats=zeros), z_e, key=jax.random.key(1), train=True)
+    indices = np.asarray(out.indices[0]).reshape(-1)
+    means = [z_e.reshape(-1, 4)[indices == k].mean(0) for k in np.unique(indices)]
+    np.testing.assert_allclose(out.codebook.codes[np.unique(indices)], means, rtol=2e-3, atol=1e-4)
+    assert np.isfinite(out.codebook.codes).all()
+
+
+def test_a_new_ema_codebook_comes_alive_in_its_first_step():
+    """Whatever the scale of the encoder: the codes start overdue."""
+    quantizer = small("ema")
+    z_e = vectors(1, 2, 3, 3, 4) * 0.001 + 50
+    out = quantizer(quantizer.init(jax.random.key(0)), z_e, key=jax.random.key(1), train=True)
+    assert out.fresh.sum() >= 11
+    assert len(np.unique(quantizer(out.codebook, z_e).indices[0])) > 5
+
+
+def test_init_draws_from_its_key_alone():
+    """No statistics of a dummy forward pass poison the codebook: `init` sees no data."""
+    for name in ("vq", "ema"):
+        assert_same(small(name).init(jax.random.key(0)), small(name).init(jax.random.key(0)))
+        assert (small(name).init(jax.random.key(0)).codes != small(name).init(jax.random.key(1)).codes).any()
+
+
+# --- revival
+
+
+@NEAREST
+def test_a_code_is_revived_after_as_many_steps_unused_as_it_says(name):
+    """The reference counts down from its dead_rate: used → dead_rate, else one less; at 0 revived → dead_rate."""
+    quantizer = small(name, revive_after=4)
+    book = quantizer.init(jax.random.key(0))
+    step, revived = stepper(quantizer), 0
+    left = 4 - np.asarray(book.stats["idle"])
+    for i in range(20):
+        z_e = vectors(i, 1, 1, 6, 4) * 2
+        out = step(book, z_e, jax.random.key(i))
+        used = np.bincount(np.asarray(out.indices[0]).reshape(-1), minlength=12) > 0
+        left = np.where(used, 4, np.maximum(left - 1, 0))
+        np.testing.assert_array_equal(out.fresh, left == 0)
+        left = np.where(left == 0, 4, left)
+        np.testing.assert_array_equal(out.codebook.stats["idle"], 4 - left)
+        revived += int(out.fresh.sum())
+        book = out.codebook
+    assert revived > 5
+
+
+def is_row_of(rows, table):
+    return (np.asarray(rows)[:, None] == np.asarray(table)[None]).all(-1).any(1)
+
+
+def about_to_die(name, which, **fields):
+    """A quantizer and a codebook whose codes `which` lack one more unused step."""
+    quantizer = small(name, **fields)
+    book = quantizer.init(jax.random.key(0))
+    idle = jnp.where(jnp.asarray(which), quantizer.revive_after - 1, 0)
+    return quantizer, book.replace(stats=book.stats | {"idle": idle})
+
+
+@NEAREST
+def test_a_revived_code_is_a_vector_of_the_batch_with_statistics_to_match(name):
+    """Setting the code without its count and sum would be undone by the next step."""
+    quantizer, book = about_to_die(name, np.arange(12) >= 6)
+    codes = book.codes.at[6:].add(100.0)  # far off: unused
+    book = book.replace(codes=codes)
+    z_e = vectors(1, 2, 3, 3, 4)
+    step = stepper(quantizer)
+    out = step(book, z_e, jax.random.key(5))
+    np.testing.assert_array_equal(out.fresh, np.arange(12) >= 6)
+    assert is_row_of(out.codebook.codes[6:], z_e.reshape(-1, 4)).all()
+    assert not out.codebook.stats["idle"][6:].any()
+    if name == "ema":
+        np.testing.assert_array_equal(out.codebook.stats["count"][6:], 1)
+        np.testing.assert_array_equal(out.codebook.stats["sum"][6:], out.codebook.codes[6:])
+    else:
+        np.testing.assert_array_equal(out.codebook.codes[:6], codes[:6])  # the others stay where they are
+    later = step(out.codebook, z_e + 50, jax.random.key(6))  # nearest to one code or another, most are unused
+    stay = np.setdiff1d(np.arange(6, 12), np.asarray(later.indices[0]))
+    assert len(stay) >= 3
+    np.testing.assert_allclose(later.codebook.codes[stay], out.codebook.codes[stay], rtol=1e-3)
+
+
+@NEAREST
+def test_revival_draws_by_its_key(name):
+    quantizer, book = about_to_die(name, np.arange(12) >= 6)
+    book = book.replace(codes=book.codes.at[6:].add(100.0))
+    z_e = vectors(1, 2, 3, 3, 4)
+    step = stepper(quantizer)
+    one, other = step(book, z_e, jax.random.key(0)), step(book, z_e, jax.random.key(1))
+    assert (one.codebook.codes[6:] != other.codebook.codes[6:]).any()
+    assert len(np.unique(np.asarray(one.codebook.codes[6:]), axis=0)) > 1  # not all the same vector
+
+
+@NEAREST
+def test_all_dead_none_dead_and_never(name):
+    z_e = np.full((1, 1, 2, 4), 9.0, np.float32)
+    quantizer, book = about_to_die(name, np.ones(12, bool))
+    out = quantizer(book, z_e, key=jax.random.key(0), train=True)
+    assert out.fresh.sum() == 11  # all but the one that is used
+    np.testing.assert_array_equal(out.codebook.codes[np.asarray(out.fresh)], 9.0)
+    quantizer, book = about_to_die(name, np.zeros(12, bool))
+    assert not quantizer(book, z_e, key=jax.random.key(0), train=True).fresh.any()
+    quantizer = small(name, revive_after=0)
+    book = book.replace(stats=book.stats | {"idle": jnp.full(12, 10_000, jnp.int32)})
+    assert not quantizer(book, z_e, key=jax.random.key(0), train=True).fresh.any()
+
+
+# --- the nearest code
+
+
+@pytest.fixture
+def tiny_blocks(monkeypatch):
+    """Blocks so small that a few vectors and codes need several."""
+    monkeypatch.setattr(cb, "ROWS", 8)
+    monkeypatch.setattr(cb, "CODES", 16)
+    monkeypatch.setattr(cb, "DISTANCES", 128)
+
+
+SIZES = [(1, 1), (37, 5), (5, 50), (37, 50), (16, 32)]  # vectors, codes: in tiny blocks one block, many, uneven, even
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_nearest_equals_brute_force(size):
+    z, codes = vectors(0, size[0], 4), vectors(1, size[1], 4)
+    np.testing.assert_array_equal(cb.nearest(z, codes), nearest_by_hand(z, codes))
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_nearest_in_blocks_equals_brute_force(size, tiny_blocks):
+    z, codes = vectors(0, size[0], 4), vectors(1, size[1], 4)
+    np.testing.assert_array_equal(cb.nearest(z, codes), nearest_by_hand(z, codes))
+
+
+@pytest.mark.parametrize("blocks", ["one", "many"])
+def test_of_equally_near_codes_the_first_is_taken(blocks, request):
+    if blocks == "many":
+        request.getfixturevalue("tiny_blocks")
+    rng = np.random.default_rng(0)
+    codes = np.tile(rng.integers(-2, 3, (10, 3)), (5, 1)).astype(np.float32)  # each five times, exact in float32
+    z = rng.integers(-2, 3, (37, 3)).astype(np.float32)
+    np.testing.assert_array_equal(cb.nearest(z, codes), nearest_by_hand(z, codes))
+
+
+@pytest.mark.parametrize("name", ["vq", "ema"])
+def test_a_step_with_262144_codes_fits_in_256_megabytes(name):
+    """A one-hot or distance matrix of 16,384 vectors would take 17 GB."""
+    quantizer = small(name, codebook_size=2**18, code_dim=8)
+    book = jax.eval_shape(quantizer.init, jax.random.key(0))
+    z_e = jax.ShapeDtypeStruct((16, 32, 32, 8), jnp.float32)
+
+    def step(book, z_e, key):
+        def loss(codes, z_e):
+            out = quantizer(book.replace(codes=codes), z_e, key=key, train=True)
+            return sum(out.losses.values()) + jnp.sum(out.z_q), out.codebook
+
+        return jax.grad(loss, (0, 1), has_aux=True)(book.codes, z_e)
+
+    memory = jax.jit(step).lower(book, z_e, jax.random.key(0)).compile().memory_analysis()
+    assert memory.temp_size_in_bytes <= 256 * 2**20
+
+
+def test_sums_and_counts_equal_a_loop(monkeypatch):
+    z, indices = vectors(0, 40, 3), np.random.default_rng(1).integers(0, 6, 40)
+    want = np.stack([z[indices == k].sum(0) for k in range(7)])
+    np.testing.assert_allclose(cb.sums(z, jnp.asarray(indices), 7), want, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(cb.counts(jnp.asarray(indices), 7), np.bincount(indices, minlength=7))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # the product with a one-hot matrix
+    np.testing.assert_allclose(cb.sums(z, jnp.asarray(indices), 7), want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("counts", "perplexity", "usage"),
+    [([5, 5, 5, 5], 4, 1), ([7, 0, 0, 0], 1, 0.25), ([3, 1, 0, 0], 4 / 3**0.75, 0.5), ([0, 0, 0, 0], 1, 0)],
+)
+def test_perplexity_and_usage(counts, perplexity, usage):
+    counts = jnp.asarray(counts, jnp.float32)
+    assert float(cb.perplexity(counts)) == pytest.approx(perplexity, rel=1e-5)
+    assert float(cb.usage(counts)) == usage
+
+
+def test_a_codebook_is_a_tree_of_arrays():
+    """All that a quantizer remembers goes into the train state and the checkpoint."""
+    book = Codebook(jnp.zeros((2, 3)), {"matrix": jnp.zeros(2)}, {"idle": jnp.zeros(2, jnp.int32)})
+    assert len(jax.tree.leaves(book)) == 3

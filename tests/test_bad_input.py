@@ -1,0 +1,226 @@
+"""What is typed wrongly: exit 2, one line that names the thing and what to type, nothing written over.
+
+Here as the user meets it, through both commands; test_config.py and test_launch.py hold the fields and the flags.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_recipe import DONE, files, tiny, trained_run, write_data
+
+import launch
+from vqvae_jax import __main__ as package
+
+CIFAR = "configs/cifar10_hierarchical.py"
+DEMO = "configs/openmoji_hierarchical.py"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run that must come out of every test as it went in, and the config file that made it."""
+    workdir, path = trained_run(tmp_path_factory)
+    config = workdir.parent / "mine.py"
+    config.write_text(f'"""Mine."""\n\n\ndef get_config(variant=None):\n    return {tiny(path)!r}\n')
+    return workdir, config
+
+
+@pytest.fixture
+def refuse(capsys):
+    """Runs a command line that is refused; gives the one line."""
+
+    def refuse(main, *argv):
+        try:
+            code = main([str(word) for word in argv])
+        except SystemExit as error:  # argparse
+            code = error.code
+        out, err = capsys.readouterr()
+        assert code == 2, err
+        assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n"), err
+        assert "Traceback" not in err and not out
+        return err
+
+    return refuse
+
+
+def holds(answer, *words):
+    assert all(word in answer for word in words), answer
+
+
+# --- launch.py, nothing trained yet
+
+
+LAUNCH = {
+    "an unknown config": (["--config=configs/cifar10.py"], ["'configs/cifar10.py'", f"did you mean '{CIFAR}'?"]),
+    "an unknown variant": ([f"--config={DEMO}:tinny"], ["'tinny'", "did you mean 'tiny'?"]),
+    "an unknown field": ([f"--config={DEMO}", "--config.train.batchsize=4"], ["'batchsize'", "'batch_size'"]),
+    "an unknown stage": ([f"--config={DEMO}", "--stage=middle"], ["'middle'", "autoencoder, top, bottom"]),
+    "an unknown dataset": ([f"--config={DEMO}", "--config.dataset.name=openmojis"], ["'openmojis'", "'openmoji'"]),
+    "a field of the wrong type": ([f"--config={DEMO}", "--config.train.steps=ten"], ["a whole number", "'ten'"]),
+    "a field foreign to the part": (
+        [f"--config={CIFAR}", "--config.autoencoder.quantizer.decay=0.9"],
+        ["'decay'", "It has: name, codebook_size, code_dim, revive_after", "belongs to 'ema'"],
+    ),
+    "an image size that the levels do not divide": (
+        [f"--config={DEMO}", "--config.dataset.image_size=100"],
+        ["image_size=100", "multiple of 8", "--config.dataset.image_size=96"],
+    ),
+    "a seed too large": ([f"--config={DEMO}", "--config.seed=99999999999"], ["config.seed", "99999999999"]),
+    "steps and epochs": ([f"--config={DEMO}", "--config.train.epochs=2"], ["--config.train.steps=0"]),
+    "data that are not there": (
+        [f"--config={CIFAR}", "--config.dataset.path=nowhere.npz"],
+        ["dataset.path", "nowhere.npz"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LAUNCH)
+def test_launch_refuses(case, refuse, tmp_path):
+    argv, words = LAUNCH[case]
+    holds(refuse(launch.main, *argv, f"--workdir={tmp_path / 'run'}"), *words)
+    assert not list(tmp_path.iterdir())
+
+
+def data_file(tmp_path, kind):
+    """An .npz that is wrong in one way."""
+    path = tmp_path / "data.npz"
+    images = np.zeros((8, 16, 16, 3), np.uint8)
+    arrays = {
+        "another size": {"train_image": images[:, :8, :8]},
+        "no squares": {"train_image": images[:, :8]},
+        "floats": {"train_image": images.astype(np.float32)},
+        "no such split": {"test_image": images},
+        "too few labels": {"train_image": images, "train_label": np.zeros(3, int)},
+        "labels that are no integers": {"train_image": images, "train_label": np.zeros(8)},
+        "no images": {"train_image": images[:0]},
+    }
+    np.savez(path, **arrays.get(kind, {"train_image": images}))
+    if kind == "half a file":
+        path.write_bytes(path.read_bytes()[:1000])
+    return path
+
+
+DATA = {
+    "another size": "set dataset.image_size to 8, not 16",
+    "no squares": "8 x 16",
+    "floats": "uint8",
+    "no such split": "train_image",
+    "too few labels": "3 labels for 8 images",
+    "labels that are no integers": "train_label",
+    "no images": "holds no images",
+    "half a file": "cannot be read",
+}
+
+
+@pytest.mark.parametrize("kind", DATA)
+def test_launch_refuses_data(kind, refuse, trained, tmp_path):
+    path = data_file(tmp_path, kind)
+    line = refuse(
+        launch.main, f"--config={trained[1]}", f"--config.dataset.path={path}", f"--workdir={tmp_path / 'run'}"
+    )
+    holds(line, DATA[kind])
+    assert [one.name for one in tmp_path.iterdir()] == ["data.npz"]
+
+
+def test_label_condition_without_labels(refuse, trained, tmp_path):
+    path = write_data(tmp_path / "data.npz", labels=False)
+    line = refuse(
+        launch.main, f"--config={trained[1]}", f"--config.dataset.path={path}", f"--workdir={tmp_path / 'run'}"
+    )
+    holds(line, "config.priors.top.label_condition", "'npz' has no labels", "label_condition=false")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_weight_for_nothing(refuse, trained, tmp_path):
+    argv = [f"--config={trained[1]}", "--config.loss_weights.comitment=1", f"--workdir={tmp_path / 'run'}"]
+    holds(refuse(launch.main, *argv), "'comitment'", "did you mean 'commitment'?")
+    assert not (tmp_path / "run").exists()
+
+
+# --- a finished run: nothing that is typed may change it
+
+
+TRAINED = {
+    "another config": (["--config.autoencoder.width=4"], ["config.autoencoder.width: 8 → 4", "another --workdir"]),
+    "another seed": (["--config.seed=1"], ["config.seed: 0 → 1", "another --workdir"]),
+    "codes under trained priors": (["--config.train.steps=9"], ["from step 4 to 9", "top, bottom", "rm -r"]),
+    "more of an unknown stage": (["--stage=botom"], ["'botom'", "did you mean 'bottom'?"]),
+}
+
+
+@pytest.mark.parametrize("case", TRAINED)
+def test_launch_leaves_a_finished_run_alone(case, refuse, trained):
+    workdir, config = trained
+    before = files(workdir)
+    argv, words = TRAINED[case]
+    holds(refuse(launch.main, f"--config={config}", f"--workdir={workdir}", *argv), *words)
+    assert files(workdir) == before
+
+
+def test_training_what_is_finished_is_no_mistake(trained, capsys):
+    workdir, config = trained
+    before = files(workdir)
+    assert launch.main([f"--config={config}", f"--workdir={workdir}"]) == 0
+    assert f"bottom: finished, {DONE} steps" in capsys.readouterr().err
+    assert files(workdir) == before
+
+
+def test_a_prior_first(refuse, trained, tmp_path):
+    line = refuse(launch.main, f"--config={trained[1]}", f"--workdir={tmp_path}", "--stage=bottom")
+    holds(line, "autoencoder", "not finished", "--stage=autoencoder", str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+# --- python -m vqvae_jax
+
+
+USE = {
+    "an unknown label": (["sample", "--label=7"], ["'7'", "There are: 0, 1, 2"]),
+    "an unknown step": (["sample", "--step=3"], ["no step 3", "--step=2", "--step=4"]),
+    "a step that is none": (["sample", "--step=last"], ["--step", "'last'", "best or latest"]),
+    "no images": (["sample", "--count=0"], ["--count", "'0'"]),
+    "half an image": (["sample", "--count=1.5"], ["--count", "'1.5'"]),
+    "a seed that is none": (["sample", "--seed=x"], ["--seed", "'x'"]),
+    "a seed too large": (["sample", "--seed=99999999999"], ["--seed", "'99999999999'"]),
+    "an unknown kind of file": (["sample", "--output=x.jpg"], ["x.jpg", ".png", ".npz"]),
+    "a temperature below 0": (["sample", "--temperature=-1"], ["temperature", "-1"]),
+    "a temperature that is none": (["sample", "--temperature=nan"], ["temperature", "nan"]),
+    "no probability": (["sample", "--top_p=0"], ["top_p", "0"]),
+    "less than no tokens": (["sample", "--top_k=-3"], ["top_k", "-3"]),
+    "an unknown split": (["evaluate", "--split=tets"], ["tets", "train, test"]),
+    "an unknown flag": (["sample", "--tempertaure=1"], ["--tempertaure", "--help"]),
+}
+
+
+@pytest.mark.parametrize("case", USE)
+def test_the_package_refuses(case, refuse, trained):
+    workdir, _ = trained
+    before = files(workdir)
+    argv, words = USE[case]
+    holds(refuse(package.main, *argv, f"--workdir={workdir}"), *words)
+    assert files(workdir) == before
+    assert not Path("x.jpg").exists()
+
+
+@pytest.mark.parametrize("command", ["sample", "evaluate"])
+def test_before_training(command, refuse, trained, tmp_path):
+    line = refuse(package.main, command, f"--workdir={tmp_path / 'nothing'}")
+    holds(line, "nothing is not a workdir", "train first: python launch.py")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["sample", "evaluate"])
+def test_before_the_training_is_far_enough(command, refuse, trained, tmp_path):
+    """A run that was begun and has no checkpoint yet."""
+    for name in ("config.json", "data.json"):
+        (tmp_path / name).write_bytes((trained[0] / name).read_bytes())
+    before = files(tmp_path)
+    line = refuse(package.main, command, f"--workdir={tmp_path}")
+    holds(line, "'autoencoder' was not trained", f"--workdir={tmp_path} --stage=autoencoder")
+    assert files(tmp_path) == before
+
+
+def test_the_commands_of_the_package(refuse):
+    holds(refuse(package.main), "COMMAND", "--help")
+    holds(refuse(package.main, "smaple"), "'smaple'", "sample", "evaluate")
+    holds(refuse(package.main, "sample"), "--workdir")

@@ -1,0 +1,88 @@
+"""Every config and variant is built and traced at full size: nothing is computed, no data are needed."""
+
+import importlib.util
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from vqvae_jax import config as configs
+from vqvae_jax import parts, sample, train
+from vqvae_jax.priors.draw import CHUNK, draw
+from vqvae_jax.tasks.autoencode import AutoencodeTask, reconstructions
+from vqvae_jax.tasks.optimize import make_optimizer
+from vqvae_jax.tasks.prior import PriorTask
+from vqvae_jax.types import Condition, Model
+
+LABELS = ("activities", "animals", "extras", "flags", "food", "objects", "people", "symbols", "travel")
+
+
+def arguments():
+    """Every file with each of its variants, as typed after --config=."""
+    for path, _ in configs.available():
+        spec = importlib.util.spec_from_file_location(Path(path).stem, configs.ROOT / path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        yield from (path, *(f"{path}:{name}" for name in getattr(module, "VARIANTS", {})))
+
+
+def facts(config):
+    return {"image_size": config["dataset"]["image_size"], "channels": 3, "label_names": list(LABELS)}
+
+
+def like(shape, dtype=jnp.int32):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def trained(task, batch):
+    """Shapes of the state before and after a step, and of its metrics."""
+    state = jax.eval_shape(task.init, jax.random.key(0), batch)
+    after, metrics = jax.eval_shape(task.train_step, state, batch)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
+    assert all(x.shape == () for x in metrics.values()) and {"loss", "grad_norm"} <= set(metrics)
+    return state
+
+
+def check_float32(state):
+    for leaf in jax.tree.leaves((state.params, [book.codes for book in state.codebooks.values()])):
+        assert leaf.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("argument", list(arguments()))
+def test_every_stage_of_every_config_traces_at_full_size(argument):
+    config = configs.read(argument)
+    known = facts(config)
+    size = config["dataset"]["image_size"]
+    train.make_mesh(config["train"]["batch_size"])
+
+    autoencoder = parts.build_autoencoder(config, known)
+    tx = make_optimizer(config["optimizer"], 1000)
+    dataset = config["dataset"]
+    task = AutoencodeTask(autoencoder, tx, config["loss_weights"], dataset["range"], dataset["flip"], dataset["crop"])
+    task.check(parts.loss_terms(autoencoder, known))
+    images = like((config["train"]["batch_size"], size, size, 3), jnp.uint8)
+    state = trained(task, {"image": images})
+    check_float32(state)
+    model = Model(state.params, state.codebooks)
+    made = jax.eval_shape(lambda m, x: reconstructions(autoencoder, dataset["range"], m, x), model, images)
+    assert [x.shape for x in made] == [images.shape] * len(configs.levels(config))
+
+    maps = parts.map_shapes(autoencoder, known)
+    coarse = ()
+    for number, level in enumerate(configs.levels(config)):
+        prior, section = parts.build_prior(config, known, level), config["priors"][level]
+        batch = section["train"]["batch_size"]
+        train.make_mesh(batch)
+        task = PriorTask(prior, number, make_optimizer(section["optimizer"], 1000))
+        tokens = tuple(like((batch, *shape)) for shape in maps[: number + 1])
+        state = trained(task, {"tokens": tokens, "label": like((batch,))})
+        check_float32(state)
+        pick = sample.pick_of(config["sample"])
+        condition = Condition(like((CHUNK,)), coarse)
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        new = jax.eval_shape(lambda *a, p=prior, c=pick: draw(p, CHUNK, c, *a), Model(state.params, {}), key, condition)
+        assert new.shape == (CHUNK, *maps[number]) and new.dtype == jnp.int32
+        coarse += (new,)
+    decoded = jax.eval_shape(lambda m, t: sample.decode(autoencoder, dataset["range"], m, t), model, coarse)
+    assert decoded.shape == (CHUNK, size, size, 3) and decoded.dtype == jnp.uint8

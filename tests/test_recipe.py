@@ -1,0 +1,368 @@
+"""A whole recipe on little pictures: from images to new images, stopped, gone on with, refused.
+
+What costs time is compiling, so one run is trained once for all tests that only look at it or work on a copy.
+Other files of tests take the data, the config and that run from here.
+"""
+
+import copy as copying
+import json
+import math
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import PIL.Image
+import pytest
+
+from vqvae_jax import config as configs
+from vqvae_jax import data, evaluate, parts, recipe, sample
+from vqvae_jax.checkpoint import Checkpoints
+from vqvae_jax.data import tokens
+from vqvae_jax.logs import read_metrics
+from vqvae_jax.types import Pick, UserError
+
+STAGES = ("autoencoder", "top", "bottom")
+DONE = 4  # steps of each stage
+
+
+def write_data(path, labels=True, seed=0, count=96):
+    """Pictures of 16 big pixels; those of one label share a tint."""
+    noise = np.random.default_rng(seed)
+    arrays = {}
+    for split, size in (("train", count), ("test", 20)):
+        label = noise.integers(0, 3, size)
+        pixels = noise.integers(0, 128, (size, 4, 4, 3)) + 60 * label[:, None, None, None]
+        arrays[f"{split}_image"] = pixels.astype(np.uint8).repeat(4, axis=1).repeat(4, axis=2)
+        if labels:
+            arrays[f"{split}_label"] = label
+    np.savez(path, **arrays)
+    return path
+
+
+def tiny(path, **changes):
+    """The config of a run that takes seconds; `changes` are dotted fields, with __ for the dot."""
+    every = {"batch_size": 16, "steps": DONE, "log_every": 1, "pictures_every": DONE}
+    every |= {"evaluate_every": 2, "checkpoint_every": 2}
+    prior = {"name": "pixelcnn", "depth": 8, "layers": 1, "dropout": 0.1, "condition_blocks": 1}
+    config = {
+        "dataset": {"name": "npz", "path": str(path), "image_size": 16, "flip": True},
+        "autoencoder": {
+            "name": "hierarchical",
+            "width": 8,
+            "quantizer": {"name": "ema", "codebook_size": 16, "code_dim": 8, "revive_after": 2},
+        },
+        "loss_weights": {"reconstruction": 1.0, "feature": 1.0, "commitment": 0.25},
+        "train": dict(every),
+        "priors": {level: prior | {"label_condition": True, "train": dict(every)} for level in ("top", "bottom")},
+    }
+    for name, value in changes.items():
+        *sections, field = name.split("__")
+        here = config
+        for section in sections:
+            here = here.setdefault(section, {})
+        here[field] = value
+    config = configs.complete(config)
+    configs.check(config)
+    return config
+
+
+def trained_run(tmp_path_factory):
+    """(workdir, path of its data) of a finished run, trained once a session; not to be changed."""
+    folder = tmp_path_factory.getbasetemp() / "trained"
+    path = folder / "data.npz"
+    if not (folder / "run").is_dir():
+        folder.mkdir()
+        write_data(path)
+        recipe.run(tiny(path), folder / "half")
+        (folder / "half").rename(folder / "run")
+    return folder / "run", path
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    return trained_run(tmp_path_factory)
+
+
+@pytest.fixture
+def copy(trained, tmp_path):
+    """A copy of the finished run, to be changed."""
+    return Path(shutil.copytree(trained[0], tmp_path / "run"))
+
+
+def files(workdir):
+    """Every file with its bytes and its time: what must not change when a command is refused."""
+    found = sorted(path for path in Path(workdir).rglob("*") if path.is_file())
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in found}
+
+
+def latest(workdir):
+    found = {}
+    for stage in STAGES:
+        with Checkpoints(workdir / stage / "checkpoints") as checkpoints:
+            found[stage] = checkpoints.latest()
+    return found
+
+
+def models(workdir):
+    """Every array of every stage's last model."""
+    found = {}
+    for stage in STAGES:
+        with Checkpoints(workdir / stage / "checkpoints") as checkpoints:
+            found[stage] = checkpoints.restore_model()
+    return found
+
+
+def picture(path):
+    with PIL.Image.open(path) as image:
+        return np.asarray(image)
+
+
+def refused(workdir, config, stage=None):
+    """The one line that a run is refused with; it has written nothing."""
+    before = files(workdir)
+    with pytest.raises(UserError) as caught:
+        recipe.run(config, workdir, stage)
+    assert files(workdir) == before
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- one command
+
+
+def test_one_command_leaves_everything_that_it_promises(trained):
+    workdir, path = trained
+    assert latest(workdir) == dict.fromkeys(STAGES, DONE)
+    assert configs.load(workdir) == tiny(path)
+    for stage in STAGES:
+        lines = read_metrics(workdir / stage / "metrics.jsonl")
+        assert [line["step"] for line in lines if "train/loss" in line] == [1, 2, 3, 4]
+        assert [line["step"] for line in lines if "held_out/loss" in line] == [2, 4]
+        assert (workdir / stage / "tensorboard").is_dir()
+    assert (workdir / "autoencoder/pictures/reconstructions_0000004.png").is_file()
+    assert (workdir / "top/pictures/samples_0000004.png").is_file()
+    assert (workdir / "bottom/pictures/samples_0000004.png").is_file()
+    for name in ("samples.png", "reconstructions.png"):
+        assert min(picture(workdir / name).shape[:2]) > 64
+
+
+def test_stages_begin_in_order(trained):
+    """Order never comes from a config: "bottom" stands before "top" in the alphabet."""
+    began = [read_metrics(trained[0] / stage / "metrics.jsonl")[0]["time"] for stage in STAGES]
+    assert began == sorted(began)
+
+
+def test_training_tells_usage_and_entropies(trained):
+    workdir, _ = trained
+    last = read_metrics(workdir / "autoencoder/metrics.jsonl")[-2:]
+    told = {name for line in last for name in line}
+    for level in ("top", "bottom"):
+        assert {f"held_out/usage/{level}", f"held_out/perplexity/{level}", f"train/revived/{level}"} <= told
+    told = {name for line in read_metrics(workdir / "top/metrics.jsonl") for name in line}
+    assert {"held_out/nll", "held_out/entropy", "held_out/position_entropy"} <= told
+
+
+def test_metrics_json_is_about_the_test_split(trained):
+    metrics = json.loads((trained[0] / "metrics.json").read_text())
+    assert (metrics["split"], metrics["images"]) == ("test", 20)
+    assert set(metrics["priors"]) == {"top", "bottom"}
+    bits = 0.0
+    for level, cells in (("top", 2 * 2), ("bottom", 4 * 4)):
+        nll = metrics["priors"][level]["nll"]
+        assert metrics["priors"][level]["bits_per_pixel"] == pytest.approx(nll * cells / math.log(2) / 16**2)
+        bits += metrics["priors"][level]["bits_per_pixel"]
+    assert metrics["bits_per_pixel"] == pytest.approx(bits)
+
+
+def test_priors_learn_the_codes_that_the_decoder_expects(trained):
+    workdir, path = trained
+    config, facts = configs.load(workdir), parts.read_facts(workdir)
+    autoencoder, model = parts.load_autoencoder(workdir, config, facts)
+    images = data.load(config["dataset"], "train")
+    maps = evaluate.encode_all(autoencoder, (0.0, 1.0), model, images.image)
+    written = tokens.read(workdir / "tokens", "train", ("top", "bottom"))
+    for one, other in zip(maps, written.maps, strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(images.label, written.label)
+
+
+def test_training_what_is_finished_is_said_and_writes_nothing(trained, capsys):
+    workdir, path = trained
+    before = files(workdir)
+    for stage in (None, "top"):
+        recipe.run(tiny(path), workdir, stage)
+    assert files(workdir) == before
+    said = capsys.readouterr().err
+    assert all(f"{stage}: finished, {DONE} steps" in said for stage in STAGES)
+    assert "samples.png" in said
+
+
+def test_stage_by_stage_and_interrupted_is_the_same_run(trained, tmp_path, capsys):
+    """Each stage alone, half of its steps first: codes, dropout, flips and revivals go on where they were."""
+    workdir, path = trained
+    other = tmp_path / "run"
+    recipe.run(tiny(path, train__steps=2), other, "autoencoder")
+    recipe.run(tiny(path), other, "autoencoder")
+    short = tiny(path, priors__bottom__train__steps=2)
+    recipe.run(short, other, "bottom")  # it is given the true codes above, so it may go before the top
+    assert not (other / "metrics.json").exists()
+    recipe.run(short, other)
+    first = json.loads((other / "metrics.json").read_text())
+    recipe.run(tiny(path), other)  # more steps of a prior that was finished: evaluated and sampled again
+    assert "bottom: goes on at step 2, 4 steps" in capsys.readouterr().err
+    jax.tree.map(np.testing.assert_array_equal, models(other), models(workdir))
+    second = json.loads((other / "metrics.json").read_text())
+    assert second == json.loads((workdir / "metrics.json").read_text())
+    assert second["priors"]["top"] == first["priors"]["top"]
+    assert second["priors"]["bottom"]["nll"] != first["priors"]["bottom"]["nll"]
+    assert (other / "samples.png").read_bytes() == (workdir / "samples.png").read_bytes()
+    steps = [line["step"] for line in read_metrics(other / "bottom/metrics.jsonl") if "train/loss" in line]
+    assert steps == [1, 2, 3, 4]
+
+
+# --- refused
+
+
+def test_a_prior_before_its_autoencoder(trained, tmp_path):
+    answer = refused(tmp_path, tiny(trained[1]), "top")
+    assert "autoencoder" in answer and f"--stage=autoencoder --workdir={tmp_path}" in answer
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_autoencoder_is_not_trained_on_under_its_priors(trained):
+    workdir, path = trained
+    answer = refused(workdir, tiny(path, train__steps=6))
+    assert "from step 4 to 6" in answer and "top, bottom" in answer and f"rm -r {workdir / 'top'}" in answer
+
+
+def test_what_the_refusal_says_helps(copy, trained):
+    for name in ("top", "bottom", "tokens"):
+        shutil.rmtree(copy / name)
+    recipe.Recipe(tiny(trained[1], train__steps=6), copy).check()
+
+
+def test_a_workdir_of_another_config(trained):
+    workdir, path = trained
+    answer = refused(workdir, tiny(path, optimizer__learning_rate=1.0))
+    assert "config.optimizer.learning_rate: 0.001 → 1.0" in answer and "another --workdir" in answer
+
+
+def test_another_config_is_named_before_other_data(trained, tmp_path):
+    workdir, _ = trained
+    answer = refused(workdir, tiny(write_data(tmp_path / "other.npz", count=80)))
+    assert "config.dataset.path" in answer and "another --workdir" in answer
+
+
+def test_changed_data(copy, trained, tmp_path):
+    """The same path, other pictures; the durations asked for would have been stored."""
+    path = write_data(tmp_path / "data.npz", count=80)
+    config = tiny(path)
+    configs.save(config, copy)
+    answer = refused(copy, tiny(path, priors__bottom__train__steps=9))
+    assert "the data have changed" in answer and "train_images" in answer and "another --workdir" in answer
+
+
+def test_label_condition_without_labels(tmp_path):
+    path = write_data(tmp_path / "data.npz", labels=False)
+    answer = refused(tmp_path / "run", tiny(path))
+    assert "config.priors.top.label_condition" in answer and "--config.priors.top.label_condition=false" in answer
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_weight_without_its_loss(trained, tmp_path):
+    answer = refused(tmp_path / "run", tiny(trained[1], loss_weights__codebook=1.0))
+    assert "'codebook'" in answer and "commitment, feature, reconstruction" in answer
+    assert not (tmp_path / "run").exists()
+
+
+def test_too_few_images_to_hold_some_out(tmp_path):
+    answer = refused(tmp_path / "run", tiny(write_data(tmp_path / "data.npz", count=2)))
+    assert "holds no images" in answer and "validation" in answer
+
+
+# --- sampling
+
+
+@pytest.fixture(scope="module")
+def sampler(trained):
+    return sample.Sampler(trained[0])
+
+
+def test_a_seed_is_its_images(sampler):
+    images = [sampler.images(seed, 64, Pick()) for seed in (3, 3, 4)]
+    assert images[0].shape == (64, 16, 16, 3) and images[0].dtype == np.uint8
+    assert images[0].tobytes() == images[1].tobytes() != images[2].tobytes()
+
+
+def test_more_images_than_are_drawn_at_once(sampler):
+    many = sampler.images(0, 70, Pick())
+    assert len(many) == 70
+    np.testing.assert_array_equal(many[:64], sampler.images(0, 64, Pick()))
+    assert not np.array_equal(many[64:], many[:6])
+
+
+def test_samples_at_the_end_are_those_of_the_configs_seed(sampler, trained, tmp_path):
+    sample.save(sampler.images(0, 64, Pick()), tmp_path / "x.png")
+    assert (tmp_path / "x.png").read_bytes() == (trained[0] / "samples.png").read_bytes()
+
+
+def test_a_negative_seed_is_a_seed(sampler):
+    assert not np.array_equal(sampler.images(-1, 64, Pick()), sampler.images(0, 64, Pick()))
+
+
+def test_labels_are_drawn_as_often_as_they_were_seen(sampler):
+    counts = np.bincount(sampler._labels(0, 3000, None), minlength=3) / 3000
+    seen = np.array(sampler.facts["label_counts"])
+    np.testing.assert_allclose(counts, seen / seen.sum(), atol=0.04)
+
+
+def test_a_label_by_name_or_number(sampler):
+    assert list(sampler._labels(0, 2, "1")) == list(sampler._labels(0, 2, 1)) == [1, 1]
+    assert sample.find_label("happy", ["sad", "happy"]) == 1
+    same = sampler.images(0, 64, Pick(), "1"), sampler.images(0, 64, Pick(), 1), sampler.images(0, 64, Pick(), 2)
+    assert same[0].tobytes() == same[1].tobytes() != same[2].tobytes()
+    with pytest.raises(UserError, match="no label '7'.*There are: 0, 1, 2"):
+        sampler.images(0, 64, Pick(), "7")
+
+
+def test_a_label_for_priors_that_know_none(sampler):
+    """Left out silently, the pictures would be of any label."""
+    blind = copying.copy(sampler)
+    blind.priors = [(prior.clone(label_condition=False), model) for prior, model in sampler.priors]
+    assert list(blind._labels(0, 2, None)) == list(sampler._labels(0, 2, None))
+    with pytest.raises(UserError, match="without label_condition; leave --label out"):
+        blind._labels(0, 1, "1")
+
+
+def test_forms_of_output(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
+    for name in ("a.png", "b.npz", "folder"):
+        sample.save(images, tmp_path / "new" / name)
+    assert list(np.load(tmp_path / "new/b.npz")) == ["arr_0"]
+    np.testing.assert_array_equal(np.load(tmp_path / "new/b.npz")["arr_0"], images)
+    pictures = [picture(path) for path in sorted((tmp_path / "new/folder").iterdir())]
+    np.testing.assert_array_equal(pictures, images)
+    with pytest.raises(UserError, match="x.jpg"):
+        sample.save(images, tmp_path / "x.jpg")
+
+
+def test_sampling_reads_no_optimizer(trained, tmp_path):
+    """The checkpoint's item `train` may be gone."""
+    copy = Path(shutil.copytree(trained[0], tmp_path / "run"))
+    for folder in copy.glob("*/checkpoints/*/train"):
+        shutil.rmtree(folder)
+    jax.tree.map(np.testing.assert_array_equal, models(copy), models(trained[0]))
+
+
+# --- evaluation
+
+
+def test_evaluation_of_another_split(copy):
+    metrics = evaluate.evaluate(copy, "train")
+    assert (metrics["split"], metrics["images"]) == ("train", 96)
+
+
+def test_numbers_that_are_none_are_valid_json(tmp_path):
+    evaluate.write({"a": {"ssim": math.nan, "mse": 1.0}, "split": "test"}, tmp_path)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {"a": {"ssim": None, "mse": 1.0}, "split": "test"}

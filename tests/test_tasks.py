@@ -1,0 +1,335 @@
+"""What a step and an evaluation say: masked sums, usage over a whole split, loss weights, the prior's yardsticks."""
+
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vqvae_jax.autoencoders import HierarchicalVAE
+from vqvae_jax.data.arrays import ArrayData, Arrays
+from vqvae_jax.data.tokens import TokenArrays, entropy, is_written, position_entropy, read, write
+from vqvae_jax.networks import measure
+from vqvae_jax.quantizers.ema import EMAQuantizer
+from vqvae_jax.quantizers.vq import VectorQuantizer
+from vqvae_jax.tasks.autoencode import AutoencodeTask
+from vqvae_jax.tasks.prior import PriorTask
+from vqvae_jax.types import Codebook, Model, Reconstruction, UserError
+
+CODES = 8
+
+
+class Shades(nn.Module):
+    """Each 4x4 patch becomes the one of eight greys that its mean is nearest to; nothing to learn."""
+
+    quantizers: tuple = (VectorQuantizer(CODES, 1),)
+    level_names: tuple = ("codes",)
+
+    def init_codebooks(self, key):
+        return {"codes": Codebook(jnp.linspace(0, 1, CODES)[:, None], stats={"idle": jnp.zeros(CODES, jnp.int32)})}
+
+    def __call__(self, images, codebooks, *, key=None, train=False):
+        b, h, w, c = images.shape
+        z_e = images.reshape(b, h // 4, 4, w // 4, 4, c).mean((2, 4, 5))[..., None]
+        out = self.quantizers[0](codebooks["codes"], z_e, key=key, train=train)
+        grey = jnp.repeat(jnp.repeat(jnp.repeat(out.z_q, 4, 1), 4, 2), c, 3)
+        losses = {"commitment/codes": out.losses["commitment"], "reconstruction": jnp.mean((grey - images) ** 2)}
+        return Reconstruction(grey, out.indices, losses, {"codes": out.codebook}, {}, (grey,))
+
+
+def pictures(count, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, 16, 16, 3), np.uint8)
+
+
+def shades_by_hand(images):
+    """Indices [N, 4, 4] and reconstructions uint8, in float64."""
+    means = (images / 255).reshape(-1, 4, 4, 4, 4, 3).mean((2, 4, 5))
+    greys = np.linspace(0, 1, CODES)
+    indices = np.abs(means[..., None] - greys).argmin(-1)
+    return indices, greys[indices].repeat(4, 1).repeat(4, 2)[..., None].repeat(3, 3)
+
+
+def summed(task, model, data):
+    step, sums = jax.jit(task.eval_step), None
+    for batch in data.evaluation():
+        new = step(model, batch)
+        sums = new if sums is None else jax.tree.map(jnp.add, sums, new)
+    return task.summary(jax.device_get(sums))
+
+
+# --- evaluation of an autoencoder
+
+
+@pytest.fixture(scope="module")
+def evaluated():
+    """13 images in batches of 4: the last batch is padded with three more of the first."""
+    task = AutoencodeTask(Shades(), None, {})
+    images = (pictures(13) * np.linspace(0, 1.5, 13)[:, None, None, None]).clip(0, 255).astype(np.uint8)
+    images[0] = 255  # if the padding counted, this one would count four times
+    model = Model({}, Shades().init_codebooks(None))
+    return images, summed(task, model, ArrayData(Arrays(images), 4, 0))
+
+
+def test_every_image_counts_once(evaluated):
+    images, metrics = evaluated
+    _, made = shades_by_hand(images)
+    rounded = np.round(made * 255)
+    assert metrics["mse"] == pytest.approx(np.mean((made - images / 255) ** 2), rel=1e-4)
+    assert metrics["loss"] == metrics["mse"]
+    error = np.mean((rounded - images) ** 2.0, axis=(1, 2, 3))
+    error[0] = 255**2 / 10**9.9  # equal pictures count as 99 dB
+    assert metrics["psnr"] == pytest.approx(np.mean(10 * np.log10(255**2 / error)), rel=1e-4)
+
+
+def test_usage_and_perplexity_are_of_the_whole_split(evaluated):
+    """Not the mean over batches, of which none uses every code that the split does."""
+    images, metrics = evaluated
+    indices = shades_by_hand(images)[0]
+    counts = np.bincount(indices.reshape(-1), minlength=CODES)
+    assert all(len(set(indices[i : i + 4].reshape(-1))) < np.sum(counts > 0) for i in (0, 4, 8))
+    share = counts[counts > 0] / counts.sum()
+    assert metrics["usage/codes"] == pytest.approx(np.mean(counts > 0))
+    assert metrics["perplexity/codes"] == pytest.approx(np.exp(-np.sum(share * np.log(share))), rel=1e-4)
+
+
+def test_the_range_is_undone_before_pictures_are_compared():
+    """mse is in the units of the range; PSNR and SSIM are of the uint8 pictures whatever it is."""
+    images = pictures(4)
+    model = Model({}, {"codes": Codebook(jnp.linspace(-1, 1, CODES)[:, None])})
+    wide = summed(AutoencodeTask(Shades(), None, {}, (-1.0, 1.0)), model, ArrayData(Arrays(images), 4, 0))
+    _, made = shades_by_hand(images)
+    assert wide["mse"] == pytest.approx(4 * np.mean((made - images / 255) ** 2), rel=1e-4)
+    error = np.mean((np.round(made * 255) - images) ** 2.0, axis=(1, 2, 3))
+    assert wide["psnr"] == pytest.approx(np.mean(10 * np.log10(255**2 / error)), rel=1e-4)
+
+
+def ssim_by_hand(one, other):
+    """Wang et al. 2004, window by window."""
+    window = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
+    window = np.outer(window, window) / window.sum() ** 2
+    one, other, found = one.astype(float), other.astype(float), []
+    for channel in range(one.shape[-1]):
+        for i in range(one.shape[0] - 10):
+            for j in range(one.shape[1] - 10):
+                x, y = (picture[i : i + 11, j : j + 11, channel] for picture in (one, other))
+                mx, my = np.sum(window * x), np.sum(window * y)
+                vx, vy = np.sum(window * (x - mx) ** 2), np.sum(window * (y - my) ** 2)
+                both = np.sum(window * (x - mx) * (y - my))
+                top = (2 * mx * my + 2.55**2) * (2 * both + 7.65**2)
+                found.append(top / ((mx**2 + my**2 + 2.55**2) * (vx + vy + 7.65**2)))
+    return np.mean(found)
+
+
+def test_ssim_window_by_window():
+    noise = np.random.default_rng(0)
+    images = pictures(2)
+    others = np.clip(images + noise.normal(0, 30, images.shape), 0, 255).astype(np.uint8)
+    found = measure.ssim(jnp.asarray(images), jnp.asarray(others))
+    np.testing.assert_allclose(found, [ssim_by_hand(*pair) for pair in zip(images, others, strict=True)], atol=2e-4)
+    np.testing.assert_allclose(measure.ssim(jnp.asarray(images), jnp.asarray(images)), 1, atol=1e-5)
+
+
+def test_pictures_below_the_window_have_no_ssim():
+    small = jnp.zeros((3, 8, 8, 3), jnp.uint8)
+    assert np.isnan(measure.ssim(small, small)).all()
+
+
+def test_psnr_of_equal_and_of_opposite_pictures():
+    black = jnp.zeros((1, 16, 16, 3), jnp.uint8)
+    assert float(measure.psnr(black, black)[0]) == 99
+    assert float(measure.psnr(black, black + 255)[0]) == pytest.approx(0, abs=1e-4)
+
+
+# --- loss weights
+
+
+def weighed(**weights):
+    return AutoencodeTask(Shades(), None, weights)
+
+
+LOSSES = {"commitment/top": 2.0, "commitment/bottom": 3.0, "codebook/top": 5.0, "reconstruction": 7.0}
+
+
+def test_beta_multiplies_the_commitment_and_nothing_else():
+    task = weighed(commitment=0.25, codebook=1.0, reconstruction=1.0)
+    assert float(task._total(LOSSES)) == 0.25 * (2 + 3) + 5 + 7
+
+
+def test_a_full_name_overrides():
+    task = weighed(commitment=0.25, codebook=1.0, reconstruction=10.0, **{"commitment/top": 4.0})
+    assert float(task._total(LOSSES)) == 4 * 2 + 0.25 * 3 + 5 + 70
+
+
+def test_a_term_needs_a_weight():
+    with pytest.raises(UserError, match=r"'codebook/top' has no weight; add --config.loss_weights.codebook=1"):
+        weighed(commitment=1.0, reconstruction=1.0)._total(LOSSES)
+    with pytest.raises(UserError, match=r"'codebook/top' has no weight"):
+        weighed(commitment=1.0, reconstruction=1.0).check(LOSSES)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("comitment", ["'comitment'", "did you mean 'commitment'?", "commitment, codebook, reconstruction"]),
+        ("feature", ["'feature'", "There are:"]),
+        ("codebook/bottom", ["'codebook/bottom'", "'codebook", "codebook/top"]),
+    ],
+)
+def test_a_weight_needs_a_term(name, words):
+    task = weighed(commitment=1.0, codebook=1.0, reconstruction=1.0, **{name: 1.0})
+    with pytest.raises(UserError) as caught:
+        task.check(LOSSES)
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_weights_that_fit_are_let_through():
+    weighed(commitment=1.0, codebook=1.0, reconstruction=1.0, **{"commitment/bottom": 2.0}).check(LOSSES)
+
+
+def test_levels_with_different_quantizers_have_different_terms():
+    """Gradient codes have a codebook loss, EMA codes none; the top has no features to foretell."""
+    autoencoder = HierarchicalVAE((VectorQuantizer(4, 8), EMAQuantizer(4, 8)), width=8)
+
+    def losses(key, image):
+        return autoencoder.init_with_output(key, image, autoencoder.init_codebooks(key))[0].losses
+
+    terms = jax.eval_shape(losses, jax.random.key(0), jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32))
+    commitments = {"commitment/top", "commitment/bottom"}
+    assert set(terms) == commitments | {"codebook/top", "feature/bottom", "reconstruction"}
+
+
+# --- priors
+
+
+class Table(nn.Module):
+    """The same logits everywhere, whatever is asked."""
+
+    @nn.compact
+    def __call__(self, tokens, condition, *, train=False):
+        logits = self.param("logits", nn.initializers.normal(1.0), (*tokens.shape[1:], CODES))
+        return jnp.broadcast_to(logits, (*tokens.shape, CODES))
+
+
+def token_maps(count, seed=0):
+    noise = np.random.default_rng(seed)
+    return tuple(noise.integers(0, CODES, (count, side, side)).astype(np.uint8) for side in (2, 4))
+
+
+def test_nll_is_the_cross_entropy_of_the_level_asked_for():
+    """7 maps in batches of 3, so that the padding would be seen."""
+    maps = token_maps(7)
+    logits = np.random.default_rng(1).normal(size=(4, 4, CODES)).astype(np.float32)
+    entropies = {"entropy": 1.5}
+    task = PriorTask(Table(), 1, None, entropies=entropies)
+    metrics = summed(task, Model({"logits": jnp.asarray(logits)}, {}), ArrayData(TokenArrays(maps), 3, 0))
+    logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    wanted = -np.mean([logs[i, j, m[i, j]] for m in maps[1] for i in range(4) for j in range(4)])
+    assert metrics["nll"] == pytest.approx(wanted, rel=1e-5)
+    assert metrics == {"loss": metrics["nll"], "nll": metrics["nll"], "entropy": 1.5}
+
+
+def test_a_prior_is_given_the_maps_above_and_the_label():
+    maps = token_maps(5)
+    batch = next(ArrayData(TokenArrays(maps, np.arange(5, dtype=np.int32)), 5, 0).evaluation())
+    tokens, condition = PriorTask(None, 1, None)._read(batch)
+    np.testing.assert_array_equal(tokens, maps[1])
+    np.testing.assert_array_equal(condition.coarse[0], maps[0])
+    np.testing.assert_array_equal(condition.label, np.arange(5))
+    tokens, condition = PriorTask(None, 0, None)._read({"tokens": batch["tokens"]})
+    assert tokens.shape == (5, 2, 2) and condition.coarse == () and condition.label is None
+    assert tokens.dtype == np.int32
+
+
+def test_entropy_of_codes():
+    assert entropy(np.array([[[0, 0], [0, 0]]]), 4) == 0
+    assert entropy(np.array([[[0, 1], [2, 3]]]), 4) == pytest.approx(np.log(4))
+    assert entropy(np.array([[[0, 1], [1, 1]]]), 4) == pytest.approx(-0.25 * np.log(0.25) - 0.75 * np.log(0.75))
+
+
+def test_position_entropy_in_loops():
+    seen, tokens = token_maps(30)[1] // 3, token_maps(6, seed=2)[1] // 2
+    found = []
+    for extra in (1, 0.3, 0.1, 0.03, 0.01):
+        nll = []
+        for one in tokens:
+            for i in range(4):
+                for j in range(4):
+                    hits = sum(int(other[i, j] == one[i, j]) for other in seen)
+                    nll.append(-np.log((hits + extra) / (len(seen) + CODES * extra)))
+        found.append(np.mean(nll))
+    assert position_entropy(tokens, seen, CODES) == pytest.approx(min(found))
+
+
+# --- tokens as files
+
+
+def encode(images, number):
+    """Token maps that tell which image and which view they come from."""
+    first = images[:, 0, 0, 0].astype(np.int64)
+    return first[:, None, None] + np.zeros((1, 2, 2), int), (300 * number + first)[:, None, None] + np.zeros(
+        (1, 4, 4), int
+    )
+
+
+def numbered(count, label=True):
+    images = np.zeros((count, 8, 8, 3), np.uint8)
+    images[:, 0, 0, 0] = np.arange(count)
+    return Arrays(images, np.arange(count, dtype=np.int32) % 3 if label else None)
+
+
+def write_numbered(folder, label=True, encode=encode):
+    parts = {"train": (numbered(10, label), 2), "validation": (numbered(3, label), 1)}
+    write(folder, parts, ("top", "bottom"), (10, 1000), encode, 4, {"autoencoder_step": 5})
+
+
+def test_tokens_come_back_with_their_views_and_labels(tmp_path):
+    write_numbered(tmp_path)
+    train, validation = (read(tmp_path, part, ("top", "bottom")) for part in ("train", "validation"))
+    assert (len(train), len(validation)) == (20, 3)
+    np.testing.assert_array_equal(train.maps[0][:, 1, 1], np.tile(np.arange(10), 2))
+    np.testing.assert_array_equal(train.maps[1][:, 3, 3], [*range(10), *range(300, 310)])
+    np.testing.assert_array_equal(train.label, np.tile(np.arange(10) % 3, 2))
+    np.testing.assert_array_equal(validation.label, [0, 1, 2])
+    assert train.maps[0].dtype == np.uint8 and train.maps[1].dtype == np.uint16  # the smallest that holds the codes
+    batch = train.rows(np.array([11, 2]))
+    assert batch["tokens"][1].dtype == np.int32 and list(batch["tokens"][1][:, 0, 0]) == [301, 2]
+    assert list(batch["label"]) == [1, 2]
+
+
+def test_tokens_without_labels(tmp_path):
+    write_numbered(tmp_path, label=False)
+    assert read(tmp_path, "train", ("top", "bottom")).label is None
+
+
+def test_levels_are_read_coarse_to_fine_as_asked(tmp_path):
+    """The folder's own order is the alphabet's: bottom, top."""
+    write_numbered(tmp_path)
+    assert [one.shape[1] for one in read(tmp_path, "train", ("top", "bottom")).maps] == [2, 4]
+
+
+def test_tokens_belong_to_a_step_of_an_autoencoder(tmp_path):
+    assert not is_written(tmp_path / "tokens", {"autoencoder_step": 5})
+    write_numbered(tmp_path / "tokens")
+    assert is_written(tmp_path / "tokens", {"autoencoder_step": 5})
+    assert not is_written(tmp_path / "tokens", {"autoencoder_step": 6})
+
+
+def test_an_interrupted_write_is_not_taken_as_whole(tmp_path):
+    """Not even where an older whole one lay before."""
+
+    def stopped(images, number):
+        if number:
+            raise KeyboardInterrupt
+        return encode(images, number)
+
+    write_numbered(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        write_numbered(tmp_path, encode=stopped)
+    assert not is_written(tmp_path, {"autoencoder_step": 5})
+    (tmp_path / "tokens.json").write_text('{"source": {"autoenc')
+    assert not is_written(tmp_path, {"autoencoder_step": 5})
+    write_numbered(tmp_path)
+    assert is_written(tmp_path, {"autoencoder_step": 5})
+    assert json.loads((tmp_path / "tokens.json").read_text())["levels"] == ["top", "bottom"]

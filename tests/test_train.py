@@ -1,0 +1,517 @@
+"""The loop and the update: resumed equals uninterrupted, eight devices equal one, signals lose nothing.
+
+The model is the smallest that has two levels, one with each kind of codebook: patches through one matrix and back.
+"""
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import launch
+from vqvae_jax import data as datasets
+from vqvae_jax import train
+from vqvae_jax.checkpoint import Checkpoints
+from vqvae_jax.data.tokens import TokenArrays
+from vqvae_jax.logs import read_metrics
+from vqvae_jax.networks.conv import Conv
+from vqvae_jax.quantizers.ema import EMAQuantizer
+from vqvae_jax.quantizers.vq import VectorQuantizer
+from vqvae_jax.tasks.autoencode import AutoencodeTask
+from vqvae_jax.tasks.optimize import apply_gradients, make_optimizer, make_schedule, new_state, trainable
+from vqvae_jax.tasks.prior import PriorTask
+from vqvae_jax.types import Codebook, Reconstruction, UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+CODES = 12
+
+
+class Patches(nn.Module):
+    """Each 4x4 patch → 8 numbers → a code of each of two codebooks → the patch."""
+
+    quantizers: tuple = (EMAQuantizer(CODES, 8, 0.9, 2), VectorQuantizer(CODES, 8, 2))
+    level_names: tuple = ("top", "bottom")
+    dtype: jnp.dtype = jnp.float32
+
+    def init_codebooks(self, key):
+        return {name: q.init(key) for name, q in zip(self.level_names, self.quantizers, strict=True)}
+
+    @nn.compact
+    def __call__(self, images, codebooks, *, key=None, train=False):
+        b, height, width, c = images.shape
+        x = images.reshape(b, height // 4, 4, width // 4, 4, c).swapaxes(2, 3).reshape(b, height // 4, width // 4, -1)
+        x = x.astype(self.dtype)
+        z_e = Conv(8, 1, dtype=self.dtype, name="encode")(x)
+        top = self.quantizers[0](codebooks["top"], z_e, key=key, train=train)
+        bottom = self.quantizers[1](codebooks["bottom"], z_e - top.z_q, key=key, train=train)
+        out = Conv(x.shape[-1], 1, dtype=self.dtype, name="decode")(top.z_q + bottom.z_q)
+        coded = {"top": top, "bottom": bottom}
+        losses = {f"{term}/{name}": value for name, q in coded.items() for term, value in q.losses.items()}
+        losses["reconstruction"] = jnp.mean(jnp.square(out.astype(jnp.float32) - x.astype(jnp.float32)))
+        return Reconstruction(
+            images,
+            top.indices + bottom.indices,
+            losses,
+            {name: q.codebook for name, q in coded.items()},
+            {name: q.fresh for name, q in coded.items() if q.fresh is not None},
+            (out,),
+        )
+
+
+class Autoencode(AutoencodeTask):
+    """Without pictures; evaluation is one number."""
+
+    def eval_step(self, model, batch):
+        return {"loss": jnp.sum(model.codebooks["top"].codes)}
+
+    def summary(self, sums):
+        return {"loss": float(sums["loss"])}
+
+    def pictures(self, model, batch, key):
+        return {}
+
+
+class Words(nn.Module):
+    """A prior that forgets all but the token itself, and half of that."""
+
+    @nn.compact
+    def __call__(self, tokens, condition, *, train=False):
+        x = nn.Embed(CODES, 16)(tokens)
+        return nn.Dense(CODES)(nn.Dropout(0.5, deterministic=not train)(x))
+
+
+def section(**changes):
+    """A config's section `optimizer`."""
+    plain = {"learning_rate": 0.01, "schedule": "constant", "warmup_steps": 0, "clip": 0.0, "weight_decay": 0.0}
+    return plain | {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "ema_rate": 0.0} | changes
+
+
+def autoencode(**changes):
+    """Flips, shifts, clipping, decay, averaged weights, revivals: all that has a state or a key."""
+    optimizer = make_optimizer(section(schedule="cosine", warmup_steps=2, clip=1.0, weight_decay=0.01), 6)
+    weights = {"reconstruction": 1.0, "commitment": 0.25, "codebook": 1.0}
+    given = {"flip": True, "crop": 2, "ema_rate": 0.9} | changes
+    return Autoencode(given.pop("autoencoder", Patches()), optimizer, weights, **given)
+
+
+@functools.cache
+def images(count=64):
+    noise = np.random.default_rng(0)
+    coarse = noise.integers(0, 256, (count, 4, 4, 3), np.uint8)
+    return datasets.Arrays(coarse.repeat(4, axis=1).repeat(4, axis=2), noise.integers(0, 3, count).astype(np.int32))
+
+
+def batches(arrays=None):
+    return datasets.ArrayData(images() if arrays is None else arrays, 16, seed=0)
+
+
+def settings(steps, every=3):
+    cadences = ("log_every", "evaluate_every", "checkpoint_every", "pictures_every")
+    return {"batch_size": 16, "steps": steps, "keep": 2} | dict.fromkeys(cadences, every)
+
+
+def fit(task, folder, steps, data=None, every=3):
+    data = data or batches()
+    train.fit(task, data, data, folder, settings(steps, every), {"any": "config"}, seed=5)
+
+
+def saved(task, folder, data=None):
+    """The last train state of a folder."""
+    data = data or batches()
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        return train.Run(task, data, data, settings(6)).begin(jax.random.key(5), checkpoints)
+
+
+def plain(tree):
+    """Keys as the numbers in them."""
+    is_key = lambda x: jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
+    return jax.tree.map(lambda x: np.asarray(jax.random.key_data(x) if is_key(x) else x), tree)
+
+
+def same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, plain(one), plain(other))
+
+
+# --- resumed equals uninterrupted
+
+
+def test_a_resumed_training_is_the_uninterrupted_one_bit_for_bit(tmp_path):
+    """Parameters, codes, idle steps, EMA sums, moments, averaged weights, step and key."""
+    task = autoencode()
+    fit(task, tmp_path / "straight", 6)
+    fit(task, tmp_path / "halves", 3)
+    fit(task, tmp_path / "halves", 6)
+    straight, halves = saved(task, tmp_path / "straight"), saved(task, tmp_path / "halves")
+    same(straight, halves)
+    assert int(halves.step) == 6 and halves.ema_params is not None and set(halves.codebooks) == {"top", "bottom"}
+    lines = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("straight", "halves")]
+    numbers = [[{k: v for k, v in line.items() if k != "time"} for line in part] for part in lines]
+    assert numbers[0] == numbers[1]
+    revived = [line for line in lines[0] if "train/loss" in line]
+    assert all(sum(line[f"train/revived/{level}"] for line in revived) > 0 for level in ("top", "bottom"))
+
+
+def test_a_resumed_prior_drops_the_same_units(tmp_path):
+    noise = np.random.default_rng(0)
+    data = batches(TokenArrays((noise.integers(0, CODES, (40, 4, 4)),)))
+    task = PriorTask(Words(), 0, make_optimizer(section(), 6), ema_rate=0.9)
+    fit(task, tmp_path / "straight", 4, data)
+    fit(task, tmp_path / "halves", 2, data)
+    fit(task, tmp_path / "halves", 4, data)
+    same(saved(task, tmp_path / "straight", data), saved(task, tmp_path / "halves", data))
+
+
+def test_what_is_finished_is_left_alone(tmp_path):
+    class Never(AutoencodeTask):
+        def init(self, key, batch):
+            raise AssertionError("nothing is to be trained")
+
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(6, {"a": jnp.ones(1)}, {"a": jnp.ones(1)}, {})
+    fit(Never(None, None, {}), tmp_path, 6)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
+
+
+# --- devices
+
+
+def train_some(devices, steps=5):
+    """The state after some steps on so many devices, and how many codes were revived in each."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))
+    make_mesh, train.make_mesh = train.make_mesh, lambda batch_size: mesh
+    try:
+        run = train.Run(autoencode(), batches(), batches(), settings(steps))
+    finally:
+        train.make_mesh = make_mesh
+    state, revived = run.begin(jax.random.key(5), None), []
+    for step in range(steps):
+        state, metrics = run.step(state, run.place(run.data.batch(step)))
+        revived.append({name: float(value) for name, value in metrics.items() if name.startswith("revived")})
+    assert len(state.params["encode"]["kernel"].sharding.device_set) == devices
+    return plain(state), revived
+
+
+def compare_devices():
+    """Eight devices equal one: the same codes die and are revived by the same vectors."""
+    assert jax.device_count() == 8
+    (one, revived), (eight, also_revived) = train_some(1), train_some(8)
+    assert revived == also_revived and sum(sum(step.values()) for step in revived) > CODES
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=2e-6), eight.codebooks, one.codebooks)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=2e-5), eight.params, one.params)
+    for level in ("top", "bottom"):
+        np.testing.assert_array_equal(eight.codebooks[level].stats["idle"], one.codebooks[level].stats["idle"])
+    print("equal")
+
+
+def test_eight_devices_equal_one():
+    environment = os.environ | {
+        "JAX_NUM_CPU_DEVICES": "8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": f"{ROOT}:{ROOT}/tests",
+    }
+    code = "import test_train; test_train.compare_devices()"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.stdout == "equal\n", done.stderr
+
+
+def test_a_batch_that_does_not_divide_among_the_devices(monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    with pytest.raises(UserError, match=r"batch size 12 does not divide among 8 devices; set train.batch_size to 16"):
+        train.make_mesh(12)
+    with pytest.raises(UserError, match=r"to 8$"):
+        train.make_mesh(2)
+
+
+# --- the loop
+
+
+@pytest.fixture(scope="module")
+def run():
+    return train.Run(autoencode(), batches(), batches(), settings(6))
+
+
+def test_the_state_is_donated(run):
+    before = run.begin(jax.random.key(0), None)
+    after, _ = run.step(before, run.place(run.data.batch(0)))
+    arrays = jax.tree.leaves((before.params, before.codebooks, before.opt_state, before.ema_params))
+    assert all(array.is_deleted() for array in arrays)
+    assert not any(array.is_deleted() for array in jax.tree.leaves(after))
+
+
+def test_evaluation_moves_no_code(run):
+    task = AutoencodeTask(Patches(), None, {})
+    state = run.begin(jax.random.key(0), None)
+    before = plain(state.codebooks)
+    out = task.autoencoder.apply({"params": state.params}, jnp.ones((2, 16, 16, 3)), state.codebooks)
+    same(out.codebooks, before)
+    assert not out.fresh
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if "work" in thread.name]
+
+
+def test_batches_come_in_order_and_not_far_ahead():
+    made = []
+
+    def make(step):
+        made.append(step)
+        return step
+
+    with train.prefetched(make, 3, 30) as ready:
+        assert [next(ready) for _ in range(4)] == [3, 4, 5, 6]
+        time.sleep(0.2)
+        assert len(made) <= 4 + 3  # two in the queue, one in hand
+    assert not threads()
+
+
+def test_an_error_of_the_data_is_raised_in_the_loop():
+    def make(step):
+        if step == 2:
+            raise OSError("the disk is gone")
+        return step
+
+    with pytest.raises(OSError, match="the disk is gone"), train.prefetched(make, 0, 9) as ready:
+        assert [next(ready), next(ready)] == [0, 1]
+        next(ready)
+    assert not threads()
+
+
+def test_an_error_of_the_loop_ends_the_thread():
+    with pytest.raises(RuntimeError, match="nan"), train.prefetched(lambda step: step, 0, 10**9) as ready:
+        next(ready)
+        raise RuntimeError("nan")
+    assert not threads()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_marks_the_first_time_and_acts_the_second(number, capsys):
+    before = signal.getsignal(number)
+    hits = []
+    signal.signal(number, lambda *_: hits.append(1))
+    try:
+        with train.stop_on_signal() as stop:
+            assert not stop.reached(1)
+            os.kill(os.getpid(), number)
+            assert stop.reached(2) and stop.exit_code == 128 + number and not hits
+            os.kill(os.getpid(), number)
+            assert hits
+        os.kill(os.getpid(), number)
+        assert len(hits) == 2
+    finally:
+        signal.signal(number, before)
+    assert "goes on from here" in capsys.readouterr().out
+
+
+def test_a_signal_in_the_last_step_ends_the_run_too(tmp_path):
+    """The next stage must not begin; but all is saved, and the same command goes on with that stage."""
+
+    class Killed(Autoencode):
+        def summary(self, sums):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return super().summary(sums)
+
+    task = Killed(**vars(autoencode()))
+    with pytest.raises(SystemExit) as caught:
+        fit(task, tmp_path, 2)
+    assert caught.value.code == 143 and int(saved(task, tmp_path).step) == 2
+    fit(task, tmp_path, 2)
+
+
+CONFIG = '''"""Long enough to be stopped."""
+
+
+def get_config(variant=None):
+    return {
+        "dataset": {"name": "npz", "path": DATA, "image_size": 16},
+        "autoencoder": {
+            "name": "hierarchical", "levels": 1, "width": 8,
+            "quantizer": {"name": "ema", "codebook_size": 16, "code_dim": 8},
+        },
+        "loss_weights": {"reconstruction": 1.0, "commitment": 0.25},
+        "train": {
+            "batch_size": 16, "steps": 300, "log_every": 1, "evaluate_every": 300, "checkpoint_every": 25,
+            "pictures_every": 300,
+        },
+    }
+'''
+
+
+def started(config, workdir):
+    argv = [sys.executable, "launch.py", f"--config={config}", f"--workdir={workdir}"]
+    return subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def latest(workdir):
+    with Checkpoints(workdir / "autoencoder/checkpoints") as checkpoints:
+        return checkpoints.latest() or 0
+
+
+def stopped(config, workdir, number):
+    """Exit code, output, the last checkpoint that was there before the signal, and the one after the end."""
+    begin, process = latest(workdir), started(config, workdir)
+    folder = workdir / "autoencoder/checkpoints"
+    try:
+        while not any(int(path.name) > begin for path in folder.glob("[0-9]*") if path.name.isdigit()):
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.01)
+        before = max(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit())
+        process.send_signal(number)
+        output = process.communicate(timeout=120)[0]
+    finally:
+        process.kill()
+    return process.returncode, output, before, latest(workdir)
+
+
+def test_signals_and_kills_of_launch(tmp_path):
+    """SIGTERM, then Ctrl-C, then kill -9, and each time the same command, which at last comes to the end."""
+    np.savez(tmp_path / "data.npz", train_image=images().image, test_image=images().image[:8])
+    config, workdir = tmp_path / "mine.py", tmp_path / "run"
+    config.write_text(CONFIG.replace("DATA", repr(str(tmp_path / "data.npz"))))
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        returned, output, _, after = stopped(config, workdir, number)
+        assert returned == code and "Traceback" not in output, output
+        assert "goes on from here" in output
+        assert after == read_metrics(workdir / "autoencoder/metrics.jsonl")[-1]["step"] < 300  # the last step is saved
+    returned, output, before, after = stopped(config, workdir, signal.SIGKILL)
+    assert returned == -signal.SIGKILL and before <= after < 300, output
+    assert launch.main([f"--config={config}", f"--workdir={workdir}"]) == 0
+    steps = [line["step"] for line in read_metrics(workdir / "autoencoder/metrics.jsonl") if "train/loss" in line]
+    assert steps == list(range(1, 301))  # none missing, none twice
+    assert json.loads((workdir / "metrics.json").read_text())["split"] == "test"
+
+
+# --- precision
+
+
+def test_bfloat16_leaves_parameters_and_codebooks_float32():
+    final = {}
+    for dtype in (jnp.float32, jnp.bfloat16):
+        task = autoencode(autoencoder=Patches(dtype=dtype), flip=False, crop=0)
+        run = train.Run(task, batches(), batches(), settings(6))
+        state = run.begin(jax.random.key(5), None)
+        for step in range(2):
+            state, metrics = run.step(state, run.place(run.data.batch(step)))
+        assert {x.dtype for x in jax.tree.leaves((state.params, state.ema_params))} == {jnp.dtype("float32")}
+        assert {x.dtype for c in state.codebooks.values() for x in (c.codes, c.stats.get("sum", c.codes))} == {
+            jnp.dtype("float32")
+        }
+        final[dtype] = float(metrics["loss"])
+    assert final[jnp.float32] != final[jnp.bfloat16]
+    assert final[jnp.bfloat16] == pytest.approx(final[jnp.float32], rel=0.05)
+
+
+# --- the update, by hand
+
+
+@pytest.mark.parametrize(
+    ("changes", "rates"),
+    [
+        ({}, [1, 1, 1, 1, 1, 1]),
+        ({"warmup_steps": 4}, [0.25, 0.5, 0.75, 1, 1, 1]),
+        ({"warmup_steps": 1}, [1, 1, 1, 1, 1, 1]),
+        ({"schedule": "cosine"}, [(1 + np.cos(np.pi * i / 6)) / 2 for i in range(6)]),
+        ({"schedule": "cosine", "warmup_steps": 2}, [0.5, 1, *((1 + np.cos(np.pi * i / 4)) / 2 for i in range(4))]),
+        ({"warmup_steps": 100}, [(i + 1) / 6 for i in range(6)]),
+    ],
+)
+def test_the_learning_rate_of_each_step(changes, rates):
+    schedule = make_schedule(section(learning_rate=0.2, **changes), 6)
+    np.testing.assert_allclose([float(schedule(step)) for step in range(6)], 0.2 * np.array(rates), rtol=1e-6)
+
+
+def test_a_cosine_ends_at_nothing():
+    for warmup in (0, 2):
+        assert float(make_schedule(section(schedule="cosine", warmup_steps=warmup), 6)(6)) == pytest.approx(0, abs=1e-9)
+
+
+def little(weight_decay=0.0, clip=0.0, ema_rate=0.0):
+    """One weight vector and one codebook of three codes, without gradients so far."""
+    tx = make_optimizer(section(learning_rate=0.1, weight_decay=weight_decay, clip=clip), 10)
+    codebook = Codebook(jnp.array([[1.0], [2.0], [3.0]]))
+    return tx, new_state(jax.random.key(0), {"w": jnp.array([3.0, 4.0])}, {"codes": codebook}, tx, ema_rate)
+
+
+def gradients(w, codes):
+    return {"network": {"w": jnp.array(w)}, "codes": {"codes": (jnp.array(codes)[:, None], {})}}
+
+
+def moments(state):
+    """Adam's means and squares of the codes."""
+    adam = next(s for s in jax.tree.leaves(state.opt_state, is_leaf=lambda s: hasattr(s, "mu")) if hasattr(s, "mu"))
+    return [np.asarray(part["codes"]["codes"][0])[:, 0] for part in (adam.mu, adam.nu)]
+
+
+def test_adam_by_hand():
+    tx, state = little()
+    w, mean, square = np.array([3.0, 4.0]), 0.0, 0.0
+    for step, gradient in enumerate(([1.0, -2.0], [0.5, 4.0]), 1):
+        state = apply_gradients(state, gradients(gradient, [0.0, 0.0, 0.0]), tx, state.codebooks)
+        mean = 0.9 * mean + 0.1 * np.array(gradient)
+        square = 0.999 * square + 0.001 * np.square(gradient)
+        w = w - 0.1 * (mean / (1 - 0.9**step)) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
+        np.testing.assert_allclose(state.params["w"], w, rtol=1e-5)
+    assert int(state.step) == 2
+
+
+def test_clipping_is_of_the_whole_gradient():
+    """Norm 13 over weights and codes, clipped to 2: Adam's means are a tenth of what is left."""
+    tx, state = little(clip=2.0)
+    state = apply_gradients(state, gradients([3.0, 4.0], [12.0, 0.0, 0.0]), tx, state.codebooks)
+    np.testing.assert_allclose(moments(state)[0], [0.1 * 12 * 2 / 13, 0, 0], rtol=1e-5)
+    tx, state = little(clip=20.0)
+    state = apply_gradients(state, gradients([3.0, 4.0], [12.0, 0.0, 0.0]), tx, state.codebooks)
+    np.testing.assert_allclose(moments(state)[0], [1.2, 0, 0], rtol=1e-5)
+
+
+def test_weight_decay_is_of_weights_not_of_codes():
+    tx, state = little(weight_decay=0.5)
+    after = apply_gradients(state, gradients([0.0, 0.0], [0.0, 0.0, 0.0]), tx, state.codebooks)
+    np.testing.assert_allclose(after.params["w"], np.array([3.0, 4.0]) * (1 - 0.1 * 0.5), rtol=1e-6)
+    np.testing.assert_array_equal(after.codebooks["codes"].codes, state.codebooks["codes"].codes)
+
+
+def test_a_revived_code_has_no_past():
+    """Its moments are those of this step's gradient alone; the other codes keep theirs; its new value gets the step."""
+    tx, state = little()
+    state = apply_gradients(state, gradients([1.0, 1.0], [1.0, 1.0, 1.0]), tx, state.codebooks)
+    before = moments(state)
+    drawn = state.codebooks["codes"].replace(codes=state.codebooks["codes"].codes.at[1].set(7.0))
+    fresh = {"codes": jnp.array([False, True, False])}
+    after = apply_gradients(state, gradients([1.0, 1.0], [0.0, 0.0, 0.0]), tx, {"codes": drawn}, fresh)
+    np.testing.assert_allclose(moments(after)[0], 0.9 * before[0] * [1, 0, 1], rtol=1e-6)
+    np.testing.assert_allclose(moments(after)[1], 0.999 * before[1] * [1, 0, 1], rtol=1e-6)
+    assert float(after.codebooks["codes"].codes[1, 0]) == 7.0
+    assert float(after.codebooks["codes"].codes[0, 0]) < float(state.codebooks["codes"].codes[0, 0])
+
+
+def test_averaged_weights_by_hand():
+    """The rate is (1 + step) / (10 + step) until it reaches `ema_rate`: the first steps count for more."""
+    tx, state = little(ema_rate=0.15)
+    average = np.array([3.0, 4.0])
+    for rate in (0.1, 0.15, 0.15):  # 1/10, 2/11 is above 0.15
+        state = apply_gradients(state, gradients([1.0, -1.0], [0.0] * 3), tx, state.codebooks, ema_rate=0.15)
+        average = rate * average + (1 - rate) * np.asarray(state.params["w"])
+        np.testing.assert_allclose(state.ema_params["w"], average, rtol=1e-5)
+    assert AutoencodeTask(None, tx, {}).model(state).params is state.ema_params
+
+
+def test_statistics_have_no_moments():
+    tx, state = little()
+    codebook = Codebook(jnp.ones((3, 2)), stats={"idle": jnp.zeros(3, jnp.int32), "sum": jnp.ones((3, 2))})
+    assert jax.tree.structure(trainable({}, {"a": codebook})) == jax.tree.structure(
+        {"network": {}, "codes": {"a": (0, {})}}
+    )
+    assert optax.tree.norm(state.opt_state[1].mu) == 0
