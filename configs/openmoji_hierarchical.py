@@ -25,10 +25,10 @@ def get_config(variant=None):
             },
             "loss_weights": {"reconstruction": 4.0, "feature": 0.25, "commitment": 1 / 16},
             "optimizer": {"learning_rate": 3e-3, "schedule": "cosine", "warmup_steps": 50, "clip": 1.0},
-            "train": {"batch_size": 16, "steps": 700, "pictures_every": 350, "checkpoint_every": 200},
+            "train": {"batch_size": 16, "steps": 640, "pictures_every": 320, "checkpoint_every": 200},
             "priors": {
-                "top": prior(layers=6, batch_size=32, steps=320),
-                "bottom": prior(layers=4, batch_size=16, steps=210),
+                "top": prior(layers=6, batch_size=32, steps=280),
+                "bottom": prior(layers=4, batch_size=16, steps=190),
             },
             "sample": {"temperature": 0.8, "guidance": 2.0},
         }

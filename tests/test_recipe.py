@@ -176,7 +176,7 @@ def test_metrics_json_is_about_the_test_split(trained):
 
 
 def test_priors_learn_the_codes_that_the_decoder_expects(trained):
-    workdir, path = trained
+    workdir, _ = trained
     config, facts = configs.load(workdir), parts.read_facts(workdir)
     autoencoder, model = parts.load_autoencoder(workdir, config, facts)
     images = data.load(config["dataset"], "train")

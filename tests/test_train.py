@@ -17,7 +17,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import launch
@@ -509,9 +508,5 @@ def test_averaged_weights_by_hand():
 
 
 def test_statistics_have_no_moments():
-    tx, state = little()
     codebook = Codebook(jnp.ones((3, 2)), stats={"idle": jnp.zeros(3, jnp.int32), "sum": jnp.ones((3, 2))})
-    assert jax.tree.structure(trainable({}, {"a": codebook})) == jax.tree.structure(
-        {"network": {}, "codes": {"a": (0, {})}}
-    )
-    assert optax.tree.norm(state.opt_state[1].mu) == 0
+    assert [leaf.shape for leaf in jax.tree.leaves(trainable({}, {"a": codebook}))] == [(3, 2)]

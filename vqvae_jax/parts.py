@@ -71,7 +71,8 @@ def vocab_sizes(autoencoder) -> tuple[int, ...]:
 
 def map_shapes(autoencoder, facts: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
     """(h, w) of each token map, coarse to fine."""
-    return tuple(one.shape[1:] for one in _traced(autoencoder, facts["image_size"], facts["channels"])[1].tokens)
+    tokens = _traced(autoencoder, facts["image_size"], facts["channels"])[1].tokens
+    return tuple((height, width) for _, height, width in (one.shape for one in tokens))
 
 
 def loss_terms(autoencoder, facts: Mapping[str, Any]) -> tuple[str, ...]:
