@@ -41,6 +41,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print("error:", *str(error).split("\n"), file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; what was saved stays, the same command goes on from there", file=sys.stderr)
+        return 130
 
 
 def show_help() -> int:

@@ -25,7 +25,9 @@ SHOWN = 16  # images in the strip
 
 
 def evaluate(workdir: Path, split: str | None = None) -> dict[str, Any]:
-    """Metrics of every trained stage over a split, the config's test split unless another is said; writes metrics.json.
+    """Metrics of every trained stage over a split, the config's test split unless another is said.
+
+    Writes metrics.json, or metrics_SPLIT.json for another split, and reconstructions.png.
 
     mse in the units of `dataset.range`; PSNR and SSIM on clipped images rounded to uint8, mean over images (see
     `networks.measure`); usage and perplexity over the whole split; nll in nats a token, `position_entropy` beside it,
@@ -53,7 +55,7 @@ def evaluate(workdir: Path, split: str | None = None) -> dict[str, Any]:
     shown = arrays.image[np.linspace(0, len(arrays) - 1, min(SHOWN, len(arrays))).astype(int)]
     rows = [shown, *reconstructions(autoencoder, config["dataset"]["range"], model, shown)]
     logs.save_png(workdir / "reconstructions.png", logs.strip(rows, scale=max(1, 64 // shown.shape[1])))
-    write(metrics, workdir)
+    write(metrics, workdir / (FILE if asked == config["dataset"] else f"metrics_{split}.json"))
     return metrics
 
 
@@ -107,11 +109,11 @@ def _prior(workdir: Path, config, facts, level: str, maps, label) -> dict[str, f
     }
 
 
-def write(metrics: Mapping[str, Any], workdir: Path) -> None:
-    """metrics.json, whole or not at all."""
-    draft = workdir / f".{FILE}.{os.getpid()}"
+def write(metrics: Mapping[str, Any], path: Path) -> None:
+    """A JSON file, whole or not at all."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.write_text(json.dumps(finite(metrics), indent=2, allow_nan=False) + "\n")
-    os.replace(draft, workdir / FILE)
+    os.replace(draft, path)
 
 
 def finite(value: Any) -> Any:

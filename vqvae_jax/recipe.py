@@ -88,6 +88,8 @@ class Recipe:
             say(f"{name}: finished, {step} steps")
             return False
         say(f"{name}: {f'goes on at step {step}' if step else 'starts'}, {steps} steps in {self.workdir / name}")
+        for stale in (evaluate.FILE, "samples.png"):
+            (self.workdir / stale).unlink(missing_ok=True)
         task, split, held_out = self._autoencoder() if name == "autoencoder" else self._prior(name)
         section = self._section(name)
         settings = section["train"] | {"steps": steps}

@@ -91,7 +91,10 @@ class Run:
         return self.task.summary(jax.device_get(sums))
 
     def pictures(self, model: Model, step: int) -> dict[str, np.ndarray]:
-        """The task's pictures of the first held-out batch."""
+        """The task's pictures of the first held-out batch, made by the first process on a device of its own."""
+        if jax.process_index():
+            return {}
+        model = jax.tree.map(np.asarray, model)
         batch = next(iter(self.held_out.evaluation()))
         return self.task.pictures(model, batch, jax.random.fold_in(jax.random.key(1), step))
 
