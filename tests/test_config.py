@@ -170,6 +170,7 @@ def test_a_broken_config_file_is_one_line(tmp_path, text, words):
     assert all(word in answer for word in words), answer
 
 
+STEPS = configs.read(DEMO, [])["train"]["steps"]
 BAD = {
     # unknown names, with the nearest
     "optimizr.learning_rate=1": ["config has no section 'optimizr'", "did you mean 'optimizer'?"],
@@ -198,7 +199,7 @@ BAD = {
     # sections
     "optimizer=adam": ["config.optimizer is 'adam'", "--config.optimizer.FIELD=VALUE"],
     "seed.x=3": ["config.seed is no section", "--config.seed=VALUE"],
-    "train.steps.x=3": ["config.train.steps is no section", "700"],
+    "train.steps.x=3": ["config.train.steps is no section", str(STEPS)],
     # types
     "train.steps=many": ["config.train.steps wants a whole number, got 'many'"],
     "train.steps=1e3": ["config.train.steps wants a whole number, got 1000.0"],
@@ -228,7 +229,7 @@ BAD = {
         "nearest: --config.dataset.image_size=64",
     ],
     "dataset.image_size=3": ["nearest: --config.dataset.image_size=8"],
-    "train.epochs=3": ["config.train has steps=700 and epochs=3", "--config.train.steps=0"],
+    "train.epochs=3": [f"config.train has steps={STEPS} and epochs=3", "--config.train.steps=0"],
     "priors.top.train.steps=0": ["--config.priors.top.train.steps=1000", "--config.priors.top.train.epochs=10"],
     "autoencoder.levels=1": ["config.priors has no level", "codes"],
 }
