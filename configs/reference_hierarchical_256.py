@@ -4,7 +4,7 @@ Paper: https://arxiv.org/abs/1906.00446; code: https://github.com/unixpickle/vq-
 Data: data/images_256.npz with uint8 train_image [N, 256, 256, 3] and test_image; --config.dataset.path=FILE takes it
 from elsewhere.
 Command: python launch.py --config=configs/reference_hierarchical_256.py --workdir=runs/reference
-Time: 200 steps of the autoencoder TODO-MEASURE on one GPU, TODO-MEASURE images/s in float32, TODO-MEASURE in bfloat16.
+Time: not measured yet; it wants an accelerator.
 Numbers: outputs, losses, gradients and training steps are the reference's (tests of parity).
 
 Variants: `bfloat16`, networks in bfloat16; codebooks stay float32.

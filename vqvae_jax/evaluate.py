@@ -51,6 +51,7 @@ def evaluate(workdir: Path, split: str | None = None) -> dict[str, Any]:
     priors = {level: _prior(workdir, config, facts, level, maps, arrays.label) for level in _trained(workdir, config)}
     if priors:
         metrics["priors"] = priors
+    if len(priors) == len(configs.levels(config)):
         metrics["bits_per_pixel"] = sum(prior["bits_per_pixel"] for prior in priors.values())
     shown = arrays.image[np.linspace(0, len(arrays) - 1, min(SHOWN, len(arrays))).astype(int)]
     rows = [shown, *reconstructions(autoencoder, config["dataset"]["range"], model, shown)]

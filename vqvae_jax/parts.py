@@ -144,4 +144,6 @@ def _restore(workdir: Path, stage: str, like: Model, step) -> Model:
         if checkpoints.latest() is None:
             train = f"python launch.py --config=… --workdir={workdir} --stage={stage}"
             raise UserError(f"{folder} has no checkpoint: the stage {stage!r} was not trained; {train}")
+        if step == "best" and checkpoints.best() is None:  # interrupted before the first evaluation
+            step = None
         return checkpoints.restore_model(step, like)
