@@ -364,5 +364,5 @@ def test_evaluation_of_another_split(copy):
 
 
 def test_numbers_that_are_none_are_valid_json(tmp_path):
-    evaluate.write({"a": {"ssim": math.nan, "mse": 1.0}, "split": "test"}, tmp_path)
+    evaluate.write({"a": {"ssim": math.nan, "mse": 1.0}, "split": "test"}, tmp_path / "metrics.json")
     assert json.loads((tmp_path / "metrics.json").read_text()) == {"a": {"ssim": None, "mse": 1.0}, "split": "test"}

@@ -285,8 +285,11 @@ def test_whole_prior(name, pytestconfig):
 EMA = EMAQuantizer(64, 16, decay=0.99, revive_after=0)
 
 
-def rosinality(params, codebooks, images, train=False):
-    """Its forward in plain functions, NCHW, around our quantizer: image [B, 3, H, W], {"t", "b"} quantized, diff."""
+def rosinality(params, codebooks, images, train=False, seen=None):
+    """Its forward in plain functions, NCHW, around our quantizer: image [B, 3, H, W], {"t", "b"} quantized, diff.
+
+    `seen`, a dict, gets the encodings: outside of jit.
+    """
     relu = jax.nn.relu
 
     def bias(name):
@@ -308,6 +311,8 @@ def rosinality(params, codebooks, images, train=False):
 
     def quantize(level, x):
         z_e = jnp.moveaxis(conv2d(f"quantize_conv_{level}", x), 1, -1)
+        if seen is not None:
+            seen[level] = z_e
         coded[level] = EMA(codebooks[level], z_e, key=jax.random.key(0), train=train)
         return jnp.moveaxis(coded[level].z_q, -1, 1)
 
@@ -341,10 +346,27 @@ def ema_state(arrays) -> tuple[dict, dict[str, Codebook]]:
     return params, codebooks
 
 
-def test_ema_codes_losses_and_gradients():
+def same_ema_codes() -> bool:
+    """Whether all codes are the recorded ones; where one is not, it is a tie, or the test fails."""
+    recording = Recording(RECORDINGS / "rosinality_vqvae2.npz")
+    params, codebooks = ema_state(recording.of("param"))
+    seen: dict = {}
+    coded = rosinality(params, codebooks, recording.arrays["input/images"], seen=seen)[1]
+    want = {level: recording.of("output")[f"id_{level}"] for level in coded}
+    return all(
+        assert_same_codes(
+            coded[level].indices[0], want[level], np.asarray(seen[level], np.float64), codebooks[level].codes
+        )
+        for level in ("t", "b")
+    )
+
+
+def test_ema_codes_losses_and_gradients(monkeypatch):
     recording = Recording(RECORDINGS / "rosinality_vqvae2.npz")
     want, images = recording.of("output"), recording.arrays["input/images"]
     params, codebooks = ema_state(recording.of("param"))
+    if not same_ema_codes():  # what lies behind a tie is compared from the recorded codes
+        look_up(monkeypatch, [want["id_t"], want["id_b"]])
     value_and_grad = jax.jit(jax.value_and_grad(rosinality_loss, has_aux=True))
     (_, (image, coded, _, diff)), grads = value_and_grad(params, codebooks, images)
     for level in ("t", "b"):
@@ -374,6 +396,8 @@ def test_ema_training_step_by_step():
     for i, want in enumerate(recording["train/losses"]):
         params, codebooks, moments, losses = step(params, codebooks, moments, batches[i % len(batches)])
         np.testing.assert_allclose(losses, want, rtol=LOSSES, err_msg=f"step {i}")
+    if not same_ema_codes():
+        pytest.skip("losses agree; a tie between two codes fell the other way, so the weights went another way too")
     trained, averages = ema_state(recording.of("trained"))
     assert_trained(params, trained, before)
     for level in ("t", "b"):
