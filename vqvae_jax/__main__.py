@@ -109,6 +109,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
+    except OSError as error:  # a place that cannot be written, a disk that is full
+        print(f"error: {error}; choose another place, or make room", file=sys.stderr)
+        return 2
     return 0
 
 

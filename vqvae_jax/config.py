@@ -33,7 +33,7 @@ CADENCES = {"steps", "epochs", "log_every", "evaluate_every", "checkpoint_every"
 POSITIVE = {"image_size", "views", "learning_rate", "eps", "batch_size", "keep", "count", "top_p"}
 POSITIVE |= {"log_every", "evaluate_every", "checkpoint_every"}
 SEEDS = 2**31  # negative ones included
-POSITIVE |= {"codebook_size", "code_dim", "levels", "width", "depth", "heads"}
+POSITIVE |= {"codebook_size", "code_dim", "levels", "width", "depth", "heads", "horizontal", "vertical"}
 
 
 @dataclasses.dataclass(frozen=True)

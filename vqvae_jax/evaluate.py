@@ -55,8 +55,9 @@ def evaluate(workdir: Path, split: str | None = None) -> dict[str, Any]:
         metrics["bits_per_pixel"] = sum(prior["bits_per_pixel"] for prior in priors.values())
     shown = arrays.image[np.linspace(0, len(arrays) - 1, min(SHOWN, len(arrays))).astype(int)]
     rows = [shown, *reconstructions(autoencoder, config["dataset"]["range"], model, shown)]
-    logs.save_png(workdir / "reconstructions.png", logs.strip(rows, scale=max(1, 64 // shown.shape[1])))
-    write(metrics, workdir / (FILE if asked == config["dataset"] else f"metrics_{split}.json"))
+    name = "" if asked == config["dataset"] else f"_{split}"
+    logs.save_png(workdir / f"reconstructions{name}.png", logs.strip(rows, scale=max(1, 64 // shown.shape[1])))
+    write(metrics, workdir / f"metrics{name}.json")
     return metrics
 
 

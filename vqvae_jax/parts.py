@@ -123,7 +123,10 @@ def read_facts(workdir: Path) -> dict[str, Any]:
         raise UserError(
             f"{workdir} has no {FACTS}: nothing was trained here; python launch.py --config=… --workdir={workdir}"
         )
-    return json.loads(path.read_text())
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); restore it, or use another --workdir") from error
 
 
 def load_autoencoder(workdir: Path, config: Mapping[str, Any], facts: Mapping[str, Any], step=None):

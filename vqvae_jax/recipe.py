@@ -72,6 +72,8 @@ class Recipe:
             parts.abstract_prior(parts.build_prior(self.config, self.facts, level))
         for name in configs.stages(self.config):
             train.make_mesh(self._section(name)["train"]["batch_size"])
+        sample.pick_of(self.config["sample"])
+        self._check_test_split()
         configs.differs(self.config, self.workdir)
         check_facts(self.facts, self.workdir)
         self._check_codes()
@@ -187,6 +189,15 @@ class Recipe:
             from jax.experimental import multihost_utils
 
             multihost_utils.sync_global_devices("tokens")
+
+    def _check_test_split(self) -> None:
+        """It is read by evaluation only, but that it is there and fits is found before hours of training."""
+        test = data.load(self.config["dataset"], "test").image.shape[1:]
+        train_shape = self.images["train"].image.shape[1:]
+        if test != train_shape:
+            raise UserError(
+                f"images of the test split are {list(test)}, those of training {list(train_shape)}; use one size"
+            )
 
     def _check_autoencoder(self) -> None:
         """A prior is trained on the codes of a finished autoencoder."""

@@ -1,5 +1,6 @@
 """New images from a trained workdir: each prior in turn, coarse to fine, then the decoder."""
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -97,6 +98,8 @@ def pick_of(section: Mapping[str, Any], **said: Any) -> Pick:
     values: dict[str, Any] = {name: section[name] if said.get(name) is None else said[name] for name in Pick._fields}
     if not values["temperature"] >= 0 or not 0 < values["top_p"] <= 1 or values["top_k"] < 0:
         raise UserError(f"temperature and top_k are at least 0, top_p is above 0 and at most 1; got {values}")
+    if not math.isfinite(values["guidance"]) or not math.isfinite(values["temperature"]):
+        raise UserError(f"temperature and guidance are plain numbers; got {values}")
     return Pick(**values)
 
 

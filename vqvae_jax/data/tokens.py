@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from vqvae_jax.data.arrays import Arrays
+from vqvae_jax.types import UserError
 
 FILE = "tokens.json"  # written last: without it the folder is unfinished
 
@@ -85,6 +86,8 @@ def is_written(folder: Path, source: Mapping[str, Any]) -> bool:
 
 def read(folder: Path, part: str, levels: Sequence[str]) -> TokenArrays:
     """One part of a whole folder, memory-mapped."""
+    if not (folder / FILE).is_file():
+        raise UserError(f"{folder} holds no tokens: restore it, or train the priors again in another --workdir")
     label = folder / f"{part}_label.npy"
     maps = tuple(np.load(folder / f"{part}_{level}.npy", mmap_mode="r") for level in levels)
     return TokenArrays(maps, np.load(label) if label.is_file() else None)

@@ -15,7 +15,7 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
 
 def pick_token(key: Array, logits: Array, pick: Pick) -> Array:
     """One class a row, [..., K] → int32 [...]: temperature first, then top_k, then top_p of what is left."""
-    if pick.temperature == 0:
+    if pick.temperature < 1e-6:  # dividing by less would overflow
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     logits = logits.astype(jnp.float32) / pick.temperature
     if pick.top_k:

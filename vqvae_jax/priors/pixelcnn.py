@@ -18,7 +18,7 @@ from jax import lax
 from vqvae_jax.networks.conv import Conv, ConvTranspose
 from vqvae_jax.networks.likelihood import pick_token
 from vqvae_jax.priors.layers import ChannelNorm, PixelAttention, PixelConvA, PixelConvB
-from vqvae_jax.types import Array, Condition, Pick
+from vqvae_jax.types import Array, Condition, Pick, UserError
 
 Past = dict[str, Any]  # what cached sampling remembers of the rows and pixels before
 
@@ -190,6 +190,8 @@ class PixelCNNPrior(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
+        if self.attention_after and self.depth % self.heads:
+            raise UserError(f"depth={self.depth} does not divide among heads={self.heads} of the attention; change one")
         self.embed = embedding(self.vocab_size, self.depth, self.dtype)
         self.pixel_cnn = PixelCNN(self._layers())
         if self.coarse_sizes:
