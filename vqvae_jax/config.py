@@ -32,8 +32,8 @@ FILLED = {"quantizers", "channels", "dtype", "vocab_size", "shape", "coarse_size
 CADENCES = {"steps", "epochs", "log_every", "evaluate_every", "checkpoint_every", "pictures_every", "keep"}
 POSITIVE = {"image_size", "views", "learning_rate", "eps", "batch_size", "keep", "count", "top_p"}
 POSITIVE |= {"log_every", "evaluate_every", "checkpoint_every"}
-SEEDS = 2**31  # negative ones included
 POSITIVE |= {"codebook_size", "code_dim", "levels", "width", "depth", "heads", "horizontal", "vertical"}
+SEEDS = 2**31  # negative ones included
 
 
 @dataclasses.dataclass(frozen=True)

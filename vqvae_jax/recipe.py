@@ -5,9 +5,7 @@
 Each stage is skipped where it is finished and goes on where it was interrupted.
 """
 
-import json
 import math
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -268,11 +266,8 @@ def check_facts(facts: Mapping[str, Any], workdir: Path) -> None:
 def write_facts(facts: Mapping[str, Any], workdir: Path) -> None:
     """DIR/data.json, once."""
     path = workdir / parts.FACTS
-    if path.is_file():
-        return
-    draft = path.with_suffix(f".{os.getpid()}.tmp")
-    draft.write_text(json.dumps(facts, indent=2) + "\n")
-    os.replace(draft, path)
+    if not path.is_file():
+        evaluate.write(facts, path)
 
 
 def say(text: str) -> None:
