@@ -3,10 +3,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 UV_VERSION = 0.13.9
+AUDIT_VERSION = 2.10.1
 WORKDIR ?= runs/demo
 export UV_LINK_MODE ?= copy
 
-.PHONY: demo test check requirements clean help
+.PHONY: demo test check audit requirements clean help
 
 help:  ## what there is to make
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -32,6 +33,9 @@ $(VENV)/demo.done: requirements-demo.txt | $(VENV)/bin/uv
 $(VENV)/test.done: requirements.txt | $(VENV)/bin/uv
 	$(VENV)/bin/uv pip install -q -p $(VENV)/bin/python -r requirements.txt
 	@touch $@
+
+audit: $(VENV)/bin/uv  ## known vulnerabilities of the pinned packages; fails where one could not be looked up
+	$(VENV)/bin/uv tool run pip-audit==$(AUDIT_VERSION) --strict -r requirements.txt --no-deps --disable-pip
 
 requirements: $(VENV)/bin/uv  ## pin what requirements*.in ask for
 	for f in requirements requirements-demo; do \

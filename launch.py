@@ -76,12 +76,12 @@ def launch(given: argparse.Namespace, overrides: list[str]) -> int:
 def check_flags(given: argparse.Namespace, overrides: list[str]) -> None:
     """UserError for flags that are not there, and for a missing --config."""
     from vqvae_jax import config
-    from vqvae_jax.types import UserError
+    from vqvae_jax.types import UserError, unknown
 
     for flag in (word.partition("=")[0] for word in overrides if word.startswith("--")):
         if not flag.startswith("--config."):
             known = ["--config", "--workdir", "--stage", "--distributed", "--help"]
-            raise UserError(config.unknown("there is no flag", flag, known, "There are"))
+            raise UserError(unknown("there is no flag", flag, known, "There are"))
     if not given.config:
         paths = ", ".join(path for path, _ in config.available())
         raise UserError(f"--config=FILE is missing. There are: {paths}")

@@ -51,7 +51,10 @@ def holds(answer, *words):
 
 
 LAUNCH = {
-    "an unknown config": (["--config=configs/cifar10.py"], ["'configs/cifar10.py'", f"did you mean '{CIFAR}'?"]),
+    "an unknown config": (
+        ["--config=configs/cifar10_hirarchical.py"],
+        ["'configs/cifar10_hirarchical.py'", f"did you mean '{CIFAR}'?"],
+    ),
     "an unknown variant": ([f"--config={DEMO}:tinny"], ["'tinny'", "did you mean 'tiny'?"]),
     "an unknown field": ([f"--config={DEMO}", "--config.train.batchsize=4"], ["'batchsize'", "'batch_size'"]),
     "an unknown stage": ([f"--config={DEMO}", "--stage=middle"], ["'middle'", "autoencoder, top, bottom"]),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from vqvae_jax import config as configs
+from vqvae_jax.config.workdir import flat
 from vqvae_jax.types import UserError
 
 DEMO = "configs/openmoji_hierarchical.py"
@@ -76,7 +77,7 @@ def test_defaults_come_from_the_class_and_what_the_recipe_fills_in_is_no_field(d
 )
 def test_any_field_can_be_typed(typed, value):
     path = f"config.{typed.partition('=')[0]}"
-    found = configs._flat(configs.read(DEMO, [f"--config.{typed}"]))[path]
+    found = flat(configs.read(DEMO, [f"--config.{typed}"]))[path]
     assert found == value and type(found) is type(value)
 
 
@@ -187,7 +188,7 @@ BAD = {
         "did you mean 'pixelcnn'?",
         "There are:",
     ],
-    "dataset.name=openmogi": ["config.dataset.name: there is no 'openmogi'", "did you mean 'openmoji'?"],
+    "dataset.name=openmogi": ["config.dataset.name: there is no data set 'openmogi'", "did you mean 'openmoji'?"],
     "autoencoder.name=hierarchcal": ["did you mean 'hierarchical'?"],
     "autoencoder.quantizer.name=emma": ["config.autoencoder.quantizer.name", "did you mean 'ema'?"],
     "autoencoder.quantizers.tp.codebook_size=3": ["config.autoencoder.quantizers has no level 'tp'", "'top'"],
@@ -224,7 +225,7 @@ BAD = {
     "dataset.range=1,0": ["config.dataset.range must rise", "--config.dataset.range=0,1"],
     "dataset.image_size=60": [
         "config.dataset.image_size=60",
-        "levels=2",
+        "top, bottom",
         "multiple of 8",
         "nearest: --config.dataset.image_size=64",
     ],
@@ -306,7 +307,7 @@ def test_nothing_else_may_change_and_nothing_is_written(demo, tmp_path, field):
     before = (tmp_path / "config.json").read_bytes()
     other = configs.read(DEMO, [f"--config.{field}=5", "--config.train.steps=9"])
     answer = said(configs.agree, other, tmp_path)
-    stored = configs._flat(demo)[f"config.{field}"]
+    stored = flat(demo)[f"config.{field}"]
     assert f"config.{field}: {stored!r} → 5" in answer and "another --workdir" in answer and "train.steps" not in answer
     assert (tmp_path / "config.json").read_bytes() == before
 

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from vqvae_jax import codec, parts, sample, train
 from vqvae_jax import config as configs
-from vqvae_jax import parts, sample, train
 from vqvae_jax.networks.conv import plain
 from vqvae_jax.priors.draw import CHUNK, draw
-from vqvae_jax.tasks.autoencode import AutoencodeTask, reconstructions
+from vqvae_jax.tasks.autoencode import AutoencodeTask
 from vqvae_jax.tasks.optimize import make_optimizer
 from vqvae_jax.tasks.prior import PriorTask
 from vqvae_jax.types import Condition, Model
@@ -30,7 +30,9 @@ def arguments():
 
 
 def facts(config):
-    return {"image_size": config["dataset"]["image_size"], "channels": 3, "label_names": list(LABELS)}
+    grey = config["dataset"]["name"] in ("mnist", "fashion_mnist")
+    size = config["dataset"]["image_size"]
+    return {"image_size": size, "channels": 1 if grey else 3, "label_names": list(LABELS)}
 
 
 def like(shape, dtype=jnp.int32):
@@ -69,14 +71,14 @@ def trace(config):
     dataset = config["dataset"]
     task = AutoencodeTask(autoencoder, tx, config["loss_weights"], dataset["range"], dataset["flip"], dataset["crop"])
     task.check(parts.loss_terms(autoencoder, known))
-    images = like((config["train"]["batch_size"], size, size, 3), jnp.uint8)
+    images = like((config["train"]["batch_size"], size, size, known["channels"]), jnp.uint8)
     state = trained(task, {"image": images})
     check_float32(state)
     model = Model(state.params, state.codebooks)
-    made = jax.eval_shape(lambda m, x: reconstructions(autoencoder, dataset["range"], m, x), model, images)
+    made = jax.eval_shape(lambda m, x: codec.reconstruct(autoencoder, dataset["range"], m, x), model, images)
     assert [x.shape for x in made] == [images.shape] * len(configs.levels(config))
 
-    maps = parts.map_shapes(autoencoder, known)
+    maps = [level.shape for level in parts.token_levels(config, known)]
     coarse = ()
     for number, level in enumerate(configs.levels(config)):
         prior, section = parts.build_prior(config, known, level), config["priors"][level]
@@ -92,5 +94,5 @@ def trace(config):
         new = jax.eval_shape(lambda *a, p=prior, c=pick: draw(p, CHUNK, c, *a), Model(state.params, {}), key, condition)
         assert new.shape == (CHUNK, *maps[number]) and new.dtype == jnp.int32
         coarse += (new,)
-    decoded = jax.eval_shape(lambda m, t: sample.decode(autoencoder, dataset["range"], m, t), model, coarse)
-    assert decoded.shape == (CHUNK, size, size, 3) and decoded.dtype == jnp.uint8
+    decoded = jax.eval_shape(lambda m, t: codec.decode(autoencoder, dataset["range"], m, t), model, coarse)
+    assert decoded.shape == (CHUNK, size, size, known["channels"]) and decoded.dtype == jnp.uint8

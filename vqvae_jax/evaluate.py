@@ -1,8 +1,6 @@
-"""What a trained workdir is worth, on the test split: metrics.json."""
+"""What a trained workdir is worth, on the test split: metrics.json, reconstructions.png, code_counts.npz."""
 
-import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +12,14 @@ import numpy as np
 from vqvae_jax import config as configs
 from vqvae_jax import data, logs, parts
 from vqvae_jax.data import tokens as token_files
-from vqvae_jax.data.augment import normalise
-from vqvae_jax.tasks.autoencode import AutoencodeTask, reconstructions
+from vqvae_jax.files import atomically, write_json
+from vqvae_jax.tasks.autoencode import AutoencodeTask
 from vqvae_jax.tasks.prior import PriorTask
+from vqvae_jax.trained import Trained
 from vqvae_jax.types import Model
 
 FILE = "metrics.json"
+COUNTS = "code_counts.npz"  # how often each code was used over the split, float [K] by level
 BATCH = 64  # images
 SHOWN = 16  # images in the strip
 
@@ -27,7 +27,7 @@ SHOWN = 16  # images in the strip
 def evaluate(workdir: Path, split: str | None = None) -> dict[str, Any]:
     """Metrics of every trained stage over a split, the config's test split unless another is said.
 
-    Writes metrics.json, or metrics_SPLIT.json for another split, and reconstructions.png.
+    Writes metrics.json, reconstructions.png and code_counts.npz, with _SPLIT in their names for another split.
 
     mse in the units of `dataset.range`; PSNR and SSIM on clipped images rounded to uint8, mean over images (see
     `networks.measure`); usage and perplexity over the whole split; nll in nats a token, `position_entropy` beside it,
@@ -36,93 +36,72 @@ def evaluate(workdir: Path, split: str | None = None) -> dict[str, Any]:
     Raises:
         UserError: nothing is trained here, or the data are not to be had.
     """
-    workdir = Path(workdir)
-    config, facts = configs.load(workdir), parts.read_facts(workdir)
-    asked = config["dataset"] | ({"test_split": split} if split else {})
-    arrays = data.load(asked, "test")
-    autoencoder, model = parts.load_autoencoder(workdir, config, facts)
-    task = AutoencodeTask(autoencoder, None, {}, config["dataset"]["range"])
-    metrics: dict[str, Any] = {
-        "split": asked["test_split"],
-        "images": len(arrays),
-        "autoencoder": over(task, model, data.ArrayData(arrays, BATCH, 0)),
-    }
-    maps = encode_all(autoencoder, config["dataset"]["range"], model, arrays.image)
-    priors = {level: _prior(workdir, config, facts, level, maps, arrays.label) for level in _trained(workdir, config)}
-    if priors:
-        metrics["priors"] = priors
-    if len(priors) == len(configs.levels(config)):
-        metrics["bits_per_pixel"] = sum(prior["bits_per_pixel"] for prior in priors.values())
-    shown = arrays.image[np.linspace(0, len(arrays) - 1, min(SHOWN, len(arrays))).astype(int)]
-    rows = [shown, *reconstructions(autoencoder, config["dataset"]["range"], model, shown)]
-    name = "" if asked == config["dataset"] else f"_{split}"
-    logs.save_png(workdir / f"reconstructions{name}.png", logs.strip(rows, scale=max(1, 64 // shown.shape[1])))
-    write(metrics, workdir / f"metrics{name}.json")
+    model = Trained(workdir)
+    asked = model.config["dataset"] | ({"test_split": split} if split else {})
+    suffix = f"_{split}" if split and asked != model.config["dataset"] else ""
+    metrics: dict[str, Any] = {"split": asked["test_split"]}
+    if model.has_autoencoder:
+        tokens = _autoencoder(model, data.load(asked, "test"), metrics, suffix)
+    else:
+        tokens = token_files.load(asked, "test")
+        metrics["images"] = len(tokens)
+    if trained := _trained(model):
+        seen = token_files.read(model.workdir / "tokens", "train") if model.has_autoencoder else None
+        seen = seen or token_files.load(model.config["dataset"], "train")
+        metrics["priors"] = {level: _prior(model, level, tokens, seen) for level in trained}
+        if len(trained) == len(configs.levels(model.config)):
+            metrics["bits_per_pixel"] = sum(prior["bits_per_pixel"] for prior in metrics["priors"].values())
+    write_json(model.workdir / f"metrics{suffix}.json", metrics)
     return metrics
 
 
-def over(task: Any, model: Model, split: data.ArrayData) -> dict[str, float]:
-    """A task's metrics over a whole split, without those that only training needs."""
+def _autoencoder(model: Trained, arrays: data.Arrays, metrics: dict[str, Any], suffix: str) -> token_files.TokenArrays:
+    """Measures the autoencoder, draws its strip, counts its codes; gives the images as tokens."""
+    module, weights = model.autoencoder
+    task = AutoencodeTask(module, None, {}, model.value_range)
+    sums = sums_over(task, weights, data.batches(arrays, BATCH, 0))
+    summary = {name: value for name, value in task.summary(sums).items() if name != "loss"}
+    metrics |= {"images": len(arrays), "autoencoder": summary}
+    counts: Any = {name.removeprefix("codes/"): value for name, value in sums.items() if name.startswith("codes/")}
+    with atomically(model.workdir / COUNTS.replace(".npz", f"{suffix}.npz")) as path, path.open("wb") as file:
+        np.savez(file, **counts)
+    shown = arrays.image[np.linspace(0, len(arrays) - 1, min(SHOWN, len(arrays))).astype(int)]
+    strip = logs.strip([shown, *model.reconstruct(shown)], scale=max(1, 64 // shown.shape[1]))
+    logs.save_png(model.workdir / f"reconstructions{suffix}.png", strip)
+    return token_files.TokenArrays(model.encode(arrays.image), arrays.label)
+
+
+def sums_over(task: Any, model: Model, split: Any) -> dict[str, np.ndarray]:
+    """A task's additive sums over a whole split."""
     step = jax.jit(task.eval_step)
     sums: Any = None
     for batch in split.evaluation():
         new = step(model, batch)
         sums = new if sums is None else jax.tree.map(jnp.add, sums, new)
-    return {name: value for name, value in task.summary(jax.device_get(sums)).items() if name != "loss"}
+    return jax.device_get(sums)
 
 
-def encode_all(autoencoder, value_range, model: Model, images: np.ndarray) -> tuple[np.ndarray, ...]:
-    """uint8 [N, H, W, C] → token maps int32 [N, h, w], coarse to fine."""
-    step = jax.jit(
-        lambda model, x: autoencoder.apply(
-            {"params": model.params}, normalise(x, value_range), model.codebooks, method="encode"
-        )
-    )
-    chunks = []
-    for start in range(0, len(images), BATCH):
-        part = images[start : start + BATCH]
-        padded = np.pad(part, ((0, BATCH - len(part)), (0, 0), (0, 0), (0, 0)))
-        chunks.append([np.asarray(tokens)[: len(part)] for tokens in step(model, padded)])
-    return tuple(np.concatenate(level) for level in zip(*chunks, strict=True))
+def _trained(model: Trained) -> list[str]:
+    levels = [level for level in configs.stages(model.config) if level != "autoencoder"]
+    return [level for level in levels if (model.workdir / level / "checkpoints").is_dir()]
 
 
-def _trained(workdir: Path, config: Mapping[str, Any]) -> list[str]:
-    levels = [level for level in configs.stages(config) if level != "autoencoder"]
-    return [level for level in levels if (workdir / level / "checkpoints").is_dir()]
-
-
-def _prior(workdir: Path, config, facts, level: str, maps, label) -> dict[str, float]:
+def _prior(model: Trained, level: str, tokens: token_files.TokenArrays, seen: token_files.TokenArrays) -> dict:
     """nll of one level's test tokens, and what it is to be compared with."""
-    prior, model = parts.load_prior(workdir, config, facts, level)
-    names = configs.levels(config)
-    number = names.index(level)
-    seen = token_files.read(workdir / "tokens", "train", names).maps[number]
+    prior, weights = parts.load_prior(model.workdir, model.config, model.facts, level)
+    number = configs.levels(model.config).index(level)
     task = PriorTask(prior, number, None)
-    split = data.ArrayData(token_files.TokenArrays(maps, label), BATCH, 0)
-    nll = over(task, model, split)["nll"]
-    yardstick = token_files.position_entropy(maps[number], seen, prior.vocab_size)
-    pixels = facts["image_size"] ** 2
+    nll = task.summary(sums_over(task, weights, data.ArrayData(tokens, BATCH, 0)))["nll"]
+    maps = tokens.maps[number]
+    yardstick = token_files.position_entropy(maps, seen.maps[number], prior.vocab_size)
+    pixels = model.facts["image_size"] ** 2
     return {
         "nll": nll,
-        "entropy": token_files.entropy(maps[number], prior.vocab_size),
+        "entropy": token_files.entropy(maps, prior.vocab_size),
         "position_entropy": yardstick,
         "nll_over_position_entropy": nll / yardstick,
-        "bits_per_pixel": nll * maps[number][0].size / math.log(2) / pixels,
+        "bits_per_pixel": nll * math.prod(maps.shape[1:]) / math.log(2) / pixels,
     }
-
-
-def write(metrics: Mapping[str, Any], path: Path) -> None:
-    """A JSON file, whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(finite(metrics), indent=2, allow_nan=False) + "\n")
-    os.replace(draft, path)
-
-
-def finite(value: Any) -> Any:
-    """NaN and infinity become None, which JSON knows: the SSIM of pictures below 11 pixels."""
-    if isinstance(value, Mapping):
-        return {name: finite(one) for name, one in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def lines(metrics: Mapping[str, Any], name: str = "") -> list[str]:

@@ -3,7 +3,6 @@
 import datetime
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any, TextIO
 import jax
 import numpy as np
 
+from vqvae_jax.files import atomically
 from vqvae_jax.types import UserError
 
 SEPARATOR = 2  # pixels between pictures
@@ -37,7 +37,7 @@ class Log:
             return
         self._metrics = _open_metrics(self.folder / "metrics.jsonl", start_step)
         self._board = _tensorboard(self.folder / "tensorboard", start_step)
-        self._progress = _progress(total_steps, start_step, name)
+        self._progress = progress_bar(total_steps, start_step, name)
 
     def __enter__(self) -> "Log":
         return self
@@ -64,11 +64,12 @@ class Log:
             if self._board is not None:
                 self._board.add_scalar(name, value, step)
 
-    def pictures(self, step: int, name: str, grid: np.ndarray) -> None:
-        """Writes uint8 [H, W, 3] to pictures/<name>_<step>.png and to TensorBoard."""
+    def pictures(self, step: int, name: str, grid: np.ndarray, epoch: int | None = None) -> None:
+        """Writes uint8 [H, W, 3] to pictures/<name>_<step>.png, or epoch_<epoch>_<name>.png, and to TensorBoard."""
         if not self._on:
             return
-        save_png(self.folder / "pictures" / f"{name}_{step:07d}.png", grid)
+        file = f"{name}_{step:07d}.png" if epoch is None else f"epoch_{epoch}_{name}.png"
+        save_png(self.folder / "pictures" / file, grid)
         if self._board is not None:
             self._board.add_image(name, grid, step, dataformats="HWC")
 
@@ -144,23 +145,23 @@ def save_png(path: Path, array: np.ndarray) -> None:
     """Writes uint8 [H, W], [H, W, 1] or [H, W, 3]; whoever looks sees the old picture or the new, never half of one."""
     import PIL.Image
 
-    path = Path(path)
     array = np.asarray(array)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    PIL.Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array).save(temporary, format="PNG")
-    os.replace(temporary, path)
+    with atomically(Path(path)) as temporary:
+        PIL.Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array).save(temporary, format="PNG")
 
 
 class _Bar:
     """Progress on a terminal."""
 
-    def __init__(self, tqdm: Any, total: int, start: int, name: str):
-        self._bar = tqdm(total=total, initial=start, desc=name, unit="step", dynamic_ncols=True, file=sys.stderr)
+    def __init__(self, tqdm: Any, total: int, start: int, name: str, unit: str):
+        self._bar = tqdm(total=total, initial=start, desc=name, unit=unit, dynamic_ncols=True, file=sys.stderr)
 
     def show(self, step: int, text: str) -> None:
         self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(step - self._bar.n)
+
+    def add(self, count: int) -> None:
+        self._bar.update(count)
 
     def close(self) -> None:
         self._bar.close()
@@ -169,13 +170,17 @@ class _Bar:
 class _Lines:
     """Progress in a file: step/total, steps a second and time left since the first call, which compiles."""
 
-    def __init__(self, total: int, start: int, name: str):
-        self._total, self._name = total, name
+    def __init__(self, total: int, start: int, name: str, unit: str):
+        self._total, self._name, self._unit = total, name, unit
         self._first: tuple[int, float] | None = None
         self._last = (start, -math.inf)
+        self._done = start
+
+    def add(self, count: int) -> None:
+        self.show(self._done + count, "")
 
     def show(self, step: int, text: str) -> None:
-        now = time.monotonic()
+        now, self._done = time.monotonic(), step
         self._first = self._first or (step, now)
         due = now - self._last[1] >= PLAIN_EVERY or step >= self._total
         if due and step != self._last[0]:
@@ -189,21 +194,22 @@ class _Lines:
             return ()
         rate = (step - first_step) / (now - since)
         left = datetime.timedelta(seconds=round((self._total - step) / rate))
-        return f"{rate:.3g} steps/s", f"{left} left"
+        return f"{rate:.3g} {self._unit}s/s", f"{left} left"
 
     def close(self) -> None:
         pass
 
 
-def _progress(total: int, start: int, name: str) -> _Bar | _Lines:
+def progress_bar(total: int, start: int, name: str, unit: str = "step") -> _Bar | _Lines:
+    """What shows how far a long work is, on standard error: `show(done, text)` as it goes, `close()` at the end."""
     if sys.stderr.isatty():
         try:
             from tqdm import tqdm
 
-            return _Bar(tqdm, total, start, name)
+            return _Bar(tqdm, total, start, name, unit)
         except ImportError:
             pass
-    return _Lines(total, start, name)
+    return _Lines(total, start, name, unit)
 
 
 def _tensorboard(folder: Path, start_step: int) -> Any:
@@ -226,11 +232,9 @@ def _say_once(text: str) -> None:
 
 def _open_metrics(path: Path, start_step: int) -> TextIO:
     """Opens for more lines, those after `start_step` cut. A run from step 0 logs all steps itself, 0 included."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     kept = [entry for entry in read_metrics(path) if start_step > 0 and entry["step"] <= start_step]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
-    os.replace(temporary, path)
+    with atomically(path) as temporary:
+        temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
     return open(path, "a", buffering=1)
 
 

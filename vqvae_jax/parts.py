@@ -11,9 +11,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vqvae_jax.autoencoders import AUTOENCODERS
 from vqvae_jax.checkpoint import Checkpoints
+from vqvae_jax.data.arrays import Arrays
+from vqvae_jax.data.tokens import Level
 from vqvae_jax.priors import PRIORS
 from vqvae_jax.quantizers import QUANTIZERS
 from vqvae_jax.types import Condition, Model, Reconstruction, UserError
@@ -30,7 +33,7 @@ def arguments(section: Mapping[str, Any]) -> dict[str, Any]:
 def build_autoencoder(config: Mapping[str, Any], facts: Mapping[str, Any]):
     """The autoencoder with its quantizers, one a level."""
     section = config["autoencoder"]
-    kind = AUTOENCODERS[section["name"]]
+    kind: Any = AUTOENCODERS[section["name"]]
     quantizers = tuple(
         build_quantizer(section["quantizers"].get(level, section["quantizer"]))
         for level in kind.names(arguments(section))
@@ -46,33 +49,35 @@ def build_quantizer(section: Mapping[str, Any]):
 
 def build_prior(config: Mapping[str, Any], facts: Mapping[str, Any], level: str):
     """The prior of one level. Its shape and vocabulary come from the autoencoder."""
-    section, autoencoder = config["priors"][level], build_autoencoder(config, facts)
+    section = config["priors"][level]
     if section.get("label_condition") and not facts["label_names"]:
         raise UserError(
             f"config.priors.{level}.label_condition is on, but the data set {config['dataset']['name']!r} has no "
             f"labels; add --config.priors.{level}.label_condition=false"
         )
-    number = autoencoder.level_names.index(level)
-    shapes, sizes = map_shapes(autoencoder, facts), vocab_sizes(autoencoder)
+    levels = token_levels(config, facts)
+    number = [one.name for one in levels].index(level)
     return PRIORS[section["name"]](
-        vocab_size=sizes[number],
-        shape=shapes[number],
-        coarse_sizes=sizes[:number],
+        vocab_size=levels[number].vocab_size,
+        shape=levels[number].shape,
+        coarse_sizes=tuple(one.vocab_size for one in levels[:number]),
         num_labels=len(facts["label_names"]),
         dtype=jnp.dtype(section["train"]["dtype"]),
         **arguments(section),
     )
 
 
-def vocab_sizes(autoencoder) -> tuple[int, ...]:
-    """Codes of each token map, coarse to fine."""
-    return sum((q.vocab_sizes for q in autoencoder.quantizers), ())
-
-
-def map_shapes(autoencoder, facts: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
-    """(h, w) of each token map, coarse to fine."""
+def token_levels(config: Mapping[str, Any], facts: Mapping[str, Any]) -> list[Level]:
+    """The token maps, coarse to fine: as the data say where they are tokens, else the autoencoder's."""
+    if "levels" in facts:
+        return [Level(name, (height, width), size) for name, (height, width), size in facts["levels"]]
+    autoencoder = build_autoencoder(config, facts)
     tokens = _traced(autoencoder, facts["image_size"], facts["channels"])[1].tokens
-    return tuple((height, width) for _, height, width in (one.shape for one in tokens))
+    sizes = sum((q.vocab_sizes for q in autoencoder.quantizers), ())
+    return [
+        Level(name, (one.shape[1], one.shape[2]), size)
+        for name, one, size in zip(autoencoder.level_names, tokens, sizes, strict=True)
+    ]
 
 
 def loss_terms(autoencoder, facts: Mapping[str, Any]) -> tuple[str, ...]:
@@ -112,6 +117,18 @@ def abstract_prior(prior) -> Model:
     return Model(variables["params"], {})
 
 
+def facts_of(images: Arrays) -> dict[str, Any]:
+    """What a config cannot know of the data, as plain values."""
+    names = images.label_names or tuple(map(str, range(images.num_labels)))
+    counts = [] if images.label is None else np.bincount(images.label, minlength=len(names)).tolist()
+    return {
+        "image_size": images.image.shape[1],
+        "channels": images.image.shape[3],
+        "label_names": list(names),
+        "label_counts": counts,
+    }
+
+
 def read_facts(workdir: Path) -> dict[str, Any]:
     """What the recipe wrote of the data.
 
@@ -141,9 +158,15 @@ def load_prior(workdir: Path, config: Mapping[str, Any], facts: Mapping[str, Any
     return prior, _restore(workdir, level, abstract_prior(prior), step)
 
 
+def autoencoder_checksum(workdir: Path) -> int:
+    """Of the trained autoencoder's weights and codebooks."""
+    with Checkpoints(Path(workdir) / "autoencoder" / "checkpoints", alone=True) as checkpoints:
+        return checkpoints.model_checksum()
+
+
 def _restore(workdir: Path, stage: str, like: Model, step) -> Model:
     folder = Path(workdir) / stage / "checkpoints"
-    with Checkpoints(folder) as checkpoints:
+    with Checkpoints(folder, alone=True) as checkpoints:
         if checkpoints.latest() is None:
             train = f"python launch.py --config=… --workdir={workdir} --stage={stage}"
             raise UserError(f"{folder} has no checkpoint: the stage {stage!r} was not trained; {train}")

@@ -1,35 +1,37 @@
 """The stages of a config in order, and what each takes from the ones before.
 
-    autoencoder ──► tokens of the training images ──► top ──► bottom, given top ──► metrics.json, samples.png
+    autoencoder ──► tokens of the training images ──► top ──► bottom, given top ──► metrics, samples, report
 
-Each stage is skipped where it is finished and goes on where it was interrupted.
+Each stage is skipped where it is finished and goes on where it was interrupted. Where the data are tokens already there
+is no autoencoder to train.
 """
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
+from vqvae_jax import codec, data, evaluate, parts, report, sample, train
 from vqvae_jax import config as configs
-from vqvae_jax import data, evaluate, parts, sample, train
 from vqvae_jax.checkpoint import Checkpoints
 from vqvae_jax.data import tokens as token_files
 from vqvae_jax.data.augment import normalise, view
+from vqvae_jax.files import write_json
 from vqvae_jax.tasks.autoencode import AutoencodeTask
 from vqvae_jax.tasks.optimize import make_optimizer
 from vqvae_jax.tasks.prior import PriorTask
+from vqvae_jax.trained import Trained
 from vqvae_jax.types import UserError
 
 TOKENS = "tokens"
-BATCH = 64  # images encoded at once
+PARTS = ("train", "validation")
 
 
 def run(config: Mapping[str, Any], workdir: Path, stage: str | None = None) -> None:
-    """Trains every stage of the config, or one; where all are finished, evaluates and samples.
+    """Trains every stage of the config, or one; where all are finished, evaluates, samples and reports.
 
     Args:
         config: as `config.read` gives it.
@@ -53,30 +55,34 @@ class Recipe:
 
     def __init__(self, config: Mapping[str, Any], workdir: Path):
         self.config, self.workdir = config, workdir
-        self.images = {part: data.load(config["dataset"], part) for part in ("train", "validation")}
-        self.facts = facts_of(self.images["train"])
+        self.from_tokens = "autoencoder" not in configs.stages(config)
+        load: Any = token_files.load if self.from_tokens else data.load
+        self.splits = {part: load(config["dataset"], part) for part in PARTS}
+        self.facts = facts_of_tokens(config) if self.from_tokens else parts.facts_of(self.splits["train"])
+        self.facts["train_images"] = len(self.splits["train"])
 
     def check(self, stage: str | None = None) -> None:
         """All that can go wrong is found before anything is trained or written."""
-        for part, images in self.images.items():
+        for part, images in self.splits.items():
             if not len(images):
                 raise UserError(
                     f"the {part} part of {self.config['dataset']['split']!r} holds no images: 5 % of them are kept for "
-                    "validation, so that a few dozen are needed; choose another dataset.split, or add images"
+                    "validation, so that a few dozen are needed; choose another --config.dataset.split, or add images"
                 )
-        task = self._autoencoder()[0]
-        task.check(parts.loss_terms(task.autoencoder, self.facts))
+        if not self.from_tokens:
+            self._check_autoencoder_task()
         for level in self.config["priors"]:
             parts.abstract_prior(parts.build_prior(self.config, self.facts, level))
         for name in configs.stages(self.config):
             train.make_mesh(self._section(name)["train"]["batch_size"])
+            self._check_init_from(name)
         sample.pick_of(self.config["sample"])
-        self._check_test_split()
         configs.differs(self.config, self.workdir)
         check_facts(self.facts, self.workdir)
-        self._check_codes()
-        if stage not in (None, "autoencoder"):
-            self._check_autoencoder()
+        if not self.from_tokens:
+            self._check_codes()
+            if stage not in (None, "autoencoder"):
+                self._check_autoencoder()
         if jax.process_index() == 0:
             configs.agree(self.config, self.workdir)
             write_facts(self.facts, self.workdir)
@@ -88,8 +94,9 @@ class Recipe:
             say(f"{name}: finished, {step} steps")
             return False
         say(f"{name}: {f'goes on at step {step}' if step else 'starts'}, {steps} steps in {self.workdir / name}")
-        for stale in (evaluate.FILE, "samples.png"):
-            (self.workdir / stale).unlink(missing_ok=True)
+        if jax.process_index() == 0:
+            for stale in (evaluate.FILE, "samples.png", report.FILE):
+                (self.workdir / stale).unlink(missing_ok=True)
         task, split, held_out = self._autoencoder() if name == "autoencoder" else self._prior(name)
         section = self._section(name)
         settings = section["train"] | {"steps": steps}
@@ -103,31 +110,42 @@ class Recipe:
         return all(step is not None and step >= self._steps(name) for name, step in latest.items())
 
     def conclude(self, again: bool) -> None:
-        """metrics.json, and samples.png where there are priors."""
+        """metrics.json, samples.png where there are priors and a decoder, report.html."""
         if again or not (self.workdir / evaluate.FILE).is_file():
             say("evaluating on the test split")
             print("\n".join(evaluate.lines(evaluate.evaluate(self.workdir))))
-        path = self.workdir / "samples.png"
-        if self.config["priors"] and (again or not path.is_file()):
-            section = self.config["sample"]
-            images = sample.Sampler(self.workdir).images(self.config["seed"], section["count"], sample.pick_of(section))
-            sample.save(images, path)
-        say(f"look at {path if path.is_file() else self.workdir / 'reconstructions.png'}")
+            again = True
+        if again or not (self.workdir / "samples.png").is_file():
+            again = self._sample() or again
+        if again or not (self.workdir / report.FILE).is_file():
+            try:
+                say(f"look at {report.write(self.workdir)}")
+            except UserError as missing:  # a library, which the training did not need
+                say(f"no report: {missing}")
+
+    def _sample(self) -> bool:
+        """Draws samples.png; False where there is nothing to draw it with."""
+        if self.from_tokens or not self.config["priors"]:
+            return False
+        say("sampling")
+        images = Trained(self.workdir).sample(self.config["sample"]["count"], self.config["seed"])
+        sample.save(images, self.workdir / "samples.png")
+        return True
 
     def _section(self, name: str) -> Mapping[str, Any]:
         return self.config if name == "autoencoder" else self.config["priors"][name]
 
     def _examples(self, name: str) -> int:
         """Training examples of a stage; a prior sees every view of an image."""
-        views = 1 if name == "autoencoder" else self.config["dataset"]["views"]
-        return views * len(self.images["train"])
+        views = 1 if name == "autoencoder" or self.from_tokens else self.config["dataset"]["views"]
+        return views * len(self.splits["train"])
 
     def _steps(self, name: str) -> int:
         section = self._section(name)["train"]
         return section["steps"] or math.ceil(section["epochs"] * self._examples(name) / section["batch_size"])
 
     def _latest(self, name: str) -> int | None:
-        with Checkpoints(self.workdir / name / "checkpoints") as checkpoints:
+        with Checkpoints(self.workdir / name / "checkpoints", alone=True) as checkpoints:
             return checkpoints.latest()
 
     def _autoencoder(self):
@@ -141,13 +159,11 @@ class Recipe:
             config["dataset"]["crop"],
             config["optimizer"]["ema_rate"],
         )
-        return task, self._data(self.images["train"], section), self._data(self.images["validation"], section)
+        return task, *(self._batches(self.splits[part], section) for part in PARTS)
 
     def _prior(self, level: str):
-        names = configs.levels(self.config)
-        self._write_tokens(names)
-        section, number = self.config["priors"][level], names.index(level)
-        split, held_out = (token_files.read(self.workdir / TOKENS, part, names) for part in ("train", "validation"))
+        split, held_out = self._tokens()
+        section, number = self.config["priors"][level], configs.levels(self.config).index(level)
         prior = parts.build_prior(self.config, self.facts, level)
         seen, unseen, size = split.maps[number], held_out.maps[number], prior.vocab_size
         entropies = {
@@ -158,41 +174,59 @@ class Recipe:
             prior,
             number,
             make_optimizer(section["optimizer"], self._steps(level)),
-            self._decode,
+            None if self.from_tokens else lambda maps: Trained(self.workdir).decode(maps),
             entropies,
             sample.pick_of(self.config["sample"]),
             section["optimizer"]["ema_rate"],
         )
-        return task, self._data(split, section["train"]), self._data(held_out, section["train"])
+        return task, self._batches(split, section["train"]), self._batches(held_out, section["train"])
 
-    def _data(self, arrays, section: Mapping[str, Any]) -> data.ArrayData:
-        return data.ArrayData(
-            arrays, section["batch_size"], self.config["seed"], jax.process_index(), jax.process_count()
-        )
+    def _batches(self, arrays: Any, section: Mapping[str, Any]) -> Any:
+        hosts = jax.process_index(), jax.process_count()
+        if isinstance(arrays, token_files.TokenArrays):
+            return data.ArrayData(arrays, section["batch_size"], self.config["seed"], *hosts)
+        return data.batches(arrays, section["batch_size"], self.config["seed"], *hosts)
 
-    def _decode(self, maps) -> np.ndarray:
-        autoencoder, model = self._trained_autoencoder()
-        return np.asarray(sample.decode(autoencoder, self.config["dataset"]["range"], model, tuple(maps)))
-
-    def _trained_autoencoder(self):
-        return parts.load_autoencoder(self.workdir, self.config, self.facts)
-
-    def _write_tokens(self, names: tuple[str, ...]) -> None:
+    def _tokens(self) -> Sequence[token_files.TokenArrays]:
         """The training and held-out images as codes, written once; the first process writes, the others wait."""
-        folder, source = self.workdir / TOKENS, self._source()
+        if self.from_tokens:
+            return [self.splits[part] for part in PARTS]
         self._check_autoencoder()
+        folder, source = self.workdir / TOKENS, {"autoencoder": parts.autoencoder_checksum(self.workdir)}
         if jax.process_index() == 0 and not token_files.is_written(folder, source):
-            self._encode_into(folder, source, names)
+            self._encode_into(folder, source)
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
 
-            multihost_utils.sync_global_devices("tokens")
+            multihost_utils.sync_global_devices("tokens are written")
+        return [token_files.read(folder, part) for part in PARTS]
 
-    def _check_test_split(self) -> None:
-        """It is read by evaluation only, but that it is there and fits is found before hours of training."""
+    def _encode_into(self, folder: Path, source: Mapping[str, Any]) -> None:
+        say("encoding the training images")
+        autoencoder, model = parts.load_autoencoder(self.workdir, self.config, self.facts)
+        dataset, key = self.config["dataset"], jax.random.key(self.config["seed"])
+
+        def encode(images, number):
+            images = normalise(view(images, number, dataset["flip"], dataset["crop"], key), dataset["range"])
+            return autoencoder.apply({"params": model.params}, images, model.codebooks, method="encode")
+
+        jitted = jax.jit(encode, static_argnums=1)
+        views = {"train": dataset["views"], "validation": 1}
+        token_files.write(
+            folder,
+            {part: token_files.Part(self.splits[part], views[part]) for part in PARTS},
+            parts.token_levels(self.config, self.facts),
+            lambda images, number: codec.in_batches(lambda x: jitted(x, number), images),
+            self.facts,
+            source,
+        )
+
+    def _check_autoencoder_task(self) -> None:
+        task = self._autoencoder()[0]
+        task.check(parts.loss_terms(task.autoencoder, self.facts))
         test = data.load(self.config["dataset"], "test").image.shape[1:]
-        train_shape = self.images["train"].image.shape[1:]
-        if test != train_shape:
+        train_shape = self.splits["train"].image.shape[1:]
+        if tuple(test) != tuple(train_shape):
             raise UserError(
                 f"images of the test split are {list(test)}, those of training {list(train_shape)}; use one size"
             )
@@ -205,28 +239,16 @@ class Recipe:
                 f"first: --stage=autoencoder --workdir={self.workdir}"
             )
 
-    def _encode_into(self, folder: Path, source: Mapping[str, Any], names: tuple[str, ...]) -> None:
-        say("encoding the training images")
-        autoencoder, model = self._trained_autoencoder()
-        dataset = self.config["dataset"]
-        key = jax.random.key(self.config["seed"])
-
-        def encode(images, number):
-            images = normalise(view(images, number, dataset["flip"], dataset["crop"], key), dataset["range"])
-            return autoencoder.apply({"params": model.params}, images, model.codebooks, method="encode")
-
-        token_files.write(
-            folder,
-            {"train": (self.images["train"], dataset["views"]), "validation": (self.images["validation"], 1)},
-            names,
-            parts.vocab_sizes(autoencoder),
-            jax.jit(encode, static_argnums=1),
-            BATCH,
-            source,
-        )
-
-    def _source(self) -> dict[str, Any]:
-        return {"autoencoder_step": self._latest("autoencoder")}
+    def _check_init_from(self, name: str) -> None:
+        folder = self._section(name)["train"]["init_from"]
+        if not folder or self._latest(name) is not None:
+            return
+        if name == "autoencoder":
+            like = parts.abstract_autoencoder(parts.build_autoencoder(self.config, self.facts), self.facts)
+        else:
+            like = parts.abstract_prior(parts.build_prior(self.config, self.facts, name))
+        with Checkpoints(Path(folder) / name / "checkpoints", alone=True) as checkpoints:
+            checkpoints.check_model(like)
 
     def _check_codes(self) -> None:
         """Training an autoencoder on would change the codes under the priors that were trained on them."""
@@ -240,17 +262,22 @@ class Recipe:
             )
 
 
-def facts_of(images: data.Arrays) -> dict[str, Any]:
-    """What a config cannot know of the data, as plain values."""
-    names = images.label_names or tuple(map(str, range(images.num_labels)))
-    counts = [] if images.label is None else np.bincount(images.label, minlength=len(names)).tolist()
-    return {
-        "image_size": images.image.shape[1],
-        "channels": images.image.shape[3],
-        "train_images": len(images),
-        "label_names": list(names),
-        "label_counts": counts,
-    }
+def facts_of_tokens(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of the images that were encoded, the maps, and the checksum of the autoencoder that made them.
+
+    Raises:
+        UserError: the maps are not those of the config's autoencoder.
+    """
+    folder = Path(config["dataset"]["path"])
+    told = token_files.about(folder)
+    there, here = [level.name for level in told["levels"]], list(configs.levels(config))
+    if there != here:
+        raise UserError(
+            f"the tokens in {folder} have the levels {', '.join(there)}, the config's autoencoder has "
+            f"{', '.join(here)}; use the config that they were encoded with"
+        )
+    levels = [[level.name, list(level.shape), level.vocab_size] for level in told["levels"]]
+    return {**told["facts"], "levels": levels, "autoencoder": told["source"]["autoencoder"]}
 
 
 def check_facts(facts: Mapping[str, Any], workdir: Path) -> None:
@@ -265,9 +292,8 @@ def check_facts(facts: Mapping[str, Any], workdir: Path) -> None:
 
 def write_facts(facts: Mapping[str, Any], workdir: Path) -> None:
     """DIR/data.json, once."""
-    path = workdir / parts.FACTS
-    if not path.is_file():
-        evaluate.write(facts, path)
+    if not (workdir / parts.FACTS).is_file():
+        write_json(workdir / parts.FACTS, facts)
 
 
 def say(text: str) -> None:

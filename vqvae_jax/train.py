@@ -51,7 +51,10 @@ def fit(
             return
         run = Run(task, data, held_out, settings)
         state = run.begin(jax.random.key(seed), checkpoints if start else None)
-        with Log(folder, steps, start, folder.name) as log, stop_on_signal() as stop:
+        if not start and settings.get("init_from"):
+            state = run.start_from(state, Path(settings["init_from"]) / folder.name)
+        log = Log(folder, steps, start, folder.name)
+        with log, stop_on_signal() as stop, contextlib.closing(data), contextlib.closing(held_out):
             _loop(run, state, start, checkpoints, log, stop, dict(config))
 
 
@@ -77,6 +80,14 @@ class Run:
         like = jax.eval_shape(init, key, batch)
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.everywhere), like)
         return checkpoints.restore_train(like)
+
+    def start_from(self, state: TrainState, folder: Path) -> TrainState:
+        """A new state with the weights that a stage of another run ended with: its best where that is known."""
+        like = jax.eval_shape(self.task.model, state)
+        with Checkpoints(folder / "checkpoints", alone=True) as other:
+            step = None if folder.name == "autoencoder" or other.best() is None else "best"
+            model = jax.tree.map(np.asarray, other.restore_model(step, like))
+        return jax.jit(self.task.start_from, donate_argnums=0, out_shardings=self.everywhere)(state, model)
 
     def place(self, batch: Any) -> Any:
         """This process's rows of a batch → arrays over all devices."""
@@ -126,7 +137,7 @@ def _loop(run: Run, state: TrainState, start: int, checkpoints, log: Log, stop: 
             loss = _evaluate(run, state, done, log) if evaluate else None
             if last or _pictures_due(settings, run.data, done):
                 for name, grid in run.pictures(run.task.model(state), done).items():
-                    log.pictures(done, name, grid)
+                    log.pictures(done, name, grid, epoch_ending(settings, run.data, done))
             if evaluate or stopped or done % settings["checkpoint_every"] == 0:
                 checkpoints.save(done, run.task.model(state), state, config, loss)
             log.progress(done, waiting.text)
@@ -150,7 +161,14 @@ def _pictures_due(settings: Mapping[str, Any], data: Data, done: int) -> bool:
     """Every so many steps, or where an epoch ends."""
     if settings["pictures_every"]:
         return done % settings["pictures_every"] == 0
-    return int(done / data.steps_per_epoch) > int((done - 1) / data.steps_per_epoch)
+    return epoch_ending(settings, data, done) is not None
+
+
+def epoch_ending(settings: Mapping[str, Any], data: Data, done: int) -> int | None:
+    """The number of the epoch that ends with this step, where pictures go by epochs."""
+    epoch = int(done / data.steps_per_epoch)
+    ends = epoch > int((done - 1) / data.steps_per_epoch)
+    return epoch if ends and not settings["pictures_every"] else None
 
 
 class Late:

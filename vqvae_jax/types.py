@@ -3,7 +3,8 @@
 Legend: B batch, h w code map, H W image, C channels, K codes, D code size.
 """
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import jax
@@ -15,6 +16,14 @@ Tokens = tuple[Array, ...]  # int32 maps [B, h, w], coarse to fine
 
 class UserError(ValueError):
     """Something the user can put right: one line that names the thing and says what to type next."""
+
+
+def unknown(sentence: str, word: str, valid: Iterable[str], listing: str = "It has") -> str:
+    """The message for a word that is not among the valid ones: the nearest of them, then all."""
+    valid = tuple(valid)
+    near = difflib.get_close_matches(str(word), valid, n=1, cutoff=0.5)
+    guess = f"; did you mean {near[0]!r}?" if near else "."
+    return f"{sentence} {word!r}{guess} {listing}: {', '.join(valid) or 'none'}"
 
 
 @struct.dataclass
@@ -146,6 +155,8 @@ class Task(Protocol):
 
     def model(self, state: TrainState) -> Model: ...
 
+    def start_from(self, state: TrainState, model: Model) -> TrainState: ...  # another run's weights
+
     def eval_step(self, model: Model, batch: dict[str, Array]) -> dict[str, Array]: ...  # additive sums, masked
 
     def summary(self, sums: dict[str, Any]) -> dict[str, float]: ...
@@ -162,3 +173,5 @@ class Data(Protocol):
     def batch(self, step: int) -> dict[str, Any]: ...
 
     def evaluation(self) -> Iterator[dict[str, Any]]: ...  # covers the split once, padded, with "mask"
+
+    def close(self) -> None: ...  # lets go of threads and files

@@ -98,7 +98,7 @@ def test_equal_images_are_held_out_together():
 
 def test_take_keeps_everything_in_step():
     part = numbered(10).take(np.array([7, 2]))
-    assert part.text == ("7", "2") and list(part.label) == [7, 2] and part.image[:, 0, 0, 0].tolist() == [7, 2]
+    assert part.text == ("7", "2") and list(part.label) == [7, 2] and part.image[:][:, 0, 0, 0].tolist() == [7, 2]
     assert part.num_labels == 8 and Arrays(part.image).num_labels == 0
 
 

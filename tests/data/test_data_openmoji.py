@@ -70,8 +70,8 @@ def test_no_stem_and_no_drawing_is_in_two_parts(prepared):
         assert not set(parts[one].text) & set(parts[other].text)
     total = sum(map(len, parts))
     assert 0.07 < len(parts[2]) / total < 0.13 and 0.02 < len(parts[1]) / total < 0.08
-    for mirrored in (parts[2].image, parts[2].image[:, :, ::-1]):  # training flips
-        assert distances(mirrored, parts[0].image).min() > 2e-3
+    for mirrored in (np.asarray(parts[2].image), np.asarray(parts[2].image)[:, :, ::-1]):  # training flips
+        assert distances(mirrored, np.asarray(parts[0].image)).min() > 2e-3
 
 
 def distances(some: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -104,13 +104,6 @@ def test_a_damaged_file_is_not_opened(prepared, tmp_path):
     assert openmoji._open(tmp_path, "test") is None
     (tmp_path / "test.json").write_text("{")
     assert openmoji._open(tmp_path, "test") is None
-
-
-def test_a_killed_write_leaves_nothing(tmp_path):
-    with pytest.raises(KeyboardInterrupt), openmoji._atomically(tmp_path / "test.npy") as temporary:
-        temporary.write_text("half")
-        raise KeyboardInterrupt
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

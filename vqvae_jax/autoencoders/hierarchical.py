@@ -49,9 +49,9 @@ class HierarchicalVAE(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @staticmethod
-    def stride(levels: int) -> int:
-        """What the image's height and width must be multiples of, in pixels."""
-        return 4 * 2 ** (levels - 1)
+    def stride(fields: Mapping[str, Any]) -> int:
+        """What the height and width of an image must be multiples of, in pixels."""
+        return 4 * 2 ** (fields["levels"] - 1)
 
     @staticmethod
     def names(fields: Mapping[str, Any]) -> tuple[str, ...]:

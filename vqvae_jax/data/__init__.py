@@ -1,19 +1,25 @@
 """Images as arrays. To add a data set: write a file with `read`, add its line here, a config that uses it, a test.
 
-`read(path, split, image_size)` returns the whole split as Arrays, in an order that never changes.
+`read(path, split, image_size)` returns the whole split as Arrays, in an order that never changes. A name that is not in
+the table is one of TFDS.
 """
 
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from typing import Any
 
-from vqvae_jax.data import npz, openmoji
-from vqvae_jax.data.arrays import ArrayData, Arrays, held_out
-from vqvae_jax.types import UserError
+from vqvae_jax.data import folder, npz, openmoji, tfds
+from vqvae_jax.data.arrays import ArrayData, Arrays, View, held_out
+from vqvae_jax.data.stream import Lazy, StreamData
+from vqvae_jax.types import UserError, unknown
 
-__all__ = ["DATASETS", "PARTS", "ArrayData", "Arrays", "load"]
+__all__ = ["DATASETS", "PARTS", "ArrayData", "Arrays", "StreamData", "batches", "check_name", "load", "read"]
 
-DATASETS = {"openmoji": openmoji.read, "npz": npz.read}
+DATASETS: dict[str, Callable[[str, str, int], Arrays]] = {
+    "openmoji": openmoji.read,
+    "npz": npz.read,
+    "folder": folder.read,
+}
+TOKENS = "tokens"  # read by data/tokens.py, because they are no images
 PARTS = ("train", "validation", "test")
 
 
@@ -25,18 +31,35 @@ def load(dataset: Mapping[str, Any], part: str) -> Arrays:
     """
     if part not in PARTS:
         raise ValueError(f"there is no part {part!r}; there are: {', '.join(PARTS)}")
-    read = _reader(dataset["name"])
-    split = dataset["test_split" if part == "test" else "split"]
-    arrays = read(dataset["path"], split, dataset["image_size"])
+    arrays = read(dataset, dataset["test_split" if part == "test" else "split"])
     if part == "test":
         return arrays
     held = held_out(arrays)
     return arrays.take((held if part == "validation" else ~held).nonzero()[0])
 
 
-def _reader(name: str) -> Callable[[str, str, int], Arrays]:
+def batches(arrays: Arrays, batch_size: int, seed: int, process_index: int = 0, process_count: int = 1):
+    """ArrayData, or StreamData where the images are decoded as they are needed."""
+    base = arrays.image.base if isinstance(arrays.image, View) else arrays.image
+    kind: Any = StreamData if isinstance(base, Lazy) else ArrayData
+    return kind(arrays, batch_size, seed, process_index, process_count)
+
+
+def check_name(name: str, path: str = "") -> None:
+    """UserError unless there is such a data set, here, in TFDS, or prepared by TFDS in the folder `path`."""
+    if name not in (*DATASETS, TOKENS) and not tfds.knows(name, path):
+        raise UserError(unknown("config.dataset.name: there is no data set", name, _names(name), "There are"))
+
+
+def _names(name: str) -> list[str]:
+    """Ours, and of TFDS' five hundred those that begin like it."""
+    return [*DATASETS, TOKENS, *(one for one in tfds.names() if one[:3] == name[:3])]
+
+
+def read(dataset: Mapping[str, Any], split: str) -> Arrays:
+    """A whole split of the data set that a section `dataset` names."""
+    name, path, size = dataset["name"], dataset["path"], dataset["image_size"]
     if name in DATASETS:
-        return DATASETS[name]
-    near = get_close_matches(str(name), DATASETS, 1, 0.0)[0]
-    names = ", ".join(DATASETS)
-    raise UserError(f"dataset.name: there is no data set {name!r}; did you mean {near!r}? There are: {names}")
+        return DATASETS[name](path, split, size)
+    check_name(name, path)
+    return tfds.read(name, path, split, size, dataset.get("label", ""))

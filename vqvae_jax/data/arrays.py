@@ -1,4 +1,4 @@
-"""Images that fit in memory, and batches of them as a pure function of (seed, step).
+"""A split of images, and batches of it as a pure function of (seed, step).
 
 Legend: N images, B images in a batch, H W C the image.
 """
@@ -17,14 +17,49 @@ HELD_OUT = 0.05  # share of the training groups that validation gets
 Batch = dict[str, Any]  # arrays by name
 
 
+class Images(Protocol):
+    """What stands for uint8 [N, H, W, C]: a numpy array, a memory map, a View, or `stream.Lazy`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> Any: ...  # a number, a slice, or int [B]
+
+
+class View:
+    """Some rows of images, in the given order, not copied."""
+
+    def __init__(self, images: Images, rows: np.ndarray) -> None:
+        self.base: Any = images
+        self.rows = np.asarray(rows)  # int [M]
+        if isinstance(images, View):
+            self.base, self.rows = images.base, images.rows[rows]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.rows), *self.base.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return self.base[self.rows[index]]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
+
+
 @dataclass(frozen=True)
 class Arrays:
     """A split, in an order that never changes."""
 
-    image: np.ndarray  # uint8 [N, H, W, C]; may be a memory map
+    image: Images  # uint8 [N, H, W, C]
     label: np.ndarray | None = None  # int32 [N]
     label_names: tuple[str, ...] = ()
-    text: tuple[str, ...] | None = None  # N names
+    name: tuple[str, ...] | None = None  # N file names, each once
+    text: tuple[str, ...] | None = None  # N texts: what is to be seen
     group: tuple[str, ...] | None = None  # N keys; images of one group are held out together. None: equal images are
 
     def __len__(self) -> int:
@@ -43,11 +78,12 @@ class Arrays:
         return batch if self.label is None else {**batch, "label": self.label[index]}
 
     def take(self, rows: np.ndarray) -> "Arrays":
-        """The images at `rows`, int [M], copied into memory."""
+        """The images at `rows`, int [M]; nothing is copied but labels and texts."""
         return replace(
             self,
-            image=self.image[rows],
+            image=View(self.image, rows),
             label=None if self.label is None else self.label[rows],
+            name=self.name and tuple(self.name[row] for row in rows),
             text=self.text and tuple(self.text[row] for row in rows),
             group=self.group and tuple(self.group[row] for row in rows),
         )
@@ -55,8 +91,13 @@ class Arrays:
 
 def held_out(arrays: Arrays) -> np.ndarray:
     """Which images are kept for validation, bool [N]: about 5 % of the groups, by hash, so the same ones everywhere."""
-    keys = map(str.encode, arrays.group) if arrays.group else (image.tobytes() for image in arrays.image)
-    return np.fromiter((share(b"validation " + key) < HELD_OUT for key in keys), bool, len(arrays))
+    return shares(arrays) < HELD_OUT
+
+
+def shares(arrays: Arrays) -> np.ndarray:
+    """A number in [0, 1) an image, float [N], by the hash of its group, or of itself where there are no groups."""
+    keys = map(str.encode, arrays.group) if arrays.group else (arrays.image[i].tobytes() for i in range(len(arrays)))
+    return np.fromiter((share(b"validation " + key) for key in keys), float, len(arrays))
 
 
 def share(key: bytes) -> float:
@@ -101,20 +142,32 @@ class ArrayData:
 
         The stream of images is one permutation after another; a batch may reach over the end of an epoch.
         """
+        return self._gather(self.index(step))
+
+    def index(self, step: int) -> np.ndarray:
+        """The rows in the batch of a step, int [B of this process]."""
         position = step * self.batch_size + self._rows(self.batch_size)
         epoch, place = np.divmod(position, len(self))
         index = np.empty_like(place)
         for number in np.unique(epoch):
             index[epoch == number] = _order(self.seed, int(number), len(self))[place[epoch == number]]
-        return self._gather(index)
+        return index
 
     def evaluation(self, batch_size: int | None = None) -> Iterator[Batch]:
         """Batches that cover the split once, in order; `mask` bool [B] is False where the last repeats row 0."""
+        for index, mask in self.cover(batch_size):
+            yield {**self._gather(index), "mask": mask}
+
+    def cover(self, batch_size: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The rows and the mask of each batch of `evaluation`, both [B of this process]."""
         batch_size = batch_size or self.batch_size
         rows = self._rows(batch_size)
         for start in range(0, len(self), batch_size):
             mask = start + rows < len(self)
-            yield {**self._gather(np.where(mask, start + rows, 0)), "mask": mask}
+            yield np.where(mask, start + rows, 0), mask
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
 
     def _rows(self, batch_size: int) -> np.ndarray:
         """The places in a batch that this process fills, int [B of this process]."""

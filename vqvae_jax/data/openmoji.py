@@ -5,9 +5,6 @@ Drawn by openmoji_builder.py through TFDS once, with neither network nor TensorF
 
 import json
 import os
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from vqvae_jax.data.arrays import Arrays
+from vqvae_jax.files import atomically
 from vqvae_jax.types import UserError
 
 VERSION = "1.0.0"  # of the drawings and their split; a new one is prepared beside the old
@@ -67,7 +65,8 @@ def _open(folder: Path, split: str) -> Arrays | None:
     if len(image) != len(facts["text"]):
         return None
     label = np.asarray(facts["label"], np.int32)
-    return Arrays(image, label, tuple(facts["label_names"]), tuple(facts["text"]), tuple(facts["stem"]))
+    names = tuple(facts["text"])
+    return Arrays(image, label, tuple(facts["label_names"]), names, names, tuple(facts["stem"]))
 
 
 def _prepare(root: Path, folder: Path, split: str, image_size: int) -> None:
@@ -83,22 +82,11 @@ def _prepare(root: Path, folder: Path, split: str, image_size: int) -> None:
 
 
 def _write(folder: Path, split: str, examples: list[dict[str, Any]], label_names: list[str]) -> None:
-    with _atomically(folder / f"{split}.npy") as temporary, temporary.open("wb") as file:
+    with atomically(folder / f"{split}.npy") as temporary, temporary.open("wb") as file:
         np.save(file, np.stack([example["image"] for example in examples]))
     facts = {name: [example[name] for example in examples] for name in ("text", "label", "stem")}
-    with _atomically(folder / f"{split}.json") as temporary:  # last: where it stands, both stand
+    with atomically(folder / f"{split}.json") as temporary:  # last: where it stands, both stand
         temporary.write_text(json.dumps({"label_names": label_names, **facts}, ensure_ascii=False), "utf-8")
-
-
-@contextmanager
-def _atomically(path: Path) -> Iterator[Path]:
-    """A temporary path that becomes `path` when all went well: readers never see half a file."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _check_packages() -> None:

@@ -1,30 +1,40 @@
 """Token maps as a data set: what a prior learns from, without the autoencoder in memory.
 
-A folder of plain arrays, one a part and level: `train_top.npy`, [M, h, w], coarse to fine. With `views` the training
-part holds so many augmented copies of each image, one after the other.
+A folder of plain arrays. Each part (train, validation, test, …) is cut into shards; shard 3 of the part `train` holds
+
+    train_top_00003.npy, train_bottom_00003.npy     token maps [n, h, w], a level each, coarse to fine
+    train_facts_00003.json                          names and labels of the n images, and which are held out
+
+and tokens.json, written last, says what the maps are and which autoencoder made them.
 """
 
 import json
-import os
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from vqvae_jax.data.arrays import Arrays
-from vqvae_jax.types import UserError
+from vqvae_jax.data.arrays import HELD_OUT, Arrays, shares
+from vqvae_jax.files import atomically, write_json
+from vqvae_jax.types import UserError, unknown
 
 FILE = "tokens.json"  # written last: without it the folder is unfinished
+DRAFT = "unfinished.json"  # written first: what the shards that are already there were made from
+SHARD = 65_536  # images
+CHUNK = 4096  # maps counted at once
 
 
 @dataclass(frozen=True)
 class TokenArrays:
-    """The token maps of one part, coarse to fine, each uint [M, h, w], and the labels int32 [M] or None."""
+    """The token maps of one part, coarse to fine, each uint [M, h, w], and what belongs to their images."""
 
-    maps: tuple[np.ndarray, ...]
-    label: np.ndarray | None = None
+    maps: tuple[Any, ...]  # arrays, or Shards
+    label: np.ndarray | None = None  # int32 [M]
+    name: tuple[str, ...] | None = None  # M file names
+    share: np.ndarray | None = None  # float [M], in [0, 1): where the image's hash lies, see arrays.shares
 
     def __len__(self) -> int:
         return len(self.maps[0])
@@ -34,97 +44,240 @@ class TokenArrays:
         batch: dict[str, Any] = {"tokens": tuple(tokens[index].astype(np.int32) for tokens in self.maps)}
         return batch if self.label is None else {**batch, "label": self.label[index]}
 
+    def take(self, rows: np.ndarray) -> "TokenArrays":
+        """The maps at `rows`, int [K], copied into memory."""
+        return TokenArrays(
+            tuple(tokens[rows] for tokens in self.maps),
+            None if self.label is None else self.label[rows],
+            self.name and tuple(self.name[row] for row in rows),
+            None if self.share is None else self.share[rows],
+        )
+
+
+class Shards:
+    """Arrays one after the other as one array [M, h, w], read where it is asked."""
+
+    def __init__(self, arrays: Sequence[np.ndarray]) -> None:
+        self.arrays = arrays
+        self.starts = np.cumsum([0, *map(len, arrays)])
+        self.shape = (int(self.starts[-1]), *arrays[0].shape[1:])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        rows = np.arange(len(self))[index]
+        shard = np.searchsorted(self.starts, rows, side="right") - 1
+        if not rows.ndim:
+            return self.arrays[shard][rows - self.starts[shard]]
+        out = np.empty((len(rows), *self.shape[1:]), self.arrays[0].dtype)
+        for number in np.unique(shard):
+            here = shard == number
+            out[here] = self.arrays[number][rows[here] - self.starts[number]]
+        return out
+
+
+class Level(NamedTuple):
+    """One level's maps."""
+
+    name: str
+    shape: tuple[int, int]  # h, w
+    vocab_size: int
+
+
+class Part(NamedTuple):
+    """Images to encode."""
+
+    arrays: Arrays
+    views: int = 1  # augmented copies of each, one after the other
+
 
 def write(
     folder: Path,
-    parts: Mapping[str, tuple[Arrays, int]],
-    levels: Sequence[str],
-    vocab_sizes: Sequence[int],
-    encode: Callable[[np.ndarray, int], tuple[np.ndarray, ...]],
-    batch_size: int,
+    parts: Mapping[str, Part],
+    levels: Sequence[Level],
+    encode: Callable[[np.ndarray, int], Sequence[np.ndarray]],
+    facts: Mapping[str, Any],
     source: Mapping[str, Any],
+    progress: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Encodes all parts into `folder`, which is whole once it has its tokens.json.
+    """Encodes all parts into `folder`, which is whole once it has its tokens.json. Goes on where it was interrupted.
 
     Args:
         folder: made if missing.
-        parts: by name, images and how many views of them.
-        levels: names of the maps, coarse to fine.
-        vocab_sizes: codes of each.
-        encode: (uint8 [batch_size, H, W, C], number of the view) → maps [batch_size, h, w].
-        batch_size: of the images given to `encode`; the last batch is padded.
-        source: what the tokens were made from; `is_written` compares it.
+        parts: by name.
+        levels: of the maps, coarse to fine.
+        encode: (uint8 [n, H, W, C], number of the view) → maps [n, h, w], coarse to fine.
+        facts: of the data, as `parts.facts_of` gives them.
+        source: plain values that say what the tokens were made from; `is_written` compares them.
+        progress: told how many maps are done.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    if not _is(folder / DRAFT, source):
+        for old in (*folder.glob("*_*.npy"), *folder.glob("*_facts_*.json")):
+            old.unlink()
+        write_json(folder / DRAFT, {"source": source})
     (folder / FILE).unlink(missing_ok=True)
-    for name, (arrays, views) in parts.items():
-        files: list[np.memmap] = []
-        for start, maps in _encoded(arrays, views, encode, batch_size):
-            if not files:
-                files = [
-                    _create(folder / f"{name}_{level}.npy", size, (views * len(arrays), *one.shape[1:]))
-                    for level, size, one in zip(levels, vocab_sizes, maps, strict=True)
-                ]
-            for file, one in zip(files, maps, strict=True):
-                file[start : start + len(one)] = one
-        for file in files:
-            file.flush()
-        if arrays.label is not None:
-            np.save(folder / f"{name}_label.npy", np.tile(arrays.label, views))
-    temporary = folder / f".{FILE}.{os.getpid()}"
-    temporary.write_text(json.dumps({"levels": list(levels), "source": dict(source)}, indent=2))
-    os.replace(temporary, folder / FILE)
+    done = 0
+    for name, part in parts.items():
+        for number, (view, start, stop) in enumerate(_shards(part)):
+            if not (folder / f"{name}_facts_{number:05d}.json").is_file():
+                _write_shard(folder, name, number, part.arrays, view, range(start, stop), levels, encode)
+            progress(done := done + stop - start)
+    counts = {name: len(list(_shards(part))) for name, part in parts.items()}
+    levels_said = [{"name": one.name, "shape": one.shape, "vocab_size": one.vocab_size} for one in levels]
+    write_json(folder / FILE, {"levels": levels_said, "shards": counts, "facts": facts, "source": source})
+    (folder / DRAFT).unlink()
+
+
+def _shards(part: Part) -> Iterator[tuple[int, int, int]]:
+    """(view, first row, behind the last row) of each shard."""
+    for view in range(part.views):
+        for start in range(0, len(part.arrays), SHARD):
+            yield view, start, min(start + SHARD, len(part.arrays))
+
+
+def _write_shard(folder: Path, name: str, number: int, arrays: Arrays, view: int, rows: range, levels, encode) -> None:
+    images = arrays.take(np.arange(rows.start, rows.stop))
+    for level, tokens in zip(levels, encode(images.image, view), strict=True):
+        with atomically(folder / f"{name}_{level.name}_{number:05d}.npy") as path, path.open("wb") as file:
+            np.save(file, np.asarray(tokens, _smallest(level.vocab_size)))
+    facts = {
+        "label": None if images.label is None else images.label.tolist(),
+        "name": images.name,
+        "share": shares(images).tolist(),
+    }
+    with atomically(folder / f"{name}_facts_{number:05d}.json") as path:  # last: where it stands, the maps stand
+        path.write_text(json.dumps(facts), "utf-8")
+
+
+def _smallest(vocab_size: int) -> Any:
+    return next(t for t in (np.uint8, np.uint16, np.uint32) if vocab_size - 1 <= np.iinfo(t).max)
 
 
 def is_written(folder: Path, source: Mapping[str, Any]) -> bool:
     """Whether the folder is whole and was made from this source."""
+    return _is(folder / FILE, source)
+
+
+def _is(path: Path, source: Mapping[str, Any]) -> bool:
     try:
-        return json.loads((folder / FILE).read_text())["source"] == dict(source)
-    except (OSError, ValueError, KeyError):
+        return json.loads(path.read_text("utf-8"))["source"] == json.loads(json.dumps(source))
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
-def read(folder: Path, part: str, levels: Sequence[str]) -> TokenArrays:
-    """One part of a whole folder, memory-mapped."""
-    if not (folder / FILE).is_file():
-        raise UserError(f"{folder} holds no tokens: restore it, or train the priors again in another --workdir")
-    label = folder / f"{part}_label.npy"
-    maps = tuple(np.load(folder / f"{part}_{level}.npy", mmap_mode="r") for level in levels)
-    return TokenArrays(maps, np.load(label) if label.is_file() else None)
+def about(folder: Path) -> dict[str, Any]:
+    """What tokens.json says: levels (each a Level), shards (how many a part has), facts, source.
+
+    Raises:
+        UserError: no whole folder of tokens.
+    """
+    path = Path(folder) / FILE
+    if not path.is_file():
+        make = f"python -m vqvae_jax encode --workdir=DIR --output={folder}"
+        raise UserError(f"{folder} holds no whole set of tokens; this makes one: {make}")
+    try:
+        told = json.loads(path.read_text("utf-8"))
+        levels = [Level(one["name"], tuple(one["shape"]), one["vocab_size"]) for one in told["levels"]]
+        return {"levels": levels, "shards": dict(told["shards"]), "facts": told["facts"], "source": told["source"]}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error!r}); encode the images again") from error
 
 
-def _encoded(arrays: Arrays, views: int, encode, batch_size: int) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """(first row, maps of the rows) of every view of every image."""
-    for view in range(views):
-        for start in range(0, len(arrays), batch_size):
-            images = arrays.image[start : start + batch_size]
-            padded = np.pad(images, ((0, batch_size - len(images)), (0, 0), (0, 0), (0, 0)))
-            maps = [np.asarray(tokens)[: len(images)] for tokens in encode(padded, view)]
-            yield view * len(arrays) + start, maps
+def read(folder: Path, part: str) -> TokenArrays:
+    """One part of a whole folder, memory-mapped.
+
+    Raises:
+        UserError: there is no such part, or a file is damaged.
+    """
+    folder, told = Path(folder), about(folder)
+    if part not in told["shards"]:
+        raise UserError(unknown(f"the tokens in {folder} have no part", part, told["shards"]))
+    try:
+        maps = [_maps(folder, part, level, told["shards"][part]) for level in told["levels"]]
+        facts = [_facts(folder, part, number) for number in range(told["shards"][part])]
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"the tokens in {folder} are damaged: {error}; encode the images again") from error
+    label, name, share = (_joined([one[key] for one in facts]) for key in ("label", "name", "share"))
+    arrays = TokenArrays(
+        tuple(maps),
+        None if label is None else np.asarray(label, np.int32),
+        None if name is None else tuple(name),
+        np.asarray(share),
+    )
+    if len({*map(len, maps), len(share or ())}) != 1:
+        raise UserError(f"the tokens in {folder} are damaged: its files differ in length; encode the images again")
+    return arrays
 
 
-def _create(path: Path, vocab_size: int, shape: tuple[int, ...]) -> np.memmap:
-    smallest = next(t for t in (np.uint8, np.uint16, np.uint32) if vocab_size - 1 <= np.iinfo(t).max)
-    return np.lib.format.open_memmap(path, "w+", smallest, shape)
+def _maps(folder: Path, part: str, level: Level, count: int) -> Any:
+    files = [folder / f"{part}_{level.name}_{number:05d}.npy" for number in range(count)]
+    arrays = [np.load(file, mmap_mode="r") for file in files]
+    for file, array in zip(files, arrays, strict=True):
+        if array.shape[1:] != level.shape or array.dtype.kind != "u":
+            raise ValueError(f"{file} is {array.dtype} {array.shape}, no maps of {level.shape}")
+        if len(array) and int(array.max()) >= level.vocab_size:
+            raise ValueError(f"{file} has a token {array.max()}, but there are {level.vocab_size} codes")
+    return arrays[0] if count == 1 else Shards(arrays)
 
 
-def entropy(tokens: np.ndarray, vocab_size: int) -> float:
+def _facts(folder: Path, part: str, number: int) -> dict[str, Any]:
+    return json.loads((folder / f"{part}_facts_{number:05d}.json").read_text("utf-8"))
+
+
+def _joined(lists: Sequence[list | None]) -> list | None:
+    return None if any(one is None for one in lists) else [value for one in lists for value in (one or [])]
+
+
+def load(dataset: Mapping[str, Any], part: str) -> TokenArrays:
+    """One part of the tokens that a config's section `dataset` names, as `data.load` divides images.
+
+    An image is held out here if it is held out there. Where the folder has no part `dataset.test_split`, "test" is
+    another 5 % of `dataset.split`.
+    """
+    folder, split, test_split = Path(_path(dataset)), dataset["split"], dataset["test_split"]
+    has_test = test_split in about(folder)["shards"]
+    if has_test and part == "test":
+        return read(folder, test_split)
+    arrays = read(folder, split)
+    share = np.asarray(arrays.share)
+    held = share < HELD_OUT
+    test = (share < 2 * HELD_OUT) & ~held & (not has_test)
+    rows = {"validation": held, "test": test, "train": ~(held | test)}[part]
+    return arrays.take(rows.nonzero()[0])
+
+
+def _path(dataset: Mapping[str, Any]) -> str:
+    if not dataset["path"]:
+        make = "python -m vqvae_jax encode --workdir=DIR --output=FOLDER"
+        raise UserError(f"data set 'tokens' needs --config.dataset.path=FOLDER, made by {make}")
+    return dataset["path"]
+
+
+def entropy(tokens: Any, vocab_size: int) -> float:
     """Entropy of the tokens' frequencies, in nats a token, wherever they stand."""
-    share = np.bincount(tokens.reshape(-1), minlength=vocab_size) / tokens.size
-    return float(-np.sum(share[share > 0] * np.log(share[share > 0])))
+    counts = np.sum([np.bincount(part.reshape(-1), minlength=vocab_size) for part in _chunks(tokens)], axis=0)
+    share = counts[counts > 0] / np.sum(counts)
+    return float(-np.sum(share * np.log(share)))
 
 
-def position_entropy(tokens: np.ndarray, seen: np.ndarray, vocab_size: int) -> float:
+def position_entropy(tokens: Any, seen: Any, vocab_size: int) -> float:
     """Cross-entropy of `tokens` [M, h, w] under the frequencies of `seen` [N, h, w] at each position, nats a token.
 
     What a prior has to beat that knows where it is and nothing else. Frequencies are smoothed by adding the same number
     to each count; the one of a few numbers that serves `tokens` best is taken, so the yardstick errs on the hard side.
     """
-    places = np.arange(tokens[0].size)
+    places = np.arange(math.prod(tokens.shape[1:]))
     counts = np.zeros((len(places), vocab_size))
-    np.add.at(counts, (np.tile(places, len(seen)), seen.reshape(-1)), 1)
-    hits = counts[np.tile(places, len(tokens)), tokens.reshape(-1)]
+    for part in _chunks(seen):
+        np.add.at(counts, (np.tile(places, len(part)), part.reshape(-1)), 1)
+    hits = np.concatenate([counts[np.tile(places, len(part)), part.reshape(-1)] for part in _chunks(tokens)])
     return min(
         float(np.mean(np.log(len(seen) + extra * vocab_size) - np.log(hits + extra)))
         for extra in (1, 0.3, 0.1, 0.03, 0.01)
     )
+
+
+def _chunks(tokens: Any) -> Iterator[np.ndarray]:
+    for start in range(0, len(tokens), CHUNK):
+        yield np.asarray(tokens[start : start + CHUNK])

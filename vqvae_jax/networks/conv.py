@@ -156,12 +156,13 @@ class ConvTranspose(nn.Module):
 
 
 class Residual(nn.Module):
-    """x + conv1x1(relu(conv3x3(relu(x)))), all with the channels of x."""
+    """x + conv1x1(relu(conv3x3(relu(x)))), with `inner` channels inside; 0: as many as x has."""
 
     dtype: jnp.dtype = jnp.float32
+    inner: int = 0
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         channels = x.shape[-1]
-        h = Conv(channels, 3, padding=(1, 1), dtype=self.dtype, name="conv1")(nn.relu(x))
+        h = Conv(self.inner or channels, 3, padding=(1, 1), dtype=self.dtype, name="conv1")(nn.relu(x))
         return x + Conv(channels, 1, dtype=self.dtype, name="conv2")(nn.relu(h))

@@ -2,8 +2,6 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
-from functools import partial
 from typing import Any
 
 import jax
@@ -11,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vqvae_jax import logs
+from vqvae_jax import codec, logs
 from vqvae_jax.data.augment import augment, normalise, to_uint8
 from vqvae_jax.networks.measure import psnr, ssim
 from vqvae_jax.quantizers import codebook as cb
-from vqvae_jax.tasks.optimize import apply_gradients, new_state, trainable
-from vqvae_jax.types import Array, Model, TrainState, UserError
+from vqvae_jax.tasks.optimize import apply_gradients, new_state, trainable, with_model
+from vqvae_jax.types import Array, Model, TrainState, UserError, unknown
 
-SHOWN = 16  # pictures in a strip
+SHOWN = 32  # pictures in a grid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +46,7 @@ class AutoencodeTask:
         names = tuple(dict.fromkeys([*(term.split("/")[0] for term in terms), *terms]))
         for name in self.loss_weights:
             if name not in names:
-                near = get_close_matches(name, names, 1, 0.0)[0]
-                listed = ", ".join(names)
-                raise UserError(
-                    f"config.loss_weights: there is no loss term {name!r}; did you mean {near!r}? There are: {listed}"
-                )
+                raise UserError(unknown("config.loss_weights: there is no loss term", name, names, "There are"))
         for term in terms:
             self._weight(term)
 
@@ -86,6 +80,10 @@ class AutoencodeTask:
         """Averaged weights where they are kept."""
         return Model(state.params if state.ema_params is None else state.ema_params, state.codebooks)
 
+    def start_from(self, state: TrainState, model: Model) -> TrainState:
+        """A new state with another run's weights and codebooks."""
+        return with_model(state, model)
+
     def eval_step(self, model: Model, batch: Mapping[str, Array]) -> dict[str, Array]:
         """Sums over the batch's images that `mask` counts, and the use of each code; to be jitted."""
         mask = batch["mask"].astype(jnp.float32)
@@ -117,10 +115,12 @@ class AutoencodeTask:
         return metrics
 
     def pictures(self, model: Model, batch: Mapping[str, Array], key: Array) -> dict[str, np.ndarray]:
-        """Originals, and reconstructions from the top alone, the top two, …, all."""
-        rows = [np.asarray(batch["image"][:SHOWN])]
-        rows += [np.asarray(x) for x in reconstructions(self.autoencoder, self.range, model, rows[0])]
-        return {"reconstructions": logs.strip(rows, scale=max(1, 64 // rows[0].shape[1]))}
+        """Originals, their reconstructions, and with several levels a strip: original, top alone, …, all."""
+        originals = np.asarray(batch["image"][:SHOWN])
+        rows = [np.asarray(x) for x in codec.reconstruct(self.autoencoder, self.range, model, originals)]
+        large = max(1, 64 // originals.shape[1])
+        grids = {name: logs.grid(x, 8, large) for name, x in (("original", originals), ("reconstruction", rows[-1]))}
+        return grids if len(rows) == 1 else {**grids, "levels": logs.strip([originals, *rows], scale=large)}
 
     def _total(self, losses: Mapping[str, Array]) -> Array:
         return jnp.sum(jnp.stack([self._weight(term) * value for term, value in losses.items()]))
@@ -152,14 +152,3 @@ class AutoencodeTask:
             depths = len(quantizer.vocab_sizes)
             names += [level] if depths == 1 else [f"{level}.{i}" for i in range(depths)]
         return tuple(names)
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def reconstructions(autoencoder, value_range, model: Model, images: Array) -> list[Array]:
-    """uint8 images → uint8 images from the top alone, the top two, …, all."""
-    variables = {"params": model.params}
-    tokens = autoencoder.apply(variables, normalise(images, value_range), model.codebooks, method="encode")
-    decoded = [
-        autoencoder.apply(variables, tokens[: i + 1], model.codebooks, method="decode") for i in range(len(tokens))
-    ]
-    return [to_uint8(x, value_range) for x in decoded]

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vqvae_jax.types import Array, Codebook, TrainState
+from vqvae_jax.types import Array, Codebook, Model, TrainState
 
 
 def make_optimizer(section: Mapping[str, Any], steps: int) -> optax.GradientTransformation:
@@ -53,6 +53,12 @@ def new_state(key: Array, params: Any, codebooks: dict[str, Codebook], tx: Any, 
     average = jax.tree.map(jnp.copy, params) if ema_rate else None
     opt_state = tx.init(trainable(params, codebooks))
     return TrainState(jnp.zeros((), jnp.int32), params, codebooks, opt_state, average, key)
+
+
+def with_model(state: TrainState, model: Model) -> TrainState:
+    """A new state that starts from a model's weights and codebooks; moments and steps are those of the beginning."""
+    average = None if state.ema_params is None else jax.tree.map(jnp.copy, model.params)
+    return state.replace(params=model.params, codebooks=model.codebooks, ema_params=average)
 
 
 def apply_gradients(

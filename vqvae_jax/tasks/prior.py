@@ -12,7 +12,7 @@ import optax
 from vqvae_jax import logs
 from vqvae_jax.networks.likelihood import cross_entropy
 from vqvae_jax.priors.draw import CHUNK, draw
-from vqvae_jax.tasks.optimize import apply_gradients, new_state, trainable
+from vqvae_jax.tasks.optimize import apply_gradients, new_state, trainable, with_model
 from vqvae_jax.types import Array, Condition, Model, Pick, Tokens, TrainState
 
 
@@ -62,6 +62,10 @@ class PriorTask:
     def model(self, state: TrainState) -> Model:
         """Averaged weights where they are kept."""
         return Model(state.params if state.ema_params is None else state.ema_params, {})
+
+    def start_from(self, state: TrainState, model: Model) -> TrainState:
+        """A new state with another run's weights."""
+        return with_model(state, model)
 
     def eval_step(self, model: Model, batch: Mapping[str, Any]) -> dict[str, Array]:
         """Sums over the maps that `mask` counts; to be jitted."""

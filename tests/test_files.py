@@ -1,0 +1,38 @@
+"""Files are whole or not there, and names stay inside their folder."""
+
+import json
+import math
+
+import pytest
+
+from vqvae_jax.files import atomically, png_names, write_json
+
+
+def test_a_killed_write_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), atomically(tmp_path / "x.npy") as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
+    (tmp_path / "x").write_text("old")
+    with atomically(tmp_path / "x") as temporary:
+        temporary.write_text("new")
+        assert (tmp_path / "x").read_text() == "old"
+    assert (tmp_path / "x").read_text() == "new"
+
+
+def test_numbers_that_are_none_are_valid_json(tmp_path):
+    write_json(
+        tmp_path / "new" / "metrics.json", {"a": {"ssim": math.nan, "mse": 1.0}, "all": [math.inf], "split": "é"}
+    )
+    told = json.loads((tmp_path / "new" / "metrics.json").read_text("utf-8"))
+    assert told == {"a": {"ssim": None, "mse": 1.0}, "all": [None], "split": "é"}
+
+
+def test_names_of_pictures_are_different_and_inside():
+    names = ["a.jpg", "a.png", "cats/a.gif", "b", "../../etc/x.png", "/etc/y.png", "..\\z.png", ""]
+    made = png_names(names)
+    assert made[:4] == ["a.jpg.png", "a.png.png", "cats/a.png", "b.png"]
+    assert made[4:] == [f"{number:06d}.png" for number in range(4, 8)] and len(set(made)) == len(names)

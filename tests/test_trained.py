@@ -1,0 +1,141 @@
+"""What was trained, as one object: sampling, encoding, decoding. The run is the one of test_recipe.py."""
+
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from test_recipe import models, picture, trained_run
+
+import vqvae_jax
+from vqvae_jax import data, sample
+from vqvae_jax.sample import label_numbers
+from vqvae_jax.types import UserError
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return trained_run(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def model(trained):
+    return vqvae_jax.load(trained[0])
+
+
+@pytest.fixture(scope="module")
+def images(model):
+    return data.load(model.config["dataset"], "test").image
+
+
+def test_tokens_of_images_and_images_of_tokens(model, images):
+    tokens = model.encode(images)
+    assert [(one.shape, one.dtype) for one in tokens] == [((20, 2, 2), np.int32), ((20, 4, 4), np.int32)]
+    versions = model.reconstruct(images)
+    assert [version.shape for version in versions] == [images.shape] * 2 and versions[0].dtype == np.uint8
+    np.testing.assert_array_equal(model.decode(tokens), versions[1])
+    np.testing.assert_array_equal(model.decode(tokens[:1]), versions[0])
+    assert (versions[0] != versions[1]).any()
+
+
+def test_images_of_another_size(model, images):
+    wide = np.concatenate([images, images], axis=2)[:, :8]
+    assert [one.shape for one in model.encode(wide)] == [(20, 1, 4), (20, 2, 8)]
+    assert model.reconstruct(wide)[1].shape == wide.shape
+
+
+def test_batches_do_not_change_what_comes_out(model, images):
+    many = np.concatenate([images] * 4)  # more than are taken at once
+    for one, other in zip(model.encode(many), model.encode(images), strict=True):
+        np.testing.assert_array_equal(one[-20:], other)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((2, 16, 16, 3)),
+        np.zeros((16, 16, 3), np.uint8),
+        np.zeros((2, 16, 16, 1), np.uint8),
+        np.zeros((2, 12, 16, 3), np.uint8),
+        np.zeros((0, 16, 16, 3), np.uint8),
+        np.zeros((2, 0, 16, 3), np.uint8),
+    ],
+    ids=lambda array: f"{array.dtype}{list(array.shape)}",
+)
+def test_arrays_that_are_no_images(model, wrong):
+    with pytest.raises(UserError, match=r"got .*\["):
+        model.encode(wrong)
+
+
+# --- sampling
+
+
+def test_a_seed_is_its_images(model):
+    images = [model.sample(64, seed) for seed in (3, 3, 4)]
+    assert images[0].shape == (64, 16, 16, 3) and images[0].dtype == np.uint8
+    assert images[0].tobytes() == images[1].tobytes() != images[2].tobytes()
+
+
+def test_more_images_than_are_drawn_at_once(model):
+    many = model.sample(70)
+    assert len(many) == 70
+    np.testing.assert_array_equal(many[:64], model.sample(64))
+    assert not np.array_equal(many[64:], many[:6])
+
+
+def test_samples_at_the_end_are_those_of_the_configs_seed(model, trained, tmp_path):
+    sample.save(model.sample(64), tmp_path / "x.png")
+    assert (tmp_path / "x.png").read_bytes() == (trained[0] / "samples.png").read_bytes()
+
+
+def test_a_negative_seed_is_a_seed(model):
+    assert not np.array_equal(model.sample(64, -1), model.sample(64, 0))
+
+
+def test_sampled_tokens_are_the_sampled_images(model):
+    np.testing.assert_array_equal(model.decode(model.sample_tokens(5, 2)), model.sample(5, 2))
+
+
+def test_labels_are_drawn_as_often_as_they_were_seen(model):
+    counts = np.bincount(label_numbers(model.facts, 0, 3000, None, True), minlength=3) / 3000
+    seen = np.array(model.facts["label_counts"])
+    np.testing.assert_allclose(counts, seen / seen.sum(), atol=0.04)
+
+
+def test_a_label_by_name_or_number(model):
+    assert (
+        list(label_numbers(model.facts, 0, 2, "1", True)) == list(label_numbers(model.facts, 0, 2, 1, True)) == [1, 1]
+    )
+    assert sample.find_label("happy", ["sad", "happy"]) == 1
+    same = model.sample(64, label="1"), model.sample(64, label=1), model.sample(64, label=2)
+    assert same[0].tobytes() == same[1].tobytes() != same[2].tobytes()
+    with pytest.raises(UserError, match="no label '7'.*There are: 0, 1, 2"):
+        model.sample(64, label="7")
+
+
+def test_a_label_for_priors_that_know_none(model):
+    """Left out silently, the pictures would be of any label."""
+    assert list(label_numbers(model.facts, 0, 2, None, False)) == list(label_numbers(model.facts, 0, 2, None, True))
+    with pytest.raises(UserError, match="without label_condition; leave --label out"):
+        label_numbers(model.facts, 0, 1, "1", False)
+
+
+def test_forms_of_output(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
+    for name in ("a.png", "b.npz", "folder"):
+        sample.save(images, tmp_path / "new" / name)
+    assert list(np.load(tmp_path / "new/b.npz")) == ["arr_0"]
+    np.testing.assert_array_equal(np.load(tmp_path / "new/b.npz")["arr_0"], images)
+    pictures = [picture(path) for path in sorted((tmp_path / "new/folder").iterdir())]
+    np.testing.assert_array_equal(pictures, images)
+    with pytest.raises(UserError, match="x.jpg"):
+        sample.save(images, tmp_path / "x.jpg")
+
+
+def test_sampling_reads_no_optimizer(trained, tmp_path):
+    """The checkpoint's item `train` may be gone."""
+    copy = Path(shutil.copytree(trained[0], tmp_path / "run"))
+    for folder in copy.glob("*/checkpoints/*/train"):
+        shutil.rmtree(folder)
+    jax.tree.map(np.testing.assert_array_equal, models(copy), models(trained[0]))

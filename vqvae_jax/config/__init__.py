@@ -1,0 +1,32 @@
+"""Configs: read from a file and the command line, completed, checked, kept in the workdir.
+
+A config file writes what differs from the defaults. The defaults of a part (autoencoder, quantizer, prior) stand in
+its class, chosen by `name`; those of the other sections in the dataclasses of `sections.py`. Nothing here needs
+ml_collections.
+"""
+
+from vqvae_jax.config.checking import check, check_stage
+from vqvae_jax.config.reading import ROOT, available, complete, read
+from vqvae_jax.config.sections import SECTIONS, Dataset, Optimizer, Sample, Train, autoencoder_kind, levels, stages
+from vqvae_jax.config.workdir import agree, differs, load, save
+
+__all__ = [
+    "ROOT",
+    "SECTIONS",
+    "Dataset",
+    "Optimizer",
+    "Sample",
+    "Train",
+    "agree",
+    "autoencoder_kind",
+    "available",
+    "check",
+    "check_stage",
+    "complete",
+    "differs",
+    "levels",
+    "load",
+    "read",
+    "save",
+    "stages",
+]

@@ -1,0 +1,133 @@
+"""What can be known to be wrong with a config before there are data."""
+
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from vqvae_jax.config.sections import (
+    POSITIVE,
+    SECTIONS,
+    TOKENS,
+    Block,
+    Train,
+    autoencoder_kind,
+    blocks,
+    fields,
+    fits,
+    levels,
+    stages,
+)
+from vqvae_jax.types import UserError, unknown
+
+SEEDS = 2**31  # negative ones included
+
+
+def check(config: dict[str, Any]) -> None:
+    """All that can be known without the data.
+
+    Raises:
+        UserError: the first thing that is wrong, in one line.
+    """
+    for name in config:
+        if name not in SECTIONS:
+            raise UserError(unknown("config has no section", name, SECTIONS))
+    if not fits(config["seed"], int):
+        raise UserError(f"config.seed wants a whole number, got {config['seed']!r}")
+    if not -SEEDS <= config["seed"] < SEEDS:  # JAX would cut off the rest
+        raise UserError(f"config.seed must lie between {-SEEDS} and {SEEDS - 1}, got {config['seed']}")
+    for block in blocks(config):
+        check_fields(block)
+        _check_numbers(block)
+        if block.kind is Train:
+            _check_duration(block)
+    _check_dataset(config)
+    _check_loss_weights(config)
+
+
+def check_stage(config: Mapping[str, Any], stage: str) -> None:
+    """UserError unless `stage` is one of the config's."""
+    if stage not in stages(config):
+        raise UserError(unknown("the config has no stage", stage, stages(config)))
+
+
+def check_fields(block: Block) -> None:
+    """No field but the part's own, and each of its type."""
+    known = fields(block.kind)
+    valid = (*(["name"] if block.table else []), *known, *block.inside)
+    for name, value in block.values.items():
+        if name not in valid:
+            raise UserError(unknown(f"{block.path} has no field", name, valid) + _owner(block, name))
+        if name in known and name not in block.inside and not fits(value, known[name][0]):
+            raise UserError(f"{block.path}.{name} wants {_said(known[name][0])}, got {value!r}")
+
+
+def _owner(block: Block, name: str) -> str:
+    """Whose field it is, when the name of the part was changed and its fields were not."""
+    owners = [repr(other) for other, kind in block.table.items() if name in fields(kind)]
+    if not owners:
+        return ""
+    return f"; {name!r} belongs to {' and '.join(owners)}, and {block.path}.name is {block.values['name']!r}"
+
+
+def _said(hint: Any) -> str:
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    if typing.get_origin(hint) is Literal:
+        return " or ".join(map(repr, typing.get_args(hint)))
+    if typing.get_origin(hint) is tuple:
+        inner = typing.get_args(hint)
+        many = "any number of values" if inner[-1] is Ellipsis else f"{len(inner)} values"
+        return f"{many}, each {words.get(inner[0], inner[0])}, with commas between"
+    return words.get(hint, str(hint))
+
+
+def _check_numbers(block: Block) -> None:
+    """What no value of a field can be: sizes and cadences of 0, negative numbers in the plain sections."""
+    for name, value in block.values.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            continue
+        if name in POSITIVE and not value > 0:
+            raise UserError(f"{block.path}.{name} must be above 0, got {value}")
+        if not block.table and not value >= 0:
+            raise UserError(f"{block.path}.{name} must not be negative, got {value}")
+
+
+def _check_duration(block: Block) -> None:
+    steps, epochs = block.values["steps"], block.values["epochs"]
+    if not steps and not epochs:
+        raise UserError(f"{block.path} says not how long: --{block.path}.steps=1000 or --{block.path}.epochs=10")
+    if steps and epochs:
+        both = f"{block.path} has steps={steps} and epochs={epochs}, exactly one may be set"
+        raise UserError(f"{both}: add --{block.path}.steps=0 or --{block.path}.epochs=0")
+
+
+def _check_dataset(config: Mapping[str, Any]) -> None:
+    from vqvae_jax.data import check_name
+
+    dataset = config["dataset"]
+    check_name(dataset["name"], dataset["path"])
+    low, high = dataset["range"]
+    if not low < high:
+        raise UserError(f"config.dataset.range must rise, got {low}, {high}: --config.dataset.range=0,1")
+    _check_image_size(config)
+
+
+def _check_image_size(config: Mapping[str, Any]) -> None:
+    """The levels halve the image; it must come out even."""
+    if config["dataset"]["name"] == TOKENS:
+        return
+    size, stride = config["dataset"]["image_size"], autoencoder_kind(config).stride(config["autoencoder"])
+    if size % stride:
+        nearest = max(stride, round(size / stride) * stride)
+        wish = f"for the levels of this autoencoder ({', '.join(levels(config))}) it must be a multiple of {stride}"
+        raise UserError(f"config.dataset.image_size={size}: {wish}; nearest: --config.dataset.image_size={nearest}")
+
+
+def _check_loss_weights(config: Mapping[str, Any]) -> None:
+    """Numbers, each for a term ("commitment") or for one level's ("commitment/top"). The task knows the terms."""
+    for term, weight in config["loss_weights"].items():
+        if not fits(weight, float):
+            raise UserError(f"config.loss_weights.{term} wants a number, got {weight!r}")
+        base, _, level = term.partition("/")
+        if level and level not in levels(config):
+            valid = [f"{base}/{name}" for name in levels(config)]
+            raise UserError(unknown("config.loss_weights has no term", term, valid, f"For {base!r} there are"))

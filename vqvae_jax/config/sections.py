@@ -1,0 +1,218 @@
+"""The sections of a config: their fields, and where the parts that they name are looked up."""
+
+import copy
+import dataclasses
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+from vqvae_jax.types import UserError, unknown
+
+TOKENS = "tokens"  # the data set that needs no autoencoder
+SECTIONS = ("seed", "dataset", "autoencoder", "loss_weights", "optimizer", "train", "priors", "sample")
+# What the recipe fills in, from the data and the stages before.
+FILLED = {"quantizers", "channels", "dtype", "vocab_size", "shape", "coarse_sizes", "num_labels", "parent", "name"}
+POSITIVE = {"image_size", "views", "learning_rate", "eps", "batch_size", "keep", "count", "top_p"}
+POSITIVE |= {"log_every", "evaluate_every", "checkpoint_every"}
+POSITIVE |= {"codebook_size", "code_dim", "levels", "width", "depth", "heads", "horizontal", "vertical"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Where the images come from and how they are shown to the model."""
+
+    name: str = "openmoji"  # a key of vqvae_jax.data.DATASETS, or any name of TFDS
+    path: str = ""  # file or folder, for data that must be told where it lies
+    split: str = "train"  # what is trained on
+    test_split: str = "test"  # read by evaluation only
+    label: str = ""  # which feature of a TFDS set is the label: "attributes/Male"; else its first class label
+    image_size: int = 64  # pixels, height and width
+    range: tuple[float, float] = (0.0, 1.0)  # of the values that the model sees; uint8 0 and 255 go there
+    flip: bool = False  # left and right at random
+    crop: int = 0  # pixels of random shift, at most; 0 none
+    views: int = 1  # augmented copies of the training images whose tokens the priors see
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """Adam, its schedule, and what is done to gradients and weights."""
+
+    learning_rate: float = 1e-3  # the highest of the schedule
+    schedule: Literal["constant", "cosine"] = "constant"  # after the warm-up; cosine ends at 0
+    warmup_steps: int = 0  # linear, from 0
+    clip: float = 0.0  # global norm of the gradient; 0 none
+    weight_decay: float = 0.0  # of the networks, never of codes
+    b1: float = 0.9  # Adam's decay of the mean
+    b2: float = 0.999  # Adam's decay of the square
+    eps: float = 1e-8  # Adam's denominator
+    ema_rate: float = 0.0  # share of the old average of the weights that a step keeps; 0 no average
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """How long and how often. Exactly one of `steps` and `epochs` is above 0."""
+
+    batch_size: int = 32  # images, over all devices
+    steps: int = 0  # batches
+    epochs: int = 0  # passes over the training data
+    log_every: int = 50  # steps
+    evaluate_every: int = 500  # steps
+    checkpoint_every: int = 500  # steps
+    pictures_every: int = 0  # steps; 0 at each epoch's end
+    keep: int = 2  # newest checkpoints that stay, beside the best
+    init_from: str = ""  # workdir of another run: start from the weights of its stage of the same name
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the networks; codebooks are float32 always
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """How the images at the end of training are drawn."""
+
+    count: int = 64  # images
+    temperature: float = 1.0  # 0 takes the likeliest token
+    top_k: int = 0  # likeliest tokens that stay; 0 all
+    top_p: float = 1.0  # share of the probability that stays
+    guidance: float = 1.0  # weight of the label
+
+
+class Block(NamedTuple):
+    """One section of a config."""
+
+    path: str  # "config.priors.top.train"
+    values: dict[str, Any]  # the section itself
+    kind: Any  # the dataclass whose fields these are
+    table: Mapping[str, Any] = {}  # where its `name` was looked up; empty for the four sections above
+    inside: tuple[str, ...] = ()  # sections within
+
+
+def tables() -> dict[str, Mapping[str, Any]]:
+    """What a `name` may be, for each kind of part."""
+    from vqvae_jax.autoencoders import AUTOENCODERS
+    from vqvae_jax.priors import PRIORS
+    from vqvae_jax.quantizers import QUANTIZERS
+
+    return {"autoencoder": AUTOENCODERS, "prior": PRIORS, "quantizer": QUANTIZERS}
+
+
+def levels(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the autoencoder's levels, coarse to fine."""
+    return autoencoder_kind(config).names(config["autoencoder"])
+
+
+def autoencoder_kind(config: Mapping[str, Any]) -> Any:
+    """The class of the autoencoder."""
+    return tables()["autoencoder"][config["autoencoder"]["name"]]
+
+
+def stages(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """What is trained, in order: the autoencoder, unless the data are tokens; then its priors coarse to fine."""
+    first = () if config["dataset"]["name"] == TOKENS else ("autoencoder",)
+    return (*first, *(level for level in levels(config) if level in config["priors"]))
+
+
+def blocks(config: dict[str, Any]) -> Iterator[Block]:
+    """Every section, outer before inner. A caller that fills sections in does so as they come."""
+    parts = tables()
+    yield Block("config.dataset", section(config, "config.dataset"), Dataset)
+    yield _part(config, "config.autoencoder", parts["autoencoder"], ("quantizer", "quantizers"))
+    yield from _quantizer_blocks(config, parts["quantizer"])
+    yield from _training_blocks(config, "config")
+    for level in _known_levels(config, "config.priors"):
+        yield _part(config, f"config.priors.{level}", parts["prior"], ("optimizer", "train"))
+        yield from _training_blocks(config, f"config.priors.{level}")
+    yield Block("config.sample", section(config, "config.sample"), Sample)
+
+
+def _quantizer_blocks(config: dict[str, Any], table: Mapping[str, Any]) -> Iterator[Block]:
+    """The quantizer of all levels, then those of single levels, which differ from it in what they say."""
+    path = "config.autoencoder.quantizer"
+    yield _part(config, path, table)
+    shared = section(config, path)
+    for level in _known_levels(config, f"{path}s"):
+        own = section(config, f"{path}s.{level}")
+        if own.get("name", shared["name"]) == shared["name"]:
+            own.update({**shared, **own})
+        yield _part(config, f"{path}s.{level}", table)
+
+
+def _training_blocks(config: dict[str, Any], path: str) -> Iterator[Block]:
+    yield Block(f"{path}.optimizer", section(config, f"{path}.optimizer"), Optimizer)
+    yield Block(f"{path}.train", section(config, f"{path}.train"), Train)
+
+
+def _known_levels(config: dict[str, Any], path: str) -> list[str]:
+    for level in (found := section(config, path)):
+        if level not in levels(config):
+            raise UserError(unknown(f"{path} has no level", level, levels(config)))
+    return list(found)
+
+
+def _part(config: dict[str, Any], path: str, table: Mapping[str, Any], inside: tuple[str, ...] = ()) -> Block:
+    values = section(config, path)
+    if "name" not in values:
+        raise UserError(f"{path}.name is missing: it says which one. There are: {', '.join(table)}")
+    if values["name"] not in table:
+        raise UserError(unknown(f"{path}.name: there is no", values["name"], table, "There are"))
+    return Block(path, values, table[values["name"]], table, inside)
+
+
+def section(config: dict[str, Any], path: str) -> dict[str, Any]:
+    """The section at a dotted path, made where it is missing."""
+    here, so_far = config, "config"
+    for key in path.split(".")[1:]:
+        here, so_far = here.setdefault(key, {}), f"{so_far}.{key}"
+        if not isinstance(here, dict):
+            raise UserError(f"{so_far} is {here!r}, but it is a section, set field by field: --{so_far}.FIELD=VALUE")
+    return here
+
+
+def fields(kind: Any) -> dict[str, tuple[Any, Any]]:
+    """Type and default of the fields that a config may set."""
+    hints = typing.get_type_hints(kind)
+    skipped = set() if kind in (Dataset, Optimizer, Train, Sample) else FILLED
+    return {f.name: (hints[f.name], _default(f)) for f in dataclasses.fields(kind) if f.init and f.name not in skipped}
+
+
+def _default(field: Any) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a field's type."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return value in inner
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, one) for one in inner)
+    if origin is tuple and isinstance(value, tuple):
+        hints = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
+        return len(hints) == len(value) and all(map(fits, value, hints))
+    if hint in (int, float):
+        return isinstance(value, int if hint is int else (int, float)) and not isinstance(value, bool)
+    return hint is Any or isinstance(value, origin or hint)
+
+
+def cast(value: Any, hint: Any) -> Any:
+    """Whole numbers as floats where floats are meant."""
+    inner = typing.get_args(hint)
+    if typing.get_origin(hint) is tuple and isinstance(value, tuple) and float in inner:
+        return tuple(cast(one, float) for one in value)
+    return float(value) if hint is float and fits(value, int) else value
+
+
+def like(config: Any, path: str) -> Any:
+    """The value at a path, or None."""
+    for key in path.split(".")[1:]:
+        config = config.get(key) if isinstance(config, dict) else None
+    return config
+
+
+def plain(values: Any) -> Any:
+    """A copy of dicts, tuples and plain values; ConfigDicts become dicts, lists tuples."""
+    values = values.to_dict() if hasattr(values, "to_dict") else values
+    if isinstance(values, Mapping):
+        return {key: plain(value) for key, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return tuple(plain(value) for value in values)
+    return copy.copy(values)

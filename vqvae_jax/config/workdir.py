@@ -1,0 +1,79 @@
+"""The config of a run, kept in its workdir."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vqvae_jax.config.reading import complete
+from vqvae_jax.config.sections import plain
+from vqvae_jax.files import write_json
+from vqvae_jax.types import UserError
+
+FILE = "config.json"
+# What may change when a run goes on, in each `train` section; all of `sample` may.
+CADENCES = {"steps", "epochs", "log_every", "evaluate_every", "checkpoint_every", "pictures_every", "keep"}
+
+
+def save(config: Mapping[str, Any], workdir: str | Path) -> None:
+    """Write config.json, whole or not at all."""
+    write_json(Path(workdir) / FILE, config)
+
+
+def load(workdir: str | Path) -> dict[str, Any]:
+    """The config of a workdir, as it was saved; fields that came later have their defaults.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    path = Path(workdir) / FILE
+    if not path.is_file():
+        train = f"python launch.py --config=configs/X.py --workdir={workdir}"
+        raise UserError(f"{workdir} is not a workdir: no {FILE}; train first: {train}")
+    try:
+        return complete(plain(json.loads(path.read_text("utf-8"))))
+    except ValueError as error:  # UserError is one
+        raise UserError(f"{path} is damaged ({error}); restore it, or use another --workdir") from error
+
+
+def agree(config: Mapping[str, Any], workdir: str | Path) -> None:
+    """Before a run starts or goes on: the workdir's config is this one, from now on.
+
+    Durations, cadences and `sample` may differ from what is stored, and are stored anew.
+
+    Raises:
+        UserError: anything else differs; all of it is listed, nothing is written.
+    """
+    if differs(config, workdir):
+        save(config, workdir)
+
+
+def differs(config: Mapping[str, Any], workdir: str | Path) -> bool:
+    """Whether `agree` would write; it raises the same error, and nothing is written."""
+    if not (Path(workdir) / FILE).is_file():
+        return True
+    stored, asked = flat(load(workdir)), flat(config)
+    changed = [path for path in sorted({*stored, *asked}) if stored.get(path) != asked.get(path)]
+    refused = [f"{path}: {_shown(stored, path)} → {_shown(asked, path)}" for path in changed if not _may_change(path)]
+    if refused:
+        listed = "; ".join(refused)
+        raise UserError(f"{workdir} holds a run of another config, use another --workdir; stored → asked: {listed}")
+    return bool(changed)
+
+
+def _may_change(path: str) -> bool:
+    *_, section, field = path.split(".")
+    return path.startswith("config.sample.") or (section == "train" and field in CADENCES)
+
+
+def _shown(values: Mapping[str, Any], path: str) -> str:
+    return repr(values[path]) if path in values else "(not set)"
+
+
+def flat(values: Mapping[str, Any], path: str = "config") -> dict[str, Any]:
+    """Every value by its dotted path."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        here = f"{path}.{key}"
+        found |= flat(value, here) if isinstance(value, dict) else {here: value}
+    return found

@@ -1,0 +1,279 @@
+"""A folder of pictures: `split/label/name.png`, where the folders of splits, or of labels, or both may be missing.
+
+A `.txt` beside a picture, of the same name, is its text.
+"""
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from vqvae_jax.data import pictures
+from vqvae_jax.data.arrays import Arrays, Images, share
+from vqvae_jax.data.decoded import Decoded, Unreadable, decode_once, fits
+from vqvae_jax.data.stream import Lazy
+from vqvae_jax.types import UserError, unknown
+
+TYPE = "--config.dataset.path=FOLDER"  # what every error here begins with
+ALL = "all"  # the split that is every picture, whatever the folders are called
+TEST = 0.05  # share of the pictures that is the split "test" where no folder is
+USUAL = {"train", "test", "val", "valid", "validation", "dev", "training", "testing"}  # what one calls splits
+NAMED = 5  # of many files, in a message
+VERSION = 1  # of the way from a file to pixels; another one decodes anew
+
+
+class Listing(NamedTuple):
+    """What lies in a folder, hidden things left out. Paths are relative to it, with "/"."""
+
+    pictures: list[str]  # sorted
+    texts: dict[str, str]  # path without suffix → path of the .txt
+
+
+class Split(NamedTuple):
+    """The pictures of one split. Names are relative to `root`."""
+
+    root: str  # "" or "train/", relative to the folder
+    names: list[str]  # sorted
+    label_names: tuple[str, ...]  # the same ones for every split; empty where this one has no labels
+
+
+def read(path: str, split: str, image_size: int) -> Arrays:
+    """The pictures of a split, sorted by path; image uint8 [N, image_size, image_size, 3], the middle of each.
+
+    `path/split` is the split if there is such a folder; "all" is every picture. Where there is none for "test", a
+    twentieth of "train", or of the whole folder, is "test", by hash of the names. Labels are the folders below, if
+    every picture lies in one.
+    Pictures that cannot be used are told on standard error and left out.
+
+    Raises:
+        UserError: there is nothing to read.
+    """
+    folder = _folder(path)
+    listing = _list(folder)
+    root, names, label_names = _split(folder, listing.pictures, split)
+    image, kept = _images(os.path.join(folder, root), names, image_size)
+    names = [names[row] for row in kept]
+    shown = tuple(map(_printable, names))
+    texts = _texts(folder, listing.texts, [root + name for name in names])
+    return Arrays(image, _labels(names, label_names), tuple(map(_printable, label_names)), shown, texts, shown)
+
+
+def pictures_in(path: str | os.PathLike[str]) -> list[str]:
+    """The pictures in a folder and below, sorted, relative to it, with "/".
+
+    Raises:
+        UserError: there is no such folder, or no picture in it.
+    """
+    return _list(_folder(os.fspath(path))).pictures
+
+
+def splits_in(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """The splits that have folders of their own, if "train" and "test" have; else "all"."""
+    own = [split for split in ("train", "test") if os.path.isdir(os.path.join(os.fspath(path), split))]
+    return tuple(own) if len(own) == 2 else (ALL,)
+
+
+def _folder(path: str) -> str:
+    """The absolute path, checked."""
+    folder = os.path.abspath(os.path.expanduser(path))
+    if not path:
+        raise UserError(f"{TYPE}: data set 'folder' needs a folder of pictures")
+    if not os.path.exists(folder):
+        raise UserError(f"{TYPE}: there is no folder {path}")
+    if not os.path.isdir(folder):
+        raise UserError(f"{TYPE}: {path} is a file; type the folder it lies in")
+    return folder
+
+
+def _list(folder: str) -> Listing:
+    readable, found, texts = pictures.suffixes(), [], {}
+    names = list(_walk(folder))
+    for name in names:
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() in readable:
+            found.append(name)
+        elif suffix.lower() == ".txt":
+            texts[stem] = name
+    if not found:
+        known = ", ".join(sorted(readable))
+        raise UserError(f"{TYPE}: {folder} holds no pictures, and {len(names)} other files; pictures end in {known}")
+    return Listing(sorted(found), texts)
+
+
+def _walk(folder: str, prefix: str = "", above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
+    """Relative paths of all files, and of links that lead nowhere."""
+    try:
+        facts = os.stat(folder)
+        here = (facts.st_dev, facts.st_ino)
+        entries = [] if here in above else list(os.scandir(folder))  # a link may lead back up
+    except OSError as error:
+        raise UserError(f"{TYPE}: {folder} cannot be listed: {error.strerror}") from error
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+            yield from _walk(entry.path, f"{prefix}{entry.name}/", (*above, here))
+        elif entry.is_symlink() or entry.is_file():
+            yield prefix + entry.name
+
+
+def _split(folder: str, names: list[str], split: str) -> Split:
+    """Raises UserError where there is no such split, or nothing in it."""
+    tops = _by_folder(names)
+    if split == ALL and ALL not in tops:
+        return Split("", names, _label_names([names]) if _labelled(names, folder) else ())
+    root = split if split in tops else "train" if split == "test" and "train" in tops else ""
+    if not root and (split not in ("train", "test") or (split == "train" and "test" in tops)):
+        raise UserError(unknown(f"{TYPE}: {folder} has no split", split, _splits(tops), "Its splits"))
+    _tell_strangers(folder, root, names)
+    below = tops[root] if root else names
+    label_names = _label_names(list(tops.values()) if root else [names])
+    if not _labelled(below, os.path.join(folder, root)):
+        label_names = ()
+    chosen = below if root == split and (split != "train" or "test" in tops) else _share(below, split)
+    if not chosen:
+        raise UserError(f"{TYPE}: {len(below)} pictures are too few to share; put some into {folder}/{split}")
+    return Split(root and root + "/", chosen, label_names)
+
+
+def _by_folder(names: list[str]) -> dict[str, list[str]]:
+    """First-level folder → what lies below it."""
+    tops: dict[str, list[str]] = {}
+    for name in names:
+        top, slash, rest = name.partition("/")
+        if slash:
+            tops.setdefault(top, []).append(rest)
+    return tops
+
+
+def _splits(tops: dict[str, list[str]]) -> list[str]:
+    return sorted({*tops, "test"}) if {"train", "test"} & set(tops) else ["train", "test"]
+
+
+def _share(names: list[str], split: str) -> list[str]:
+    """A twentieth for "test", the others for "train"; a name is always on the same side."""
+    return [name for name in names if (share(b"test " + os.fsencode(name)) < TEST) == (split == "test")]
+
+
+def _label_names(splits: list[list[str]]) -> tuple[str, ...]:
+    """The folders of all splits in which every picture lies in one."""
+    labelled = (names for names in splits if all("/" in name for name in names))
+    return tuple(sorted({name.partition("/")[0] for names in labelled for name in names}))
+
+
+def _labelled(names: list[str], root: str) -> bool:
+    beside = [name for name in names if "/" not in name]
+    if beside and len(beside) < len(names):
+        _tell(f"{root}: no labels, because {len(beside)} pictures lie beside the folders: {_some(beside)}")
+    return not beside
+
+
+def _labels(names: list[str], label_names: tuple[str, ...]) -> np.ndarray | None:
+    """int32 [N]"""
+    if not label_names:
+        return None
+    number = {name: i for i, name in enumerate(label_names)}
+    return np.array([number[name.partition("/")[0]] for name in names], np.int32)
+
+
+def _images(folder: str, names: list[str], size: int) -> tuple[Images, Sequence[int]]:
+    """uint8 [M, S, S, 3], and which of the names these are."""
+
+    def one(row: int) -> np.ndarray:
+        return pictures.read(os.path.join(folder, names[row]), size)
+
+    shape = (size, size, 3)
+    if not fits(len(names), shape):
+        return Lazy(len(names), shape, _naming(one, names)), range(len(names))
+    key = {"folder": os.fsencode(folder).hex(), "size": size, "files": _fingerprint(folder, names), "version": VERSION}
+    decoded = decode_once(key, len(names), shape, one, os.path.basename(folder.rstrip(os.sep)))
+    _tell_skipped(folder, names, decoded)
+    return decoded.image, decoded.kept.tolist()
+
+
+def _naming(read: Callable[[int], np.ndarray], names: list[str]) -> Callable[[int], np.ndarray]:
+    """The same, with the name in its reasons: who reads a stream knows only numbers."""
+
+    def named(row: int) -> np.ndarray:
+        try:
+            return read(row)
+        except Unreadable as why:
+            raise Unreadable(f"{_printable(names[row])} ({why})") from why
+
+    return named
+
+
+def _fingerprint(folder: str, names: list[str]) -> str:
+    """Another one as soon as a file is another: its path, size, time of change, or who may read it."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in names:
+        digest.update(os.fsencode(name) + b"\0")
+        try:
+            facts = os.stat(os.path.join(folder, name))
+            digest.update(f"{facts.st_size} {facts.st_mtime_ns} {facts.st_mode}\0".encode())
+        except OSError:
+            digest.update(b"not there\0")
+    return digest.hexdigest()
+
+
+def _texts(folder: str, texts: dict[str, str], names: list[str]) -> tuple[str, ...] | None:
+    """The text of each picture, "" where it has none; None if none has one."""
+    beside = [texts.get(os.path.splitext(name)[0]) for name in names]
+    if not any(beside):
+        return None
+    return tuple(_text(os.path.join(folder, name)) if name else "" for name in beside)
+
+
+def _text(path: str) -> str:
+    """UTF-8, or UTF-16 that says so, or else Latin-1, which takes any bytes."""
+    try:
+        with open(path, "rb") as file:
+            raw = file.read()
+    except OSError as error:
+        raise UserError(f"{TYPE}: {path} cannot be read: {error.strerror}") from error
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return raw.decode("utf-16", "replace").strip()
+    try:
+        return raw.decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        return raw.decode("latin-1").strip()
+
+
+def _tell_skipped(folder: str, names: list[str], decoded: Decoded) -> None:
+    """Raises UserError if none is left."""
+    if not decoded.skipped:
+        return
+    which = _some([f"{_printable(names[row])} ({why})" for row, why in decoded.skipped])
+    if not len(decoded.kept):
+        raise UserError(f"{TYPE}: none of the {len(names)} pictures in {folder} can be used: {which}")
+    count = f"{len(decoded.skipped)} of {len(names)} pictures in {folder}"
+    _tell(f"{count} cannot be used and are left out: {which}")
+
+
+def _tell_strangers(folder: str, root: str, names: list[str]) -> None:
+    """A label may be called "train", as in COCO, and a split "training": what is meant cannot be known."""
+    tops = {name.partition("/")[0] for name in names}
+    strangers = sorted(tops - USUAL - {root} if root else tops & USUAL)
+    if strangers and root:
+        _tell(f"{folder}: {root} is read as a split, to which these do not belong: {_some(strangers)}")
+    elif strangers:
+        _tell(f"{folder}: read as a whole, {_some(strangers)} too; is that a split? Then set --config.dataset.split")
+
+
+def _some(things: list[str]) -> str:
+    return ", ".join(map(_printable, things[:NAMED])) + (", …" if len(things) > NAMED else "")
+
+
+def _printable(name: str) -> str:
+    """File names are bytes; those that are no UTF-8 become \\xff."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+@cache
+def _tell(line: str) -> None:
+    """Once, though every part of the data is read by itself."""
+    print(line, file=sys.stderr)

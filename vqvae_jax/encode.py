@@ -1,0 +1,177 @@
+"""Images to a folder of tokens with a trained autoencoder, and a folder of tokens back to pictures."""
+
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vqvae_jax import data, logs, parts
+from vqvae_jax.data import folder
+from vqvae_jax.data import tokens as token_files
+from vqvae_jax.data.tokens import TokenArrays
+from vqvae_jax.files import atomically, png_names
+from vqvae_jax.trained import Trained
+from vqvae_jax.types import UserError
+
+CHUNK = 1024  # images between two looks at the progress
+
+
+def encode(workdir: Path, output: Path, dataset: Mapping[str, Any] | None = None) -> dict[str, int]:
+    """Writes the token maps of both splits of a data set, with names, labels and the autoencoder's checksum.
+
+    The split "all" of a folder becomes "train", from which `dataset.name="tokens"` holds some images out.
+
+    Interrupted, the same call goes on. The folder is a data set again: dataset.name="tokens", dataset.path=output.
+
+    Args:
+        workdir: of the training whose autoencoder encodes.
+        output: a folder; made if missing.
+        dataset: changes to the section `dataset` of the workdir's config: name, path, split, …
+
+    Returns:
+        Images by split.
+
+    Raises:
+        UserError: the data are not to be had or do not fit the autoencoder; the folder holds other tokens.
+    """
+    model = Trained(workdir)
+    asked = {**model.config["dataset"], **(dataset or {})}
+    splits = {name: arrays for name, arrays in _splits(asked) if len(arrays)}
+    _check(model, asked, splits)
+    source = {"autoencoder": model.checksum, "dataset": {**asked, "images": {k: len(v) for k, v in splits.items()}}}
+    if token_files.is_written(output, source):
+        return {name: len(arrays) for name, arrays in splits.items()}
+    _refuse_others(output)
+    facts = {**parts.facts_of(next(iter(splits.values()))), "image_size": asked["image_size"]}
+    bar = logs.progress_bar(sum(map(len, splits.values())), 0, "encoding", "image")
+    token_files.write(
+        output,
+        {name: token_files.Part(arrays) for name, arrays in splits.items()},
+        parts.token_levels(model.config, facts),
+        lambda images, _: _watched(model, images, bar),
+        facts,
+        source,
+    )
+    bar.close()
+    return {name: len(arrays) for name, arrays in splits.items()}
+
+
+def _watched(model: Trained, images: Any, bar: Any) -> list[np.ndarray]:
+    """The images' maps; the bar moves on with every chunk."""
+    chunks = []
+    for start in range(0, len(images), CHUNK):
+        chunks.append(model.encode(images[start : start + CHUNK]))
+        bar.add(len(chunks[-1][0]))
+    return [np.concatenate(level) for level in zip(*chunks, strict=True)]
+
+
+def _splits(dataset: Mapping[str, Any]) -> Iterator[tuple[str, data.Arrays]]:
+    for split in dict.fromkeys((dataset["split"], dataset["test_split"])):
+        if split:
+            yield "train" if split == folder.ALL else split, data.read(dataset, split)
+
+
+def _check(model: Trained, dataset: Mapping[str, Any], splits: Mapping[str, data.Arrays]) -> None:
+    if not splits:
+        raise UserError("there are no images to encode; choose another --dataset or --images")
+    size, channels = dataset["image_size"], model.facts["channels"]
+    if size % model.stride:
+        raise UserError(f"--image_size={size}: it must be a multiple of {model.stride}, which the levels divide")
+    for name, arrays in splits.items():
+        if arrays.image.shape[3] != channels:
+            here = arrays.image.shape[3]
+            raise UserError(f"the images of {name!r} have {here} channels, the autoencoder was trained on {channels}")
+
+
+def _refuse_others(output: Path) -> None:
+    """UserError where the folder holds something else; what an interrupted call left is not."""
+    if (output / token_files.FILE).exists():
+        raise UserError(f"{output} holds the tokens of other images or another autoencoder; choose another --output")
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output} is no folder; choose another --output")
+    if output.is_dir() and any(output.iterdir()) and not (output / token_files.DRAFT).exists():
+        raise UserError(f"{output} holds other files; choose a new folder for --output")
+
+
+def check_new(output: Path) -> None:
+    """UserError unless tokens can be written to a new folder of that name."""
+    if output.suffix or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
+        raise UserError(f"--output={output}: this workdir draws tokens, which want a new folder, without a suffix")
+
+
+def write_samples(model: Trained, maps: Sequence[np.ndarray], output: Path) -> None:
+    """Drawn token maps [N, h, w], coarse to fine, as a folder of tokens that `decode` reads, of the split `sample`."""
+    count = len(maps[0])
+    names = tuple(f"{i:06d}" for i in range(count))
+    rows = data.Arrays(np.arange(count).reshape(count, 1, 1, 1), name=names, group=names)  # in place of images
+    token_files.write(
+        output,
+        {"sample": token_files.Part(rows)},
+        parts.token_levels(model.config, model.facts),
+        lambda rows, _: [level[np.asarray(rows[:]).ravel()] for level in maps],
+        {name: model.facts[name] for name in ("image_size", "channels", "label_names", "label_counts")},
+        {"autoencoder": model.checksum},
+    )
+
+
+def decode(workdir: Path, tokens: Path, output: Path, levels: int = 0) -> int:
+    """Pictures from a folder of tokens: a folder of .png under the names that were encoded, or one .npz.
+
+    Args:
+        workdir: of the autoencoder that made the tokens.
+        tokens: a folder of them.
+        output: a folder, or FILE.npz, which gets uint8 `<split>_image` [N, H, W, C], and `<split>_label`: a data set.
+        levels: how many of the maps are used, coarse to fine; 0 all.
+
+    Returns:
+        How many pictures.
+
+    Raises:
+        UserError: tokens of another model, or damaged ones.
+    """
+    model, told = Trained(workdir), token_files.about(tokens)
+    if told["source"].get("autoencoder") != model.checksum:
+        raise UserError(
+            f"the tokens in {tokens} were made by another autoencoder than the one in {workdir}: its checksum differs; "
+            "decode them with the workdir they were encoded with"
+        )
+    if not 0 <= levels <= len(told["levels"]):
+        raise UserError(f"--levels={levels}: the tokens have {len(told['levels'])} levels; 0 takes all")
+    splits = {name: token_files.read(tokens, name) for name in told["shards"]}
+    bar = logs.progress_bar(sum(map(len, splits.values())), 0, "decoding", "image")
+    alone = len(splits) == 1 and output.suffix != ".npz"  # then the folder needs no folder for the split
+    pictures = (("" if alone else name, split, _decoded(model, split, levels, bar)) for name, split in splits.items())
+    (_write_npz if output.suffix == ".npz" else _write_folder)(output, pictures)
+    bar.close()
+    return sum(map(len, splits.values()))
+
+
+def _decoded(model: Trained, tokens: TokenArrays, levels: int, bar: Any) -> Iterator[np.ndarray]:
+    """uint8 [n, H, W, C], chunk after chunk."""
+    for start in range(0, len(tokens), CHUNK):
+        maps = tokens.rows(np.arange(start, min(start + CHUNK, len(tokens))))["tokens"]
+        yield model.decode(maps[:levels] if levels else maps)
+        bar.add(len(maps[0]))
+
+
+def _write_folder(output: Path, pictures: Any) -> None:
+    for name, tokens, chunks in pictures:
+        names = png_names(tokens.name or [f"{i:06d}" for i in range(len(tokens))])
+        images = (image for chunk in chunks for image in chunk)
+        for called, image in zip(names, images, strict=True):
+            logs.save_png(output / name / called, image)
+
+
+def _write_npz(output: Path, pictures: Any) -> None:
+    with atomically(output) as path, zipfile.ZipFile(path, "w") as file:
+        for name, tokens, chunks in pictures:
+            _save(file, f"{name}_image", np.concatenate(list(chunks)))
+            if tokens.label is not None:
+                _save(file, f"{name}_label", tokens.label)
+
+
+def _save(file: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
+    with file.open(f"{name}.npy", "w", force_zip64=True) as entry:
+        np.lib.format.write_array(entry, array)

@@ -1,0 +1,89 @@
+"""Own pictures through a trained autoencoder: what its codes keep of them, and how much each level adds."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from vqvae_jax import logs
+from vqvae_jax.data import folder, pictures
+from vqvae_jax.data.decoded import Unreadable
+from vqvae_jax.files import png_names
+from vqvae_jax.trained import Trained
+from vqvae_jax.types import UserError
+
+LARGEST = 1024  # pixels of the longer side; larger pictures are made smaller
+STRIPS = "strips"
+
+
+def reconstruct(workdir: Path, images: Path, output: Path, image_size: int | None = None) -> dict[str, float]:
+    """Writes each picture's reconstruction, and in strips/ a row: original | top only | … | all.
+
+    A picture keeps its size; what the levels do not divide is cut off at the edges, alike on both sides.
+
+    Args:
+        workdir: of the training.
+        images: a folder, or one file.
+        output: a folder; made if missing.
+        image_size: if given, pictures are cropped to squares of so many pixels, as in training.
+
+    Returns:
+        PSNR in dB (all codes, uint8) by name.
+
+    Raises:
+        UserError: no picture there that can be used; the others are named on standard error.
+    """
+    model = Trained(workdir)
+    if image_size is not None and image_size % model.stride:
+        raise UserError(f"--image_size={image_size}: it must be a multiple of {model.stride}, which the levels divide")
+    root, names = _found(images)
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output} is no folder; choose another --output")
+    bar = logs.progress_bar(len(names), 0, "reconstructing", "picture")
+    quality = {}
+    for name, called, original in _read(model, root, names, image_size):
+        versions = [version[0] for version in model.reconstruct(original[None])]
+        logs.save_png(output / called, versions[-1])
+        logs.save_png(output / STRIPS / called, logs.grid([original, *versions], len(versions) + 1))
+        quality[name] = psnr(original, versions[-1])
+        bar.add(1)
+    bar.close()
+    if not quality:
+        raise UserError(f"no picture in {images} can be used; what is wrong with them stands above")
+    return quality
+
+
+def _found(images: Path) -> tuple[Path, list[str]]:
+    """The folder, and the names in it."""
+    if images.is_file():
+        return images.parent, [images.name]
+    return images, folder.pictures_in(images)
+
+
+def _read(model: Trained, root: Path, names: list[str], size: int | None) -> Iterator[tuple[str, str, np.ndarray]]:
+    """(name, name of its .png, uint8 [H, W, C]) of every usable picture."""
+    channels = model.facts["channels"]
+    for name, called in zip(names, png_names(names), strict=True):
+        try:
+            if size:
+                yield name, called, pictures.read(root / name, size, channels)
+            else:
+                yield name, called, cut(pictures.whole(root / name, channels, LARGEST), model.stride)
+        except Unreadable as why:
+            print(f"{name} is left out: {why}", file=sys.stderr)
+
+
+def cut(image: np.ndarray, stride: int) -> np.ndarray:
+    """The middle of [H, W, C] whose sides are multiples of `stride`. Raises Unreadable where there is none."""
+    height, width = (side // stride * stride for side in image.shape[:2])
+    if not height or not width:
+        raise Unreadable(f"{image.shape[1]} x {image.shape[0]} pixels, below {stride}")
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return image[top : top + height, left : left + width]
+
+
+def psnr(image: np.ndarray, other: np.ndarray) -> float:
+    """In dB, peak 255, of two uint8 pictures; equal ones count as 99."""
+    error = np.mean(np.square(image.astype(np.float64) - other))
+    return float(min(99.0, 10 * np.log10(255.0**2 / max(error, 1e-12))))

@@ -1,0 +1,66 @@
+"""A run on one page: DIR/report.html, its pictures and curves inside, to be opened, kept or sent.
+
+    config.json, data.json, metrics.json, code_counts.npz, *.png, STAGE/metrics.jsonl ──► contents ──► report.html
+
+What is not there yet is named and left out. Needs jinja2 and matplotlib, which nothing else does.
+"""
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from vqvae_jax import config as configs
+from vqvae_jax import logs
+from vqvae_jax.files import atomically
+from vqvae_jax.report.curves import codes, stage
+from vqvae_jax.report.libraries import imported
+from vqvae_jax.report.pictures import captions, picture
+from vqvae_jax.report.words import about, cards, commands, facts, flat, meaning, metrics_of, number, with_priors
+
+FILE = "report.html"
+METRICS = "metrics.json"
+COUNTS = "code_counts.npz"  # how often the test split uses each code: [K] by level
+
+
+def write(workdir: Path) -> Path:
+    """Writes DIR/report.html, whole or not at all.
+
+    Args:
+        workdir: of a run, finished or not.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        UserError: no workdir, a damaged file in it, or jinja2 or matplotlib is not installed.
+    """
+    path = Path(workdir) / FILE
+    jinja2 = imported("jinja2")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    text = resources.files("vqvae_jax.report").joinpath("page.html.jinja").read_text("utf-8")
+    page = environment.from_string(text).render(contents(Path(workdir)))
+    with atomically(path) as temporary:
+        temporary.write_text(page, "utf-8")
+    return path
+
+
+def contents(workdir: Path) -> dict[str, Any]:
+    """All that the page says, by the names that the template uses."""
+    config, metrics = configs.load(workdir), metrics_of(workdir / METRICS)
+    entries = {stage: logs.read_metrics(workdir / stage / "metrics.jsonl") for stage in configs.stages(config)}
+    return {
+        "name": workdir.resolve().name,
+        "about": about(config),
+        "cards": list(cards(metrics, configs.levels(config))),
+        "strip": picture(workdir, "reconstructions", ["autoencoder"]),
+        "captions": captions(metrics, entries.get("autoencoder", []), configs.levels(config)),
+        "samples": picture(workdir, "samples", [*reversed(with_priors(config))]),
+        "stages": [stage(name, entries[name], config) for name in entries],
+        "codes": list(codes(workdir / COUNTS, configs.levels(config))),
+        "metrics": [(name, number(value), meaning(name)) for name, value in flat(metrics)],
+        "config": config,
+        "facts": facts(workdir),
+        "commands": commands(config, workdir),
+    }

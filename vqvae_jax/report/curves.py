@@ -1,0 +1,191 @@
+"""Curves and histograms inside the page, as SVG."""
+
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vqvae_jax import config as configs
+from vqvae_jax.report.libraries import imported
+from vqvae_jax.report.words import in_order
+
+POINTS = 400  # of a curve, at most
+INK = "#010203"  # becomes the colour of the page's text, light or dark
+COLOURS = ("#3b7dd8", "#e0782f", "#35a065", "#ad5cc9", "#b8962b", "#3aa6b0", "#d6517d", "#7a7f87")
+TRAIN, HELD_OUT = COLOURS[:2]
+STYLE = {
+    "svg.fonttype": "none",  # text stays text, in the page's font
+    "svg.hashsalt": "report",  # the same run gives the same bytes
+    "font.size": 10,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.formatter.limits": (-3, 4),
+    "grid.color": INK,
+    "grid.alpha": 0.12,
+    "grid.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "ytick.minor.width": 0.4,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "legend.handlelength": 1.2,
+    "legend.labelspacing": 0.25,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4,
+}
+
+
+class Line(NamedTuple):
+    """One metric over training."""
+
+    metric: str  # its name in metrics.jsonl
+    label: str  # "" for none
+    colour: str
+    style: str = "-"  # "o" dots, "--" level at the last value
+
+
+class Panel(NamedTuple):
+    """One small plot."""
+
+    title: str
+    note: str
+    lines: list[Line]
+    log: bool = False
+
+
+def stage(name: str, entries: list[dict[str, Any]], config: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of plots of one stage; those without data are left out."""
+    levels = configs.levels(config)
+    panels = autoencoder_panels(entries, levels) if name == "autoencoder" else prior_panels()
+    drawn = [(panel, curves(panel, entries)) for panel in panels if any(_points(entries, x) for x in panel.lines)]
+    return {"name": name, "progress": progress(name, entries, config), "panels": drawn}
+
+
+def progress(name: str, entries: list[dict[str, Any]], config: Mapping[str, Any]) -> str:
+    """How far the training is, in words."""
+    if not entries:
+        return "nothing logged yet"
+    train = (config if name == "autoencoder" else config["priors"][name])["train"]
+    goal = f"of {train['steps']}" if train["steps"] else f"of {train['epochs']} epochs"
+    minutes = (entries[-1].get("time", 0) - entries[0].get("time", 0)) / 60
+    return f"step {entries[-1]['step']} {goal}, logged over {minutes:.1f} minutes"
+
+
+def autoencoder_panels(entries: list[dict[str, Any]], levels: Sequence[str]) -> list[Panel]:
+    """Loss, quality, and the use of the codes."""
+    used = {name.rpartition("/")[2] for entry in entries for name in entry}
+    maps = [*zip(in_order(used, levels), COLOURS * 9, strict=False)]
+    loss = [Line("train/loss", "train", TRAIN), Line("held_out/loss", "held out", HELD_OUT, "o-")]
+    health = {
+        metric: [Line(f"train/batch_{metric}/{name}", name, colour) for name, colour in maps]
+        + [Line(f"held_out/{metric}/{name}", "", colour, "o") for name, colour in maps]
+        for metric in ("perplexity", "usage")
+    }
+    return [
+        Panel("Loss", "train: the weighted sum; held out: mse", loss, log=True),
+        Panel("PSNR", "dB, held out", [Line("held_out/psnr", "", HELD_OUT, "o-")]),
+        Panel("Perplexity of the codes", "lines a batch, dots held out", health["perplexity"]),
+        Panel("Share of codes used", "lines a batch, dots held out", health["usage"]),
+    ]
+
+
+def prior_panels() -> list[Panel]:
+    """What the prior knows, beside what counting knows; and whether it learns calmly."""
+    nll = [
+        Line("train/nll", "train", TRAIN),
+        Line("held_out/nll", "held out", HELD_OUT, "o-"),
+        Line("held_out/position_entropy", "position entropy", INK, "--"),
+    ]
+    return [
+        Panel("nll", "nats a token", nll),
+        Panel("Gradient norm", "before clipping", [Line("train/grad_norm", "", TRAIN)], log=True),
+    ]
+
+
+def curves(panel: Panel, entries: list[dict[str, Any]]) -> Any:
+    """A panel as SVG."""
+
+    def draw(axes: Any) -> None:
+        values = [value for line in panel.lines for value in _line(axes, line, _points(entries, line))]
+        if panel.log and 0 < 10 * min(values) < max(values):
+            axes.set_yscale("log")
+        if any(line.label for line in panel.lines):
+            axes.legend(loc="best")
+        axes.set(xlabel="step", xlim=(0, 1.03 * max(1, entries[-1]["step"])))
+
+    return svg(draw, f"{panel.title} over training")
+
+
+def _points(entries: list[dict[str, Any]], line: Line) -> list[tuple[int, float]]:
+    """(step, value) where it was logged and finite, thinned out."""
+    found = [(entry["step"], entry[line.metric]) for entry in entries if entry.get(line.metric) is not None]
+    return [found[i] for i in sorted({*np.linspace(0, len(found) - 1, POINTS).astype(int)})] if found else []
+
+
+def _line(axes: Any, line: Line, points: list[tuple[int, float]]) -> list[float]:
+    """Draws it; returns its values."""
+    steps, values = [p[0] for p in points], [p[1] for p in points]
+    if points and line.style == "--":
+        axes.axhline(values[-1], color=line.colour, linestyle="--", linewidth=1, label=line.label)
+    elif points:
+        alone = "o" if len(points) == 1 else line.style
+        axes.plot(steps, values, alone, color=line.colour, label=line.label or None)
+    return values
+
+
+def codes(path: Path, levels: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """How often each code is used, most used first, a plot a token map; nothing without the file."""
+    if not path.is_file():
+        return
+    with np.load(path) as counts:
+        for name in in_order(counts, levels):
+            share = np.sort(counts[name].astype(np.float64))[::-1] / max(1, counts[name].sum())
+            used = share[share > 0]
+            yield {
+                "name": name,
+                "plot": histogram(share, name),
+                "size": len(share),
+                "usage": f"{len(used) / len(share):.1%}",
+                "perplexity": f"{np.exp(-np.sum(used * np.log(used))):.1f}",
+                "most": f"{share[0]:.1%}",
+            }
+
+
+def histogram(share: np.ndarray, name: str) -> Any:
+    """Shares [K], falling, as SVG, on a log scale; dashed where all would be if they were used equally."""
+    ranks = np.unique(np.linspace(0, len(share) - 1, POINTS).astype(int))
+    lowest = 50 * min(share[share > 0], default=1)  # half of the rarest: seen, and apart from the codes never used
+
+    def draw(axes: Any) -> None:
+        height = np.maximum(100 * share[ranks], lowest)
+        axes.fill_between(ranks + 1, height, lowest, step="mid", color=TRAIN, alpha=0.75, linewidth=0)
+        axes.axhline(100 / len(share), color=INK, linestyle="--", linewidth=1)
+        axes.set(xlabel="codes, most used first", ylabel="% of tokens", yscale="log", xlim=(0.5, len(share) + 0.5))
+        axes.set_ylim(bottom=lowest)
+
+    return svg(draw, f"Use of each code, {name}")
+
+
+def svg(draw: Callable[[Any], None], title: str) -> Any:
+    """What `draw` puts on axes, as markup for inside a page: no header, no metadata, no names that clash."""
+    style, figures = imported("matplotlib.style"), imported("matplotlib.figure")
+    out = io.StringIO()
+    with style.context(STYLE, after_reset=True):
+        figure = figures.Figure(figsize=(3.6, 2.5), layout="constrained")
+        draw(figure.add_subplot())
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(out, format="svg", transparent=True, metadata=nothing)
+    text = out.getvalue()
+    text = re.sub(r'<g id="[^"]*"', "<g", text[text.index("<svg") :]).replace(INK, "currentColor")
+    markup = imported("markupsafe").Markup
+    return markup('<svg role="img" aria-label="{}"').format(title) + markup(text.removeprefix("<svg"))

@@ -1,0 +1,130 @@
+"""What the page says in words and numbers."""
+
+import json
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vqvae_jax import config as configs
+from vqvae_jax import parts
+from vqvae_jax.types import UserError
+
+LABELS = 60  # of the data, listed at most
+
+MEANINGS = {
+    "images": "in the split",
+    "mse": "in the units of dataset.range",
+    "psnr": "dB, mean over images",
+    "ssim": "1 is equal, mean over images",
+    "usage": "share of the codes that the split uses",
+    "perplexity": "codes, as if all were used equally",
+    "nll": "nats a token",
+    "entropy": "nats a token, from how often each code is used",
+    "position_entropy": "nats a token, from how often the training images use each code at that position",
+    "nll_over_position_entropy": "below 1 the prior knows more than the counts at each position",
+    "bits_per_pixel": "bits of all tokens / pixels",
+}
+
+
+def about(config: Mapping[str, Any]) -> str:
+    """What it is in one line: data, image size, levels × codes, priors."""
+    dataset, autoencoder = config["dataset"], config["autoencoder"]
+    said = [f"{dataset['name']}, {dataset['image_size']} × {dataset['image_size']} pixels"]
+    said += [f"{autoencoder['name']} autoencoder, {sizes(config)}"]
+    priors = [f"{name} {config['priors'][name]['name']}" for name in with_priors(config)]
+    return "; ".join([*said, f"priors: {', '.join(priors)}" if priors else "no priors"])
+
+
+def with_priors(config: Mapping[str, Any]) -> list[str]:
+    """The levels that have one, coarse to fine."""
+    return [name for name in configs.levels(config) if name in config["priors"]]
+
+
+def sizes(config: Mapping[str, Any]) -> str:
+    """`2 levels × 256 codes`, or `top 512, bottom 256 codes`."""
+    section, names = config["autoencoder"], configs.levels(config)
+    sizes = [section["quantizers"].get(name, section["quantizer"]).get("codebook_size", "?") for name in names]
+    if len(set(sizes)) == 1:
+        return f"{len(names)} level{'s' * (len(names) > 1)} × {sizes[0]} codes"
+    return ", ".join(f"{name} {size}" for name, size in zip(names, sizes, strict=True)) + " codes"
+
+
+class Card(NamedTuple):
+    """One headline number."""
+
+    title: str
+    value: str
+    note: str
+
+
+def cards(metrics: Mapping[str, Any], levels: Sequence[str]) -> Iterator[Card]:
+    """The headline: quality, use of the codes, and what the priors know."""
+    measured = metrics.get("autoencoder", {})
+    where = f"{metrics.get('images')} images of “{metrics.get('split')}”"
+    if "psnr" in measured:
+        yield Card("PSNR", number(measured["psnr"], ".2f", " dB"), where)
+    if "ssim" in measured:
+        yield Card("SSIM", number(measured["ssim"], ".3f"), where)
+    for level in in_order((n.removeprefix("usage/") for n in measured), levels):
+        perplexity = number(measured.get(f"perplexity/{level}"), ".1f")
+        yield Card(f"Codes used, {level}", number(measured[f"usage/{level}"], ".1%"), f"perplexity {perplexity}")
+    for level, prior in metrics.get("priors", {}).items():
+        note = f"{number(prior['nll'], '.3f')} / {number(prior['position_entropy'], '.3f')} nats a token"
+        ratio = number(prior["nll_over_position_entropy"], ".3f")
+        yield Card(f"nll / position entropy, {level}", ratio, note)
+    if "bits_per_pixel" in metrics:
+        yield Card("Bits a pixel", number(metrics["bits_per_pixel"], ".3f"), "all levels")
+
+
+def facts(workdir: Path) -> dict[str, Any]:
+    """What the data are like; {} before anything was trained."""
+    known = parts.read_facts(workdir) if (workdir / parts.FACTS).is_file() else {}
+    names, counts = known.pop("label_names", []), known.pop("label_counts", [])
+    labels = list(zip(names, counts or [None] * len(names), strict=False))
+    return {"known": known, "labels": labels[:LABELS], "more": len(labels[LABELS:]), "most": max(counts, default=1)}
+
+
+def commands(config: Mapping[str, Any], workdir: Path) -> list[tuple[str, str]]:
+    """What to type to do it again."""
+    here = f"--workdir={shlex.quote(str(workdir))}"
+    again = f"python launch.py --config={shlex.quote(str(workdir / 'config.json'))} --workdir=runs/again"
+    sample = [("sample", f"python -m vqvae_jax sample {here}")] if config["priors"] else []
+    return [("train again", again), *sample, ("evaluate", f"python -m vqvae_jax evaluate {here}")]
+
+
+def meaning(name: str) -> str:
+    """Of `autoencoder/usage/top`: that of its last part that has one."""
+    return next((MEANINGS[part] for part in reversed(name.split("/")) if part in MEANINGS), "")
+
+
+def number(value: Any, form: str = ".6g", unit: str = "") -> str:
+    """A number as text; null, which stands for NaN, as a dash."""
+    if value is None:
+        return "–"
+    return f"{value:{form}}{unit}" if isinstance(value, float) else f"{value}{unit}"
+
+
+def flat(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{path}{name}/")
+        else:
+            yield f"{path}{name}", value
+
+
+def metrics_of(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); remove it and evaluate again") from error
+
+
+def in_order(names: Iterable[str], levels: Sequence[str]) -> list[str]:
+    """Those that are token maps, coarse to fine: `top`, or `top.0`, `top.1`, … of a level with several."""
+    keys = {}
+    for name in names:
+        level, _, depth = name.partition(".")
+        if level in levels and (depth.isdecimal() or not depth):
+            keys[name] = levels.index(level), int(depth or 0)
+    return sorted(keys, key=keys.__getitem__)

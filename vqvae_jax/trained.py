@@ -1,0 +1,144 @@
+"""A trained workdir as one object: images to tokens, tokens to images, new images.
+
+model = vqvae_jax.load("runs/demo")
+tokens = model.encode(images)           # uint8 [N, H, W, C] → int32 maps [N, h, w], coarse to fine
+images = model.decode(tokens)           # and back; the top map alone will do: model.decode(tokens[:1])
+new = model.sample(count=16, seed=1)    # uint8 [16, H, W, C]
+"""
+
+from collections.abc import Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vqvae_jax import codec, parts
+from vqvae_jax import config as configs
+from vqvae_jax.priors.draw import CHUNK, draw
+from vqvae_jax.sample import label_numbers, pick_of
+from vqvae_jax.types import Array, Condition, Model, Pick, Tokens, UserError
+
+Maps = tuple[np.ndarray, ...]  # token maps, coarse to fine
+
+
+class Trained:
+    """What was trained in a workdir; its parts are read from disk when they are first used.
+
+    Args:
+        workdir: of a training.
+        step: of the priors' checkpoints: a number, "best" or None for the latest. The autoencoder is the latest.
+
+    Raises:
+        UserError: nothing was trained there, or it is damaged.
+    """
+
+    def __init__(self, workdir: str | Path, step: int | str | None = "best"):
+        self.workdir, self.step = Path(workdir), step
+        self.config, self.facts = configs.load(workdir), parts.read_facts(self.workdir)
+
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """What uint8 0 and 255 are to the model."""
+        return self.config["dataset"]["range"]
+
+    @property
+    def has_autoencoder(self) -> bool:
+        """False where only priors were trained, on tokens."""
+        return "autoencoder" in configs.stages(self.config)
+
+    @cached_property
+    def autoencoder(self) -> tuple[Any, Model]:
+        """The module and what it learned."""
+        if not self.has_autoencoder:
+            raise UserError(
+                f"{self.workdir} was trained on tokens, it holds no autoencoder; its samples are tokens: "
+                f"python -m vqvae_jax sample --workdir={self.workdir} --output=FOLDER, then decode them where they "
+                "were encoded: python -m vqvae_jax decode --workdir=DIR --tokens=FOLDER"
+            )
+        return parts.load_autoencoder(self.workdir, self.config, self.facts)
+
+    @cached_property
+    def priors(self) -> list[tuple[Any, Model]]:
+        """Modules and what they learned, coarse to fine."""
+        levels = [level for level in configs.levels(self.config) if level in self.config["priors"]]
+        if not levels:
+            raise UserError(f"{self.workdir} was trained without priors, so it cannot sample; evaluate it instead")
+        return [parts.load_prior(self.workdir, self.config, self.facts, level, self.step) for level in levels]
+
+    @property
+    def checksum(self) -> int:
+        """Of the autoencoder: tokens belong together with the one that made them."""
+        if not self.has_autoencoder:
+            return self.facts["autoencoder"]
+        return parts.autoencoder_checksum(self.workdir)
+
+    @property
+    def stride(self) -> int:
+        """What the height and width of an image must be multiples of, in pixels."""
+        return configs.autoencoder_kind(self.config).stride(self.config["autoencoder"])
+
+    def encode(self, images: Any) -> Maps:
+        """uint8 [N, H, W, C] → int32 token maps [N, h, w], coarse to fine. H and W are multiples of `stride`.
+
+        Raises:
+            UserError: images of another type or shape.
+        """
+        self._check(images)
+        return tuple(codec.in_batches(self._apply(codec.encode), images, size=codec.batch_size(*images.shape[1:3])))
+
+    def decode(self, tokens: Sequence[Any]) -> np.ndarray:
+        """Token maps [N, h, w] of all levels, or of the upper ones alone → uint8 [N, H, W, C]."""
+        decode = self._apply(codec.decode)
+        size = codec.batch_size(*(self.stride * side for side in tokens[0].shape[1:3]))
+        return codec.in_batches(lambda *maps: decode(maps), *tokens, size=size)
+
+    def reconstruct(self, images: Any) -> list[np.ndarray]:
+        """uint8 [N, H, W, C] → as many: from the top level alone, from the top two, …, from all."""
+        self._check(images)
+        return codec.in_batches(self._apply(codec.reconstruct), images, size=codec.batch_size(*images.shape[1:3]))
+
+    def sample(self, count: int = 16, seed: int = 0, label: str | int | None = None, **pick: Any) -> np.ndarray:
+        """New images, uint8 [count, H, W, C]; the same seed and count give the same bytes.
+
+        Args:
+            count: images.
+            seed: of all randomness.
+            label: a name or number of the data set's labels; None draws labels as often as the training data have them.
+            pick: temperature, top_k, top_p, guidance; what is not said is the config's.
+        """
+        _ = self.autoencoder  # where there is none, it is said before anything is drawn
+        return self.decode(self.sample_tokens(count, seed, label, **pick))
+
+    def sample_tokens(self, count: int, seed: int = 0, label: str | int | None = None, **pick: Any) -> Maps:
+        """As `sample`, but the token maps, int32 [count, h, w] a level."""
+        chosen = pick_of(self.config["sample"], **pick)
+        conditional = any(getattr(prior, "label_condition", False) for prior, _ in self.priors)
+        labels = label_numbers(self.facts, seed, count, label, conditional)
+        drawn = []
+        for start in range(0, count, CHUNK):
+            part = np.resize(labels[start : start + CHUNK], min(count, CHUNK))
+            key = jax.random.fold_in(jax.random.key(seed), start)
+            drawn.append([np.asarray(one) for one in self._draw(key, chosen, jnp.asarray(part))])
+        return tuple(np.concatenate(level)[:count] for level in zip(*drawn, strict=True))
+
+    def _draw(self, key: Array, pick: Pick, label: Array) -> Tokens:
+        maps: Tokens = ()
+        for i, (prior, model) in enumerate(self.priors):
+            condition = Condition(label if prior.num_labels else None, maps)
+            maps += (draw(prior, len(label), pick, model, jax.random.fold_in(key, i), condition),)
+        return maps
+
+    def _apply(self, function: Any) -> Any:
+        module, model = self.autoencoder
+        return partial(function, module, self.value_range, model)
+
+    def _check(self, images: Any) -> None:
+        channels = self.facts["channels"]
+        if getattr(images, "dtype", np.uint8) != np.uint8 or len(images.shape) != 4 or images.shape[3] != channels:
+            got = f"{getattr(images, 'dtype', '')} {list(images.shape)}"
+            raise UserError(f"images are uint8 [N, H, W, {channels}], 0 to 255; got {got}")
+        if not len(images) or any(side % self.stride or not side for side in images.shape[1:3]):
+            raise UserError(f"at least one image, H and W multiples of {self.stride}; got {list(images.shape)}")
