@@ -104,7 +104,7 @@ def data_file(tmp_path, kind):
 
 
 DATA = {
-    "another size": "set dataset.image_size to 8, not 16",
+    "another size": "not 16: --config.dataset.image_size=8",
     "no squares": "8 x 16",
     "floats": "uint8",
     "no such split": "train_image",

@@ -283,6 +283,49 @@ def test_too_few_images_to_hold_some_out(tmp_path):
     assert "holds no images" in answer and "validation" in answer
 
 
+# --- from another run, and again
+
+
+def test_a_run_starts_from_the_weights_of_another(trained, tmp_path):
+    """The stage of the same name; moments, steps and the seed are its own."""
+    workdir, path = trained
+    config = tiny(path, train__init_from=str(workdir), optimizer__learning_rate=1e-12, train__steps=1)
+    recipe.run(config, tmp_path / "run", "autoencoder")
+    with (
+        Checkpoints(tmp_path / "run/autoencoder/checkpoints") as one,
+        Checkpoints(workdir / "autoencoder/checkpoints") as other,
+    ):
+        assert one.latest() == 1
+        one, other = one.restore_model(), other.restore_model()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), one["params"], other["params"])
+    moved = np.abs(one["codebooks"]["top"]["codes"] - other["codebooks"]["top"]["codes"])
+    assert 0 < moved.max() < 1  # one step of averaging
+
+
+def test_weights_of_another_shape_or_none_are_refused(trained, tmp_path):
+    workdir, path = trained
+    answer = refused(tmp_path / "run", tiny(path, train__init_from=str(workdir), autoencoder__width=4))
+    assert "does not fit" in answer and str(workdir) in answer
+    answer = refused(tmp_path / "run", tiny(path, train__init_from=str(tmp_path / "nowhere")))
+    assert "has no checkpoint" in answer and not (tmp_path / "run").exists()
+
+
+def test_a_config_json_is_a_config(trained, tmp_path):
+    workdir, path = trained
+    assert configs.read(str(workdir / "config.json")) == tiny(path)
+    assert configs.read(str(workdir / "config.json"), ["--config.train.steps=9"])["train"]["steps"] == 9
+    (tmp_path / "half.json").write_text('{"dataset')
+    with pytest.raises(UserError, match=r"half.json is damaged.*--config=configs/X.py"):
+        configs.read(str(tmp_path / "half.json"))
+
+
+def test_other_samples_are_drawn_anew(copy, trained):
+    before = (copy / "samples.png").read_bytes(), (copy / "metrics.json").stat().st_mtime_ns
+    recipe.run(tiny(trained[1], sample__count=9), copy)
+    assert (copy / "samples.png").read_bytes() != before[0] and (copy / "report.html").is_file()
+    assert (copy / "metrics.json").stat().st_mtime_ns == before[1]
+
+
 # --- evaluation
 
 

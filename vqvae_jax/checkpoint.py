@@ -24,19 +24,19 @@ Step = int | str | None  # a number, "best", or None for the latest
 class Checkpoints:
     """The checkpoints of one stage, in `directory`.
 
-    Every process of a training calls the same methods. Reading never writes, so a run can be sampled while it trains.
+    Every process of a training calls the same methods, in the same order: Orbax waits for all. Reading never writes,
+    so a run can be sampled while it trains.
 
     Args:
       directory: made by the first `save`; one writer at a time, whose first `save` clears what a killed one left there.
       keep: how many of the last steps stay; the best one stays besides.
-      alone: for reading by this process only; the others need not do the same.
     """
 
-    def __init__(self, directory: Path, keep: int = 2, alone: bool = False):
+    def __init__(self, directory: Path, keep: int = 2):
         if keep < 1:
             raise UserError(f"keep={keep}: at least one checkpoint must stay; say keep=1 or more")
         self.directory = Path(directory).absolute()
-        self.keep, self.alone = keep, alone
+        self.keep = keep
         self._orbax: Any = None
         self._writing = False
 
@@ -163,7 +163,7 @@ class Checkpoints:
         # A reader must not clean up: the temporary folder that it sees may be another process' save.
         if self._orbax is None or writing > self._writing:
             self.close()
-            self._orbax, self._writing = _checkpointer(self.directory, self.keep, writing, self.alone), writing
+            self._orbax, self._writing = _checkpointer(self.directory, self.keep, cleanup=writing), writing
         return self._orbax
 
     def _losses(self) -> dict[int, float | None]:
@@ -216,7 +216,7 @@ def checksum(tree: Any) -> int:
     return crc
 
 
-def _checkpointer(directory: Path, keep: int, cleanup: bool, alone: bool) -> Any:
+def _checkpointer(directory: Path, keep: int, cleanup: bool) -> Any:
     from orbax.checkpoint import v1 as ocp  # 0.4 s: paid by those who read or write checkpoints only
 
     _quieten()
@@ -224,14 +224,8 @@ def _checkpointer(directory: Path, keep: int, cleanup: bool, alone: bool) -> Any
     best = policies.BestN(
         get_metric_fn=lambda metrics: metrics["loss"], reverse=True, n=1, keep_checkpoints_without_metrics=False
     )
-    context = ocp.Context()
-    if alone and jax.process_count() > 1:
-        here = jax.process_index()
-        context.multiprocessing.primary_host, context.multiprocessing.active_processes = here, {here}
-        context.multiprocessing.barrier_sync_key_prefix = f"alone{here}"
     return ocp.training.Checkpointer(
         directory,
-        context=context,
         preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
         cleanup_tmp_directories=cleanup,
     )

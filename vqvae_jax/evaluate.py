@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vqvae_jax import config as configs
-from vqvae_jax import data, logs, parts
+from vqvae_jax import data, logs
 from vqvae_jax.data import tokens as token_files
 from vqvae_jax.files import atomically, write_json
 from vqvae_jax.tasks.autoencode import AutoencodeTask
@@ -36,7 +36,11 @@ def evaluate(workdir: Path, split: str | None = None) -> dict[str, Any]:
     Raises:
         UserError: nothing is trained here, or the data are not to be had.
     """
-    model = Trained(workdir)
+    return measure(Trained(workdir), split)
+
+
+def measure(model: Trained, split: str | None = None) -> dict[str, Any]:
+    """As `evaluate`, of what is loaded already."""
     asked = model.config["dataset"] | ({"test_split": split} if split else {})
     suffix = f"_{split}" if split and asked != model.config["dataset"] else ""
     metrics: dict[str, Any] = {"split": asked["test_split"]}
@@ -45,11 +49,11 @@ def evaluate(workdir: Path, split: str | None = None) -> dict[str, Any]:
     else:
         tokens = token_files.load(asked, "test")
         metrics["images"] = len(tokens)
-    if trained := _trained(model):
+    if model.priors:
         seen = token_files.read(model.workdir / "tokens", "train") if model.has_autoencoder else None
         seen = seen or token_files.load(model.config["dataset"], "train")
-        metrics["priors"] = {level: _prior(model, level, tokens, seen) for level in trained}
-        if len(trained) == len(configs.levels(model.config)):
+        metrics["priors"] = {level: _prior(model, level, tokens, seen) for level in model.priors}
+        if len(model.priors) == len(configs.levels(model.config)):
             metrics["bits_per_pixel"] = sum(prior["bits_per_pixel"] for prior in metrics["priors"].values())
     write_json(model.workdir / f"metrics{suffix}.json", metrics)
     return metrics
@@ -81,14 +85,9 @@ def sums_over(task: Any, model: Model, split: Any) -> dict[str, np.ndarray]:
     return jax.device_get(sums)
 
 
-def _trained(model: Trained) -> list[str]:
-    levels = [level for level in configs.stages(model.config) if level != "autoencoder"]
-    return [level for level in levels if (model.workdir / level / "checkpoints").is_dir()]
-
-
 def _prior(model: Trained, level: str, tokens: token_files.TokenArrays, seen: token_files.TokenArrays) -> dict:
     """nll of one level's test tokens, and what it is to be compared with."""
-    prior, weights = parts.load_prior(model.workdir, model.config, model.facts, level)
+    prior, weights = model.priors[level]
     number = configs.levels(model.config).index(level)
     task = PriorTask(prior, number, None)
     nll = task.summary(sums_over(task, weights, data.ArrayData(tokens, BATCH, 0)))["nll"]

@@ -160,13 +160,13 @@ def load_prior(workdir: Path, config: Mapping[str, Any], facts: Mapping[str, Any
 
 def autoencoder_checksum(workdir: Path) -> int:
     """Of the trained autoencoder's weights and codebooks."""
-    with Checkpoints(Path(workdir) / "autoencoder" / "checkpoints", alone=True) as checkpoints:
+    with Checkpoints(Path(workdir) / "autoencoder" / "checkpoints") as checkpoints:
         return checkpoints.model_checksum()
 
 
 def _restore(workdir: Path, stage: str, like: Model, step) -> Model:
     folder = Path(workdir) / stage / "checkpoints"
-    with Checkpoints(folder, alone=True) as checkpoints:
+    with Checkpoints(folder) as checkpoints:
         if checkpoints.latest() is None:
             train = f"python launch.py --config=… --workdir={workdir} --stage={stage}"
             raise UserError(f"{folder} has no checkpoint: the stage {stage!r} was not trained; {train}")

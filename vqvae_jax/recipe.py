@@ -46,7 +46,7 @@ def run(config: Mapping[str, Any], workdir: Path, stage: str | None = None) -> N
     recipe = Recipe(config, workdir)
     recipe.check(stage)
     trained = [recipe.train(name) for name in configs.stages(config) if stage in (None, name)]
-    if recipe.finished() and jax.process_index() == 0:
+    if recipe.finished():
         recipe.conclude(again=any(trained))
 
 
@@ -84,6 +84,7 @@ class Recipe:
             if stage not in (None, "autoencoder"):
                 self._check_autoencoder()
         if jax.process_index() == 0:
+            self._forget_other_samples()
             configs.agree(self.config, self.workdir)
             write_facts(self.facts, self.workdir)
 
@@ -100,7 +101,7 @@ class Recipe:
         task, split, held_out = self._autoencoder() if name == "autoencoder" else self._prior(name)
         section = self._section(name)
         settings = section["train"] | {"steps": steps}
-        seed = self.config["seed"] + configs.stages(self.config).index(name)
+        seed = self.config["seed"] + ("autoencoder", *configs.levels(self.config)).index(name)
         train.fit(task, split, held_out, self.workdir / name, settings, self.config, seed)
         return True
 
@@ -111,24 +112,28 @@ class Recipe:
 
     def conclude(self, again: bool) -> None:
         """metrics.json, samples.png where there are priors and a decoder, report.html."""
+        model = Trained(self.workdir)
+        _ = model.priors, self.from_tokens or model.autoencoder  # by every process, as above
+        if jax.process_index():
+            return
         if again or not (self.workdir / evaluate.FILE).is_file():
             say("evaluating on the test split")
-            print("\n".join(evaluate.lines(evaluate.evaluate(self.workdir))))
+            print("\n".join(evaluate.lines(evaluate.measure(model))))
             again = True
         if again or not (self.workdir / "samples.png").is_file():
-            again = self._sample() or again
+            again = self._sample(model) or again
         if again or not (self.workdir / report.FILE).is_file():
             try:
                 say(f"look at {report.write(self.workdir)}")
             except UserError as missing:  # a library, which the training did not need
                 say(f"no report: {missing}")
 
-    def _sample(self) -> bool:
+    def _sample(self, model: Trained) -> bool:
         """Draws samples.png; False where there is nothing to draw it with."""
         if self.from_tokens or not self.config["priors"]:
             return False
         say("sampling")
-        images = Trained(self.workdir).sample(self.config["sample"]["count"], self.config["seed"])
+        images = model.sample(self.config["sample"]["count"], self.config["seed"])
         sample.save(images, self.workdir / "samples.png")
         return True
 
@@ -145,7 +150,7 @@ class Recipe:
         return section["steps"] or math.ceil(section["epochs"] * self._examples(name) / section["batch_size"])
 
     def _latest(self, name: str) -> int | None:
-        with Checkpoints(self.workdir / name / "checkpoints", alone=True) as checkpoints:
+        with Checkpoints(self.workdir / name / "checkpoints") as checkpoints:
             return checkpoints.latest()
 
     def _autoencoder(self):
@@ -164,7 +169,8 @@ class Recipe:
     def _prior(self, level: str):
         split, held_out = self._tokens()
         section, number = self.config["priors"][level], configs.levels(self.config).index(level)
-        prior = parts.build_prior(self.config, self.facts, level)
+        prior, trained = parts.build_prior(self.config, self.facts, level), Trained(self.workdir)
+        _ = self.from_tokens or trained.autoencoder  # by every process: Orbax reads with all of them or not at all
         seen, unseen, size = split.maps[number], held_out.maps[number], prior.vocab_size
         entropies = {
             "entropy": token_files.entropy(seen, size),
@@ -174,7 +180,7 @@ class Recipe:
             prior,
             number,
             make_optimizer(section["optimizer"], self._steps(level)),
-            None if self.from_tokens else lambda maps: Trained(self.workdir).decode(maps),
+            None if self.from_tokens else trained.decode,
             entropies,
             sample.pick_of(self.config["sample"]),
             section["optimizer"]["ema_rate"],
@@ -193,17 +199,17 @@ class Recipe:
             return [self.splits[part] for part in PARTS]
         self._check_autoencoder()
         folder, source = self.workdir / TOKENS, {"autoencoder": parts.autoencoder_checksum(self.workdir)}
+        trained = parts.load_autoencoder(self.workdir, self.config, self.facts)
         if jax.process_index() == 0 and not token_files.is_written(folder, source):
-            self._encode_into(folder, source)
+            self._encode_into(folder, source, *trained)
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
 
             multihost_utils.sync_global_devices("tokens are written")
         return [token_files.read(folder, part) for part in PARTS]
 
-    def _encode_into(self, folder: Path, source: Mapping[str, Any]) -> None:
+    def _encode_into(self, folder: Path, source: Mapping[str, Any], autoencoder: Any, model: Any) -> None:
         say("encoding the training images")
-        autoencoder, model = parts.load_autoencoder(self.workdir, self.config, self.facts)
         dataset, key = self.config["dataset"], jax.random.key(self.config["seed"])
 
         def encode(images, number):
@@ -220,6 +226,12 @@ class Recipe:
             self.facts,
             source,
         )
+
+    def _forget_other_samples(self) -> None:
+        """Where the section `sample` has changed, samples.png is to be drawn anew."""
+        if (self.workdir / configs.FILE).is_file() and configs.load(self.workdir)["sample"] != self.config["sample"]:
+            for stale in ("samples.png", report.FILE):
+                (self.workdir / stale).unlink(missing_ok=True)
 
     def _check_autoencoder_task(self) -> None:
         task = self._autoencoder()[0]
@@ -247,7 +259,7 @@ class Recipe:
             like = parts.abstract_autoencoder(parts.build_autoencoder(self.config, self.facts), self.facts)
         else:
             like = parts.abstract_prior(parts.build_prior(self.config, self.facts, name))
-        with Checkpoints(Path(folder) / name / "checkpoints", alone=True) as checkpoints:
+        with Checkpoints(Path(folder) / name / "checkpoints") as checkpoints:
             checkpoints.check_model(like)
 
     def _check_codes(self) -> None:

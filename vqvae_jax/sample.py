@@ -1,6 +1,7 @@
 """How new images are asked for, and how they are written."""
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from vqvae_jax import logs
+from vqvae_jax.files import atomically
 from vqvae_jax.types import Pick, UserError, unknown
 
 
@@ -66,14 +68,20 @@ def check_output(output: Path) -> None:
     """UserError for a name that says no known kind of file; to be called before anything is computed."""
     if output.suffix not in ("", ".png", ".npz"):
         raise UserError(f"--output={output}: the name ends in .png (a grid) or .npz (arrays), or is a folder")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output={output} cannot be written: {error}; choose another place") from error
+    if not os.access(output if output.is_dir() else output.parent, os.W_OK):
+        raise UserError(f"--output={output} cannot be written: no permission; choose another place")
 
 
 def save(images: np.ndarray, output: Path) -> None:
     """Writes .png (a grid), .npz (uint8 `arr_0` [N, H, W, C], as FID suites read it), or a folder of pictures."""
     check_output(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
     if output.suffix == ".npz":
-        np.savez(output, images)
+        with atomically(output) as path, path.open("wb") as file:
+            np.savez(file, images)
     elif output.suffix == ".png":
         columns = max(1, round(len(images) ** 0.5))
         logs.save_png(output, logs.grid(images, columns=columns, scale=max(1, 64 // images.shape[1])))

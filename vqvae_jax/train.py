@@ -84,7 +84,7 @@ class Run:
     def start_from(self, state: TrainState, folder: Path) -> TrainState:
         """A new state with the weights that a stage of another run ended with: its best where that is known."""
         like = jax.eval_shape(self.task.model, state)
-        with Checkpoints(folder / "checkpoints", alone=True) as other:
+        with Checkpoints(folder / "checkpoints") as other:
             step = None if folder.name == "autoencoder" or other.best() is None else "best"
             model = jax.tree.map(np.asarray, other.restore_model(step, like))
         return jax.jit(self.task.start_from, donate_argnums=0, out_shardings=self.everywhere)(state, model)

@@ -61,12 +61,11 @@ class Trained:
         return parts.load_autoencoder(self.workdir, self.config, self.facts)
 
     @cached_property
-    def priors(self) -> list[tuple[Any, Model]]:
-        """Modules and what they learned, coarse to fine."""
-        levels = [level for level in configs.levels(self.config) if level in self.config["priors"]]
-        if not levels:
-            raise UserError(f"{self.workdir} was trained without priors, so it cannot sample; evaluate it instead")
-        return [parts.load_prior(self.workdir, self.config, self.facts, level, self.step) for level in levels]
+    def priors(self) -> dict[str, tuple[Any, Model]]:
+        """By level, coarse to fine: the modules and what they learned; those that were trained so far."""
+        levels = [level for level in configs.stages(self.config) if level != "autoencoder"]
+        trained = [level for level in levels if (self.workdir / level / "checkpoints").is_dir()]
+        return {level: parts.load_prior(self.workdir, self.config, self.facts, level, self.step) for level in trained}
 
     @property
     def checksum(self) -> int:
@@ -115,7 +114,8 @@ class Trained:
     def sample_tokens(self, count: int, seed: int = 0, label: str | int | None = None, **pick: Any) -> Maps:
         """As `sample`, but the token maps, int32 [count, h, w] a level."""
         chosen = pick_of(self.config["sample"], **pick)
-        conditional = any(getattr(prior, "label_condition", False) for prior, _ in self.priors)
+        self._check_priors()
+        conditional = any(getattr(prior, "label_condition", False) for prior, _ in self.priors.values())
         labels = label_numbers(self.facts, seed, count, label, conditional)
         drawn = []
         for start in range(0, count, CHUNK):
@@ -126,10 +126,18 @@ class Trained:
 
     def _draw(self, key: Array, pick: Pick, label: Array) -> Tokens:
         maps: Tokens = ()
-        for i, (prior, model) in enumerate(self.priors):
+        for i, (prior, model) in enumerate(self.priors.values()):
             condition = Condition(label if prior.num_labels else None, maps)
             maps += (draw(prior, len(label), pick, model, jax.random.fold_in(key, i), condition),)
         return maps
+
+    def _check_priors(self) -> None:
+        if not self.config["priors"]:
+            raise UserError(f"{self.workdir} was trained without priors, so it cannot sample; evaluate it instead")
+        for level in configs.levels(self.config):
+            if level not in self.priors:
+                train = f"python launch.py --config={self.workdir / configs.FILE} --workdir={self.workdir}"
+                raise UserError(f"the prior {level!r} of {self.workdir} was not trained yet; this goes on: {train}")
 
     def _apply(self, function: Any) -> Any:
         module, model = self.autoencoder

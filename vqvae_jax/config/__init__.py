@@ -8,9 +8,10 @@ ml_collections.
 from vqvae_jax.config.checking import check, check_stage
 from vqvae_jax.config.reading import ROOT, available, complete, read
 from vqvae_jax.config.sections import SECTIONS, Dataset, Optimizer, Sample, Train, autoencoder_kind, levels, stages
-from vqvae_jax.config.workdir import agree, differs, load, save
+from vqvae_jax.config.workdir import FILE, agree, differs, load, save
 
 __all__ = [
+    "FILE",
     "ROOT",
     "SECTIONS",
     "Dataset",

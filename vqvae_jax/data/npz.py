@@ -32,9 +32,9 @@ def read(path: str, split: str, image_size: int) -> Arrays:
 @contextmanager
 def _opened(path: str) -> Iterator[np.lib.npyio.NpzFile]:
     if not path:
-        raise UserError("data set 'npz' needs a file: set dataset.path to an .npz")
+        raise UserError("data set 'npz' needs a file: --config.dataset.path=FILE.npz")
     if not Path(path).is_file():
-        raise UserError(f"dataset.path: there is no file {path}")
+        raise UserError(f"--config.dataset.path={path}: there is no such file")
     try:
         with open(path, "rb") as binary:  # np.load would leave a broken file open
             file = np.load(binary, allow_pickle=False)
@@ -58,7 +58,7 @@ def _image(image: np.ndarray, name: str, image_size: int) -> np.ndarray:
     if height != width:
         raise UserError(f"{name} is {height} x {width} pixels; crop or resize the images to squares before saving them")
     if height != image_size:
-        raise UserError(f"{name} is {height} x {width} pixels; set dataset.image_size to {height}, not {image_size}")
+        raise UserError(f"{name} is {height} x {width} pixels, not {image_size}: --config.dataset.image_size={height}")
     return image if image.ndim == 4 else image[..., None]
 
 

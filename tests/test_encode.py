@@ -1,0 +1,239 @@
+"""Images to tokens and back, and priors trained on tokens, as one types it. The run is the one of test_recipe.py."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+from test_recipe import files, picture, tiny, trained_run
+
+import vqvae_jax
+from vqvae_jax import __main__ as package
+from vqvae_jax import config as configs
+from vqvae_jax import data, encode, recipe
+from vqvae_jax.data import tokens
+from vqvae_jax.logs import read_metrics
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return trained_run(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def model(trained):
+    return vqvae_jax.load(trained[0])
+
+
+@pytest.fixture(scope="module")
+def encoded(trained, tmp_path_factory):
+    """The run's own data as tokens."""
+    folder = tmp_path_factory.mktemp("encoded") / "tokens"
+    assert run("encode", f"--workdir={trained[0]}", f"--output={folder}") == 0
+    return folder
+
+
+def run(*argv):
+    try:
+        return package.main([str(word) for word in argv])
+    except SystemExit as error:  # argparse
+        return error.code
+
+
+@pytest.fixture
+def refuse(capsys):
+    """Runs a command that is refused; gives the one line."""
+
+    def refuse(*argv):
+        capsys.readouterr()
+        assert run(*argv) == 2
+        err = capsys.readouterr().err.splitlines()[-1]
+        assert err.startswith("error: ") and "Traceback" not in err, err
+        return err
+
+    return refuse
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of own pictures of several sizes, with labels, one of them broken."""
+    folder = tmp_path / "pictures"
+    noise = np.random.default_rng(0)
+    for i in range(6):
+        path = folder / ("cats" if i % 2 else "dogs") / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(noise.integers(0, 256, (16 + 9 * (i % 3), 35, 3), np.uint8)).save(path)
+    (folder / "dogs" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    return folder
+
+
+# --- encode
+
+
+def test_both_splits_are_encoded(encoded, trained, model):
+    told = tokens.about(encoded)
+    assert told["shards"] == {"train": 1, "test": 1} and told["source"]["autoencoder"] == model.checksum
+    for split in ("train", "test"):
+        images = data.read(model.config["dataset"], split)
+        found = tokens.read(encoded, split)
+        np.testing.assert_array_equal(found.label, images.label)
+        for one, other in zip(found.maps, model.encode(images.image), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_encoding_again_changes_nothing(encoded, trained, capsys):
+    before = files(encoded)
+    assert run("encode", f"--workdir={trained[0]}", f"--output={encoded}") == 0
+    assert files(encoded) == before and "96 of train, 20 of test" in capsys.readouterr().out
+
+
+def test_a_folder_of_pictures_there_and_back(pictures, trained, model, tmp_path, capsys):
+    assert run("encode", f"--workdir={trained[0]}", f"--images={pictures}", f"--output={tmp_path / 'tokens'}") == 0
+    out, err = capsys.readouterr()
+    assert "6 of train" in out and "dogs/broken.jpg" in err
+    found = tokens.read(tmp_path / "tokens", "train")
+    assert found.name[0] == "cats/1.png" and tokens.about(tmp_path / "tokens")["facts"]["label_names"] == [
+        "cats",
+        "dogs",
+    ]
+    argv = ("decode", f"--workdir={trained[0]}", f"--tokens={tmp_path / 'tokens'}")
+    assert run(*argv, f"--output={tmp_path / 'back'}") == 0
+    names = sorted(str(path.relative_to(tmp_path / "back")) for path in (tmp_path / "back").rglob("*.png"))
+    assert names == ["cats/1.png", "cats/3.png", "cats/5.png", "dogs/0.png", "dogs/2.png", "dogs/4.png"]
+    want = model.decode([level[:] for level in found.maps])
+    np.testing.assert_array_equal(picture(tmp_path / "back" / names[2]), want[2])
+    assert run(*argv, "--levels=1", f"--output={tmp_path / 'top'}") == 0
+    np.testing.assert_array_equal(picture(tmp_path / "top" / names[2]), model.decode([found.maps[0][:]])[2])
+
+
+def test_decoded_arrays_are_a_data_set(encoded, trained, model, tmp_path):
+    path = tmp_path / "back.npz"
+    assert run("decode", f"--workdir={trained[0]}", f"--tokens={encoded}", f"--output={path}") == 0
+    again = data.read({**model.config["dataset"], "path": str(path)}, "test")
+    images = data.read(model.config["dataset"], "test")
+    np.testing.assert_array_equal(again.image, model.reconstruct(images.image)[1])
+    np.testing.assert_array_equal(again.label, images.label)
+
+
+def test_an_interrupted_encoding_goes_on(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(tokens, "SHARD", 40)
+    whole, stops = encode._watched, iter([False, False, True])
+
+    def watched(*argv):
+        if next(stops, False):
+            raise KeyboardInterrupt
+        return whole(*argv)
+
+    monkeypatch.setattr(encode, "_watched", watched)
+    with pytest.raises(KeyboardInterrupt):
+        encode.encode(trained[0], tmp_path / "tokens")
+    before = files(tmp_path / "tokens")
+    assert encode.encode(trained[0], tmp_path / "tokens") == {"train": 96, "test": 20}
+    after = files(tmp_path / "tokens")
+    shards = [path for path in before if "0000" in path.name]
+    assert len(shards) == 2 * 3 and all(after[path] == before[path] for path in shards)
+
+
+# --- refused
+
+
+def test_another_output(encoded, trained, refuse, pictures, tmp_path):
+    line = refuse("encode", f"--workdir={trained[0]}", f"--images={pictures}", f"--output={encoded}")
+    assert "holds the tokens of other images" in line and "another --output" in line
+    line = refuse("encode", f"--workdir={trained[0]}", f"--output={pictures}")
+    assert "holds other files" in line
+    (tmp_path / "file").write_text("")
+    assert "is no folder" in refuse("encode", f"--workdir={trained[0]}", f"--output={tmp_path / 'file'}")
+
+
+def test_flags_of_encode(trained, refuse, tmp_path, pictures):
+    argv = ("encode", f"--workdir={trained[0]}", f"--output={tmp_path / 'new'}")
+    assert "--images=FOLDER: there is no folder nowhere" in refuse(*argv, "--images=nowhere")
+    assert "multiple of 8" in refuse(*argv, f"--images={pictures}", "--image_size=20")
+    assert "no split 'tets'" in refuse(*argv, f"--images={pictures}", "--split=tets")
+    assert "did you mean 'openmoji'" in refuse(*argv, "--dataset=openmogi")
+    assert "not allowed with" in refuse(*argv, "--dataset=npz", f"--images={pictures}")
+    (tmp_path / "empty").mkdir()
+    assert "holds no pictures" in refuse(*argv, f"--images={tmp_path / 'empty'}")
+    assert not (tmp_path / "new").exists()
+
+
+def test_images_of_other_channels(trained, refuse, tmp_path):
+    np.savez(tmp_path / "grey.npz", train_image=np.zeros((4, 16, 16), np.uint8))
+    argv = ("encode", f"--workdir={trained[0]}", f"--output={tmp_path / 'new'}", "--split=train")
+    line = refuse(*argv, "--dataset=npz", f"--path={tmp_path / 'grey.npz'}")
+    assert "have 1 channels, the autoencoder was trained on 3" in line
+
+
+def test_tokens_of_another_model(encoded, trained, refuse, tmp_path):
+    copy = Path(shutil.copytree(encoded, tmp_path / "tokens"))
+    told = json.loads((copy / "tokens.json").read_text())
+    told["source"]["autoencoder"] += 1
+    (copy / "tokens.json").write_text(json.dumps(told))
+    line = refuse("decode", f"--workdir={trained[0]}", f"--tokens={copy}", f"--output={tmp_path / 'back'}")
+    assert "another autoencoder" in line and "checksum" in line and not (tmp_path / "back").exists()
+
+
+def test_no_tokens(trained, refuse, tmp_path):
+    line = refuse("decode", f"--workdir={trained[0]}", f"--tokens={tmp_path}", f"--output={tmp_path / 'back'}")
+    assert "no whole set of tokens" in line
+    argv = ("decode", f"--workdir={trained[0]}", f"--tokens={tmp_path}", "--levels=x", f"--output={tmp_path / 'back'}")
+    assert "--levels" in refuse(*argv)
+
+
+# --- priors on tokens
+
+
+@pytest.fixture(scope="module")
+def of_tokens(encoded, trained, tmp_path_factory):
+    """Priors trained on tokens, by the config that trained the autoencoder."""
+    workdir = tmp_path_factory.mktemp("of_tokens") / "run"
+    recipe.run(tiny(trained[1], dataset__name="tokens", dataset__path=str(encoded)), workdir)
+    return workdir
+
+
+def test_priors_learn_from_tokens_as_from_images(of_tokens, trained):
+    """The same codes, the same ones held out, the same seed: the same training."""
+    assert not (of_tokens / "autoencoder").exists() and not (of_tokens / "tokens").exists()
+    assert read_metrics(of_tokens / "top" / "metrics.jsonl")[-1]["step"] == 4
+    metrics = json.loads((of_tokens / "metrics.json").read_text())
+    before = json.loads((trained[0] / "metrics.json").read_text())
+    assert metrics["images"] == before["images"] == 20
+    for level in ("top", "bottom"):
+        assert metrics["priors"][level] == before["priors"][level]
+    assert metrics["bits_per_pixel"] == before["bits_per_pixel"] and (of_tokens / "report.html").is_file()
+
+
+def test_a_finished_run_on_tokens_is_left_alone(of_tokens, encoded, trained):
+    before = files(of_tokens)
+    recipe.run(tiny(trained[1], dataset__name="tokens", dataset__path=str(encoded)), of_tokens)
+    assert files(of_tokens) == before
+
+
+def test_their_samples_are_tokens_and_are_decoded(of_tokens, trained, tmp_path, capsys):
+    drawn = tmp_path / "drawn"
+    assert run("sample", f"--workdir={of_tokens}", "--count=5", "--label=1", f"--output={drawn}") == 0
+    assert len(tokens.read(drawn, "sample")) == 5
+    argv = ("decode", f"--workdir={trained[0]}", f"--tokens={drawn}", f"--output={tmp_path / 'new'}")
+    assert run(*argv) == 0
+    assert "5 pictures" in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [f"{i:06d}.png" for i in range(5)]
+    maps = vqvae_jax.load(of_tokens).sample_tokens(5, label=1)
+    want = vqvae_jax.load(trained[0]).decode(maps)
+    np.testing.assert_array_equal(picture(tmp_path / "new" / "000003.png"), want[3])
+
+
+def test_without_an_autoencoder(of_tokens, refuse, tmp_path):
+    assert "want a new folder" in refuse("sample", f"--workdir={of_tokens}", f"--output={tmp_path / 'x.png'}")
+    line = refuse("encode", f"--workdir={of_tokens}", f"--output={tmp_path / 'x'}", "--dataset=openmoji")
+    assert "holds no autoencoder" in line and "vqvae_jax decode" in line
+
+
+def test_tokens_of_another_kind_of_autoencoder(encoded, trained):
+    config = tiny(trained[1], dataset__name="tokens", dataset__path=str(encoded))
+    config["autoencoder"]["levels"] = 1
+    config["priors"] = {"codes": config["priors"]["top"]}
+    with pytest.raises(ValueError, match="have the levels top, bottom, the config's autoencoder has codes"):
+        recipe.Recipe(configs.complete(config), trained[0])
