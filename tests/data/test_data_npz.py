@@ -72,7 +72,7 @@ def test_what_does_not_fit_is_named(tmp_path, arrays, message):
 def test_a_file_that_is_missing_or_no_npz_is_named(tmp_path, path):
     with pytest.raises(UserError, match="none.npz: there is no such file"):
         npz.read(str(tmp_path / "none.npz"), "train", 4)
-    with pytest.raises(UserError, match="set dataset.path"):
+    with pytest.raises(UserError, match="--config.dataset.path=FILE.npz"):
         npz.read("", "train", 4)
     np.save(tmp_path / "one.npy", np.zeros(3))
     (tmp_path / "text.npz").write_text("no arrays")
