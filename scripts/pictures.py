@@ -1,4 +1,8 @@
-"""The pictures in README, from a finished demo: python scripts/pictures.py --workdir=runs/demo"""
+"""The pictures in README and docs, from finished runs:
+
+python scripts/pictures.py --workdir=runs/demo --output=docs/pictures/demo.png
+python scripts/pictures.py --workdir=runs/demo --output=docs/pictures/labels.png --labels
+"""
 
 import argparse
 import sys
@@ -7,39 +11,39 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import vqvae_jax
 from vqvae_jax import logs
-from vqvae_jax.sample import Sampler, pick_of
 
 COLUMNS = 16
-ROWS = 3  # of new drawings
+ROWS = 3  # of new images
 
 
-def demo(sampler: Sampler, workdir: Path) -> np.ndarray:
-    """reconstructions.png, and below it new drawings, as they come: seed 0, none left out."""
-    above = np.asarray(Image.open(workdir / "reconstructions.png"))
-    images = sampler.images(0, COLUMNS * ROWS, pick_of(sampler.config["sample"]))
-    below = logs.grid(images, columns=COLUMNS)
+def page(model) -> np.ndarray:
+    """reconstructions.png, and below it new images, as they come: seed 0, none left out."""
+    above = np.asarray(Image.open(model.workdir / "reconstructions.png"))
+    images = model.sample(COLUMNS * ROWS)
+    below = logs.grid(images, columns=COLUMNS, scale=max(1, 64 // images.shape[1]))
     space = np.full((8, above.shape[1], 3), 255, np.uint8)
     return np.concatenate([above, space, below])
 
 
-def labels(sampler: Sampler) -> np.ndarray:
+def labels(model) -> np.ndarray:
     """A row for each label, in the data's order: seed 0, none left out."""
-    pick = pick_of(sampler.config["sample"])
-    return logs.grid(
-        [image for name in sampler.facts["label_names"] for image in sampler.images(0, COLUMNS, pick, name)], COLUMNS
-    )
+    rows = [model.sample(COLUMNS, label=name) for name in model.facts["label_names"]]
+    return logs.grid(np.concatenate(rows), COLUMNS, scale=max(1, 64 // rows[0].shape[1]))
 
 
 def main() -> int:
-    """Writes docs/pictures/demo.png and labels.png."""
-    flags = argparse.ArgumentParser(description=__doc__)
-    flags.add_argument("--workdir", type=Path, required=True)
-    flags.add_argument("--output", type=Path, default=Path("docs/pictures"))
+    """Writes one picture."""
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("--workdir", type=Path, required=True, help="of a finished run")
+    flags.add_argument("--output", type=Path, required=True, help="FILE.png")
+    flags.add_argument("--labels", action="store_true", help="a row of new images for each label")
     given = flags.parse_args()
-    sampler = Sampler(given.workdir)
-    logs.save_png(given.output / "demo.png", demo(sampler, given.workdir))
-    logs.save_png(given.output / "labels.png", labels(sampler))
+    model = vqvae_jax.load(given.workdir)
+    logs.save_png(given.output, labels(model) if given.labels else page(model))
     return 0
 
 

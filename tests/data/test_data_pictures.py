@@ -1,6 +1,7 @@
 """Whatever Pillow reads becomes eight-bit pixels, upright and on white; what is no picture says why in a few words."""
 
 import errno
+import io
 import os
 import warnings
 
@@ -244,3 +245,16 @@ def test_a_machine_that_fails_is_not_the_picture_s_fault(tmp_path, monkeypatch):
 def test_suffixes():
     assert {".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".bmp", ".mpo"} <= pictures.suffixes()
     assert not {".pdf", ".h5", ".mpg", ".eps", ".txt", ".json", ".npz"} & pictures.suffixes()
+
+
+def test_bytes_of_a_data_set_give_the_square_in_their_middle():
+    image = np.zeros((4, 8, 3), np.uint8)
+    image[:, 2:6] = 200
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, format="PNG")
+    for size in (4, 16):
+        np.testing.assert_array_equal(pictures.decode(file.getvalue(), size), np.full((size, size, 3), 200))
+    np.testing.assert_array_equal(pictures.decode(file.getvalue(), 2, 1), np.full((2, 2, 1), 200))
+    for broken in (b"text", b"", file.getvalue()[:40]):
+        with pytest.raises(Unreadable):
+            pictures.decode(broken, 4)

@@ -127,6 +127,21 @@ def test_a_part_of_the_images_is_streamed_and_bad_ones_are_masked(capfd):
 
 
 @needs_grain
+def test_in_training_another_of_the_batch_stands_for_a_bad_one_with_its_label():
+    """A row's neighbour may be held out, and has another label."""
+    stream, memory = StreamData(lazy(broken(4, 12)), 8, seed=0), ArrayData(in_memory(), 8, seed=0)
+    for step in range(6):
+        batch, whole = stream.batch(step), memory.batch(step)
+        assert not {4, 12} & set(batch["index"].tolist())
+        np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], batch["index"])
+        np.testing.assert_array_equal(batch["label"], batch["index"])
+        same = ~np.isin(whole["index"], (4, 12))
+        np.testing.assert_array_equal(batch["index"][same], whole["index"][same])
+        assert set(batch["index"].tolist()) <= set(whole["index"].tolist())
+    stream.close()
+
+
+@needs_grain
 def test_threads_and_errors_come_to_an_end():
     def threads():
         return {thread for thread in threading.enumerate() if thread.name.startswith("grain")}

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vqvae_jax.data import decoded, tfds
-from vqvae_jax.data.decoded import Unreadable
+from vqvae_jax.data import decoded, pictures, tfds, tfds_builder
 from vqvae_jax.data.stream import Lazy
+from vqvae_jax.data.tfds_features import find_fields
 from vqvae_jax.types import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -83,7 +83,7 @@ def test_images_labels_and_texts_belong_together(tiny, capfd):
 
 def test_opening_again_decodes_nothing_and_changes_nothing(tiny, monkeypatch):
     first = tfds.read("tiny_set/grey", tiny, "full", 6)
-    monkeypatch.setattr(tfds, "pixels", None)
+    monkeypatch.setattr(pictures, "decode", None)
     monkeypatch.setattr(tfds, "_read_facts", None)
     again = tfds.read("tiny_set/grey", tiny, "full", 6)
     assert isinstance(again.image, np.memmap) and again.text == first.text and again.group is None
@@ -128,10 +128,10 @@ def test_which_of_several_features_is_taken_does_not_depend_on_their_order():
     features = {"back": kinds.Image(), "image": kinds.Image(shape=(2, 2, 1)), "coarse_label": label, "label": label}
     features["depth"] = kinds.Image(dtype=np.uint16, encoding_format="png", shape=(2, 2, 1))
     for names in (list(features), list(features)[::-1]):
-        found = tfds._fields(kinds.FeaturesDict({name: features[name] for name in names}), "some", "")
+        found = find_fields(kinds.FeaturesDict({name: features[name] for name in names}), "some", "")
         assert found.image == ("image",) and found.channels == 1 and found.label.path == ("label",)
     del features["image"]
-    assert tfds._fields(kinds.FeaturesDict(features), "some", "coarse_label").image == ("back",)
+    assert find_fields(kinds.FeaturesDict(features), "some", "coarse_label").image == ("back",)
 
 
 def test_slices_divide_a_split(tiny):
@@ -170,13 +170,13 @@ def test_names_are_those_of_tfds(tiny, tmp_path):
     ],
 )
 def test_what_cannot_be_prepared_is_named_at_once(tmp_path, monkeypatch, name, message):
-    monkeypatch.setattr(tfds, "find_spec", lambda module: None if module == "tensorflow" else find_spec(module))
+    monkeypatch.setattr(tfds_builder, "find_spec", lambda module: None if module == "tensorflow" else find_spec(module))
     with pytest.raises(UserError, match=message):
         tfds.read(name, str(tmp_path), "train", 32)
 
 
 def test_a_missing_package_is_named(monkeypatch):
-    monkeypatch.setattr(tfds, "PACKAGES", {"no_such_module": "no-such-package"})
+    monkeypatch.setattr(tfds_builder, "PACKAGES", {"no_such_module": "no-such-package"})
     with pytest.raises(UserError, match="pip install no-such-package$"):
         tfds.read("cifar10", "", "train", 32)
 
@@ -199,16 +199,6 @@ def test_without_network_the_downloads_and_their_places_are_listed(tmp_path, mon
 def test_what_must_be_downloaded_by_hand_is_said(tmp_path):
     with pytest.raises(UserError, match=f"by hand into {tmp_path}/downloads/manual: .*ILSVRC2012_img_train.tar"):
         tfds.read("imagenet2012", str(tmp_path), "train", 64)
-
-
-def test_fit_takes_the_middle():
-    image = np.zeros((4, 8, 3), np.uint8)
-    image[:, 2:6] = 200
-    np.testing.assert_array_equal(tfds.fit(image, 4), np.full((4, 4, 3), 200))
-    np.testing.assert_array_equal(tfds.fit(image, 16), np.full((16, 16, 3), 200))
-    np.testing.assert_array_equal(tfds.fit(image[..., :1].swapaxes(0, 1), 2), np.full((2, 2, 1), 200))
-    with pytest.raises(Unreadable, match="no image"):
-        tfds.pixels(b"text", 3)
 
 
 @pytest.fixture(scope="module")

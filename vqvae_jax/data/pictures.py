@@ -3,12 +3,13 @@
 Colour profiles are not used. Legend: H W C the picture, S the side of a square.
 """
 
+import io
 import os
 import re
 import stat
 import warnings
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -50,12 +51,22 @@ def whole(path: str | os.PathLike[str], channels: int = 3, largest: int | None =
     return _pixels(image, channels)
 
 
+def decode(content: bytes, image_size: int, channels: int = 3) -> np.ndarray:
+    """As `read`, of a file's bytes, of any size: an image of a data set."""
+    try:
+        image = _loaded(io.BytesIO(content), image_size * FINER, smallest=1)
+    except Unreadable:
+        raise
+    except Exception as error:
+        raise _told(error, "") from error
+    return _pixels(_square(image, image_size), channels)
+
+
 def open_rgb(path: str | os.PathLike[str], at_least: int | None = None) -> "Image.Image":
     """A picture as a Pillow image of mode RGB; of an animation the first frame. Raises as `read` does.
 
     With `at_least` it may come smaller, by a power of two, but no side below so many pixels: JPEG decodes that faster.
     """
-    _hush()
     try:
         return _open(path, at_least)
     except (Unreadable, UserError):
@@ -83,12 +94,18 @@ def _formats() -> tuple[str, ...]:
 
 
 def _open(path: str | os.PathLike[str], at_least: int | None) -> "Image.Image":
+    _check_file(os.stat(path))
+    return _loaded(path, at_least)
+
+
+def _loaded(file: Any, at_least: int | None, smallest: int = SMALLEST) -> "Image.Image":
+    """Of a path, or of bytes as a file."""
     from PIL import Image
 
-    _check_file(os.stat(path))
-    with Image.open(path, formats=_formats()) as image:
-        if min(image.size) < SMALLEST:
-            raise Unreadable(f"{image.width} x {image.height} pixels, below {SMALLEST}")
+    _hush()
+    with Image.open(file, formats=_formats()) as image:
+        if min(image.size) < smallest:
+            raise Unreadable(f"{image.width} x {image.height} pixels, below {smallest}")
         if at_least:
             image.draft(None, (at_least, at_least))
         image.load()

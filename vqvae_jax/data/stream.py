@@ -111,7 +111,7 @@ class StreamData:
             self.close()
             self._stream = decoded_ahead(self.arrays.image, self._data.index, len(index), step, ENDLESS // len(index))
         self._next = step + 1
-        return self._batch(next(self._stream), index)
+        return self._batch(*self._stood_in(next(self._stream), index))
 
     def evaluation(self, batch_size: int | None = None) -> Iterator[Batch]:
         """As ArrayData's; `mask` is False also where an image cannot be read."""
@@ -130,6 +130,14 @@ class StreamData:
     def _batch(self, image: np.ndarray, index: np.ndarray) -> Batch:
         label = {} if self.arrays.label is None else {"label": self.arrays.label[index]}
         return {"image": image, **label, "index": index.astype(np.int32)}
+
+    def _stood_in(self, image: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """For what cannot be read another of the batch, label and all: it is of the same part of the data."""
+        good = np.flatnonzero(self._readable(index))
+        if not 0 < len(good) < len(index):
+            return image, index
+        rows = np.where(self._readable(index), np.arange(len(index)), good[np.arange(len(index)) % len(good)])
+        return image[rows], index[rows]
 
     def _readable(self, index: np.ndarray) -> np.ndarray:
         images = self.arrays.image
