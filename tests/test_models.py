@@ -1,0 +1,62 @@
+"""Other recipes in small: trained, gone on with, evaluated, sampled. test_recipe.py looks at one more closely."""
+
+import json
+
+import numpy as np
+import pytest
+from test_recipe import picture, tiny
+
+import vqvae_jax
+from vqvae_jax import recipe
+from vqvae_jax.checkpoint import Checkpoints
+
+GENERATOR = {"name": "mnist_generator", "depth": 8, "layers": 1}
+PIXELCNN = {"name": "pixelcnn", "depth": 8, "layers": 1, "condition_blocks": 1}
+EVERY = {"batch_size": 16, "log_every": 1, "evaluate_every": 2, "checkpoint_every": 1}
+# Autoencoder, prior, levels, channels, image size: as fashion_mnist_pixelcnn and cifar10_vqvae, smaller.
+KINDS = {
+    "one level and the reference's generator": ({"levels": 1, "width": 8}, GENERATOR, ("codes",), 1, 12),
+    "vqvae": ({"name": "vqvae", "width": 8, "residual_width": 4}, PIXELCNN, ("codes",), 3, 16),
+}
+
+
+def config(kind, path, epochs):
+    autoencoder, prior, levels, _, size = KINDS[kind]
+    quantizer = {"name": "vq", "codebook_size": 8, "code_dim": 8}
+    config = tiny(path)
+    config["dataset"] |= {"image_size": size, "flip": False}
+    config["autoencoder"] = {"name": "hierarchical", **autoencoder, "quantizer": quantizer}
+    config["loss_weights"] = {"reconstruction": 1.0, "codebook": 1.0, "commitment": 0.25}
+    config["train"] = {**EVERY, "epochs": epochs}
+    config["priors"] = {level: {**prior, "train": {**EVERY, "epochs": epochs}} for level in levels}
+    config["sample"]["count"] = 4
+    return recipe.configs.complete(config)
+
+
+def write_images(path, channels, size):
+    noise = np.random.default_rng(0)
+    images = noise.integers(0, 256, (52, size // 4, size // 4, channels), np.uint8).repeat(4, 1).repeat(4, 2)
+    np.savez(path, train_image=images[:40], test_image=images[40:])
+    return path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_trained_gone_on_with_evaluated_and_sampled(kind, tmp_path):
+    _, _, levels, channels, size = KINDS[kind]
+    path = write_images(tmp_path / "data.npz", channels, size)
+    run = tmp_path / "run"
+    recipe.run(config(kind, path, epochs=1), run, "autoencoder")
+    recipe.run(config(kind, path, epochs=2), run)
+    for stage in ("autoencoder", *levels):
+        with Checkpoints(run / stage / "checkpoints") as checkpoints:
+            assert checkpoints.latest() == 5  # 38 images in batches of 16, twice
+    names = {"epoch_1_original.png", "epoch_1_reconstruction.png", "epoch_2_original.png", "epoch_2_reconstruction.png"}
+    drawn = {one.name for one in (run / "autoencoder" / "pictures").iterdir()}
+    assert names <= drawn
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["images"] == 12 and set(metrics["priors"]) == set(levels)
+    model = vqvae_jax.load(run)
+    new = model.sample(4)
+    assert new.shape == (4, size, size, channels) and len(np.unique(new)) > 1
+    assert picture(run / "samples.png").size and (run / "report.html").is_file()
+    assert len(model.reconstruct(new)) == len(levels)
