@@ -209,6 +209,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; what is whole stays, the same command goes on from there", file=sys.stderr)
+        return 130
     except OSError as error:  # a place that cannot be written, a disk that is full
         print(f"error: {error}; choose another place, or make room", file=sys.stderr)
         return 2

@@ -1,5 +1,6 @@
 """Images to a folder of tokens with a trained autoencoder, and a folder of tokens back to pictures."""
 
+import dataclasses
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from vqvae_jax import data, logs, parts
 from vqvae_jax.data import folder
 from vqvae_jax.data import tokens as token_files
+from vqvae_jax.data.arrays import Grey
 from vqvae_jax.data.tokens import TokenArrays
 from vqvae_jax.files import atomically, png_names
 from vqvae_jax.trained import Trained
@@ -38,7 +40,7 @@ def encode(workdir: Path, output: Path, dataset: Mapping[str, Any] | None = None
     """
     model = Trained(workdir)
     asked = {**model.config["dataset"], **(dataset or {})}
-    splits = {name: arrays for name, arrays in _splits(asked) if len(arrays)}
+    splits = {name: arrays for name, arrays in _splits(asked, model.facts["channels"]) if len(arrays)}
     _check(model, asked, splits)
     source = {"autoencoder": model.checksum, "dataset": {**asked, "images": {k: len(v) for k, v in splits.items()}}}
     if token_files.is_written(output, source):
@@ -67,10 +69,14 @@ def _watched(model: Trained, images: Any, bar: Any) -> list[np.ndarray]:
     return [np.concatenate(level) for level in zip(*chunks, strict=True)]
 
 
-def _splits(dataset: Mapping[str, Any]) -> Iterator[tuple[str, data.Arrays]]:
+def _splits(dataset: Mapping[str, Any], channels: int) -> Iterator[tuple[str, data.Arrays]]:
+    """Name and images of each split; colour becomes grey for an autoencoder of grey images."""
     for split in dict.fromkeys((dataset["split"], dataset["test_split"])):
         if split:
-            yield "train" if split == folder.ALL else split, data.read(dataset, split)
+            arrays = data.read(dataset, split)
+            if arrays.image.shape[3] == 3 and channels == 1:
+                arrays = dataclasses.replace(arrays, image=Grey(arrays.image))
+            yield "train" if split == folder.ALL else split, arrays
 
 
 def _check(model: Trained, dataset: Mapping[str, Any], splits: Mapping[str, data.Arrays]) -> None:

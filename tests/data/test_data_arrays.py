@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vqvae_jax import data
 from vqvae_jax.data import ArrayData, Arrays
-from vqvae_jax.data.arrays import held_out
+from vqvae_jax.data.arrays import Grey, held_out
 from vqvae_jax.types import UserError
 
 
@@ -108,3 +109,12 @@ def test_an_unknown_data_set_names_the_nearest():
         data.load(section, "train")
     with pytest.raises(ValueError, match="train, validation, test"):
         data.load(section, "valid")
+
+
+def test_colour_as_grey_is_what_pillow_makes_of_it():
+    colour = np.random.default_rng(0).integers(0, 256, (5, 4, 6, 3), np.uint8)
+    grey = Grey(colour)
+    assert grey.shape == (5, 4, 6, 1) and len(grey) == 5
+    want = np.stack([np.asarray(Image.fromarray(one).convert("L")) for one in colour])[..., None]
+    for index in (2, slice(1, 4), np.array([4, 0])):
+        np.testing.assert_array_equal(grey[index], want[index])

@@ -51,6 +51,22 @@ class View:
         return np.asarray(self[:], dtype)
 
 
+class Grey:
+    """Colour images as grey ones, [N, H, W, 1] of [N, H, W, 3], weighed as Pillow does (ITU-R 601-2)."""
+
+    def __init__(self, images: Images) -> None:
+        self.base = images
+        self.shape = (*images.shape[:3], 1)
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        colour = np.asarray(self.base[index]).astype(np.uint32)
+        grey = (colour @ np.array([19595, 38470, 7471], np.uint32) + 0x8000) >> 16
+        return grey[..., None].astype(np.uint8)
+
+
 @dataclass(frozen=True)
 class Arrays:
     """A split, in an order that never changes."""

@@ -126,7 +126,7 @@ def write(
     counts = {name: len(list(_shards(part))) for name, part in parts.items()}
     levels_said = [{"name": one.name, "shape": one.shape, "vocab_size": one.vocab_size} for one in levels]
     write_json(folder / FILE, {"levels": levels_said, "shards": counts, "facts": facts, "source": source})
-    (folder / DRAFT).unlink()
+    (folder / DRAFT).unlink(missing_ok=True)  # another call may have been faster
 
 
 def _shards(part: Part) -> Iterator[tuple[int, int, int]]:
