@@ -41,6 +41,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print("error:", *str(error).split("\n"), file=sys.stderr)
         return 2
+    except OSError as error:  # a place that cannot be written, a disk that is full
+        print(f"error: {error}; choose another place, or make room", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("stopped; what was saved stays, the same command goes on from there", file=sys.stderr)
         return 130
@@ -60,6 +63,7 @@ def launch(given: argparse.Namespace, overrides: list[str]) -> int:
     from vqvae_jax import config as configs
 
     check_flags(given, overrides)
+    check_workdir(given)
     if given.distributed:
         join()
     config = configs.read(given.config, overrides)
@@ -85,6 +89,16 @@ def check_flags(given: argparse.Namespace, overrides: list[str]) -> None:
     if not given.config:
         paths = ", ".join(path for path, _ in config.available())
         raise UserError(f"--config=FILE is missing. There are: {paths}")
+
+
+def check_workdir(given: argparse.Namespace) -> None:
+    """UserError where there can be none."""
+    from vqvae_jax.types import UserError
+
+    if given.config.endswith(".json") and not given.workdir:
+        raise UserError("--workdir=DIR is missing: the name of a config.json says nothing of where the new run lives")
+    if given.workdir and given.workdir.exists() and not given.workdir.is_dir():
+        raise UserError(f"--workdir={given.workdir} is a file; name a folder")
 
 
 def join() -> None:

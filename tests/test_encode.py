@@ -1,6 +1,7 @@
 """Images to tokens and back, and priors trained on tokens, as one types it. The run is the one of test_recipe.py."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from test_recipe import files, picture, tiny, trained_run
 import vqvae_jax
 from vqvae_jax import __main__ as package
 from vqvae_jax import config as configs
-from vqvae_jax import data, encode, recipe
+from vqvae_jax import data, encode, evaluate, recipe
 from vqvae_jax.data import tokens
 from vqvae_jax.logs import read_metrics
+from vqvae_jax.types import UserError
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +162,44 @@ def test_flags_of_encode(trained, refuse, tmp_path, pictures):
     assert not (tmp_path / "new").exists()
 
 
+def test_pictures_that_changed_are_encoded_anew(trained, pictures, tmp_path, refuse):
+    """As many as before: names, labels and pixels are looked at."""
+    argv = ("encode", f"--workdir={trained[0]}", f"--images={pictures}", f"--output={tmp_path / 'tokens'}")
+    assert run(*argv) == 0
+    (pictures / "dogs" / "0.png").rename(pictures / "dogs" / "9.png")
+    assert "holds the tokens of other images" in refuse(*argv)
+    (pictures / "dogs" / "9.png").rename(pictures / "dogs" / "0.png")
+    assert run(*argv) == 0
+    os.utime(pictures / "dogs" / "0.png", (1, 1))
+    assert "holds the tokens of other images" in refuse(*argv)
+
+
+def test_streamed_pictures_that_cannot_be_read_have_no_tokens(trained, pictures, tmp_path, monkeypatch, capsys):
+    for name in ("decoded", "streamed"):
+        argv = ("encode", f"--workdir={trained[0]}", f"--images={pictures}", f"--output={tmp_path / name}")
+        assert run(*argv) == 0 and "6 of train" in capsys.readouterr().out
+        monkeypatch.setattr(data.folder, "fits", lambda *_: False)
+    one, other = (tokens.read(tmp_path / name, "train") for name in ("decoded", "streamed"))
+    assert one.name == other.name and one.label.tolist() == other.label.tolist()
+    for a, b in zip(one.maps, other.maps, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_evaluation_refuses_other_data(trained, encoded, of_tokens, tmp_path):
+    copy = Path(shutil.copytree(trained[0], tmp_path / "run"))
+    facts = json.loads((copy / "data.json").read_text())
+    (copy / "data.json").write_text(json.dumps(facts | {"label_names": ["0", "1"]}))
+    with pytest.raises(UserError, match="the data have changed since .*label_names was"):
+        evaluate.evaluate(copy)
+    copy = Path(shutil.copytree(of_tokens, tmp_path / "of_tokens"))
+    facts = json.loads((copy / "data.json").read_text())
+    (copy / "data.json").write_text(json.dumps(facts | {"autoencoder": 1}))
+    with pytest.raises(UserError, match="the data have changed since .*autoencoder was 1"):
+        evaluate.evaluate(copy)
+    with pytest.raises(UserError, match="no part 'tets'"):
+        evaluate.evaluate(of_tokens, "tets")
+
+
 def test_images_of_other_channels(trained, refuse, tmp_path):
     np.savez(tmp_path / "grey.npz", train_image=np.zeros((4, 16, 16), np.uint8))
     argv = ("encode", f"--workdir={trained[0]}", f"--output={tmp_path / 'new'}", "--split=train")
@@ -235,5 +275,5 @@ def test_tokens_of_another_kind_of_autoencoder(encoded, trained):
     config = tiny(trained[1], dataset__name="tokens", dataset__path=str(encoded))
     config["autoencoder"]["levels"] = 1
     config["priors"] = {"codes": config["priors"]["top"]}
-    with pytest.raises(ValueError, match="have the levels top, bottom, the config's autoencoder has codes"):
+    with pytest.raises(UserError, match="bottom 4x4 of 16 codes, the config's autoencoder makes codes 4x4"):
         recipe.Recipe(configs.complete(config), trained[0])

@@ -2,10 +2,15 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from vqvae_jax.files import atomically, png_names, write_json
+from vqvae_jax.files import alone_in, atomically, check_new_folder, png_names, read_json, write_json
+from vqvae_jax.types import UserError
 
 
 def test_a_killed_write_leaves_nothing(tmp_path):
@@ -34,5 +39,45 @@ def test_numbers_that_are_none_are_valid_json(tmp_path):
 def test_names_of_pictures_are_different_and_inside():
     names = ["a.jpg", "a.png", "cats/a.gif", "b", "../../etc/x.png", "/etc/y.png", "..\\z.png", ""]
     made = png_names(names)
-    assert made[:4] == ["a.jpg.png", "a.png.png", "cats/a.png", "b.png"]
+    assert made[:4] == ["a.png", "a.png.png", "cats/a.png", "b.png"]
+    assert png_names(["a.jpg", "a.png", "a.png.png", "x.jpg", "x.png/y.jpg"]) == [
+        "a.png",
+        "a.png.png",
+        "a.png.png.png",
+        "x.jpg.png",
+        "x.png/y.png",
+    ]
     assert made[4:] == [f"{number:06d}.png" for number in range(4, 8)] and len(set(made)) == len(names)
+
+
+def test_two_processes_do_not_write_into_one_folder(tmp_path):
+    code = "import sys, pathlib; from vqvae_jax.files import alone_in\n"
+    code += "with alone_in(pathlib.Path(sys.argv[1])): print('alone', flush=True); sys.stdin.read()"
+    folder = tmp_path / "new"
+    command = [sys.executable, "-c", code, str(folder)]
+    environment = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[1]))
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as other:
+        assert other.stdout.readline() == b"alone\n"
+        with pytest.raises(UserError, match=f"another process is writing to {folder}"), alone_in(folder):
+            pass
+        other.kill()
+    with alone_in(folder):  # what was killed locks nothing
+        pass
+    assert list(folder.iterdir()) == []
+
+
+def test_nothing_is_overwritten(tmp_path):
+    check_new_folder(tmp_path / "new")
+    check_new_folder(tmp_path)
+    (tmp_path / "mine.png").write_text("")
+    with pytest.raises(UserError, match="holds other files; choose a new folder"):
+        check_new_folder(tmp_path)
+    with pytest.raises(UserError, match="is no folder"):
+        check_new_folder(tmp_path / "mine.png")
+
+
+@pytest.mark.parametrize("text", ["[]", "1", '"x"', "null", '{"a'])
+def test_json_that_is_no_object(tmp_path, text):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(ValueError):
+        read_json(tmp_path / "x.json")

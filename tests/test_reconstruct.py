@@ -4,7 +4,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from test_encode import pictures, refuse, run, trained  # noqa: F401
-from test_recipe import picture
+from test_recipe import files, picture
 
 import vqvae_jax
 from vqvae_jax.reconstruct import cut, psnr
@@ -15,11 +15,11 @@ def test_pictures_keep_their_size(trained, pictures, tmp_path, capsys):  # noqa:
     assert run("reconstruct", f"--workdir={trained[0]}", f"--images={pictures}", f"--output={output}") == 0
     out, err = capsys.readouterr()
     assert "dogs/broken.jpg is left out" in err and "mean" in out
-    sizes = {name: picture(output / "dogs" / f"{name}.png").shape for name in (0, 2, 4)}
+    sizes = {name: picture(output / "reconstructions" / "dogs" / f"{name}.png").shape for name in (0, 2, 4)}
     assert sizes == {0: (16, 32, 3), 2: (32, 32, 3), 4: (24, 32, 3)}  # of 16, 34 and 25 x 35
     original = np.asarray(PIL.Image.open(pictures / "dogs" / "4.png"))[:24, 1:33]
     versions = [one[0] for one in vqvae_jax.load(trained[0]).reconstruct(original[None])]
-    np.testing.assert_array_equal(picture(output / "dogs" / "4.png"), versions[-1])
+    np.testing.assert_array_equal(picture(output / "reconstructions" / "dogs" / "4.png"), versions[-1])
     strip = picture(output / "strips" / "dogs" / "4.png")
     for i, version in enumerate([original, *versions]):
         np.testing.assert_array_equal(strip[:, 34 * i : 34 * i + 32], version)
@@ -28,8 +28,8 @@ def test_pictures_keep_their_size(trained, pictures, tmp_path, capsys):  # noqa:
 
 def test_one_file_and_squares(trained, pictures, tmp_path, capsys):  # noqa: F811
     argv = ("reconstruct", f"--workdir={trained[0]}", f"--images={pictures / 'cats/1.png'}")
-    assert run(*argv, f"--output={tmp_path}", "--image_size=16") == 0
-    assert picture(tmp_path / "1.png").shape == (16, 16, 3)
+    assert run(*argv, f"--output={tmp_path / 'out'}", "--image_size=16") == 0
+    assert picture(tmp_path / "out/reconstructions/1.png").shape == (16, 16, 3)
 
 
 def test_psnr_by_hand():
@@ -48,5 +48,9 @@ def test_refused(trained, pictures, refuse, tmp_path):  # noqa: F811
     assert "no picture" in refuse(*argv, f"--images={pictures / 'dogs/broken.jpg'}")
     assert "multiple of 8" in refuse(*argv, f"--images={pictures}", "--image_size=9")
     (tmp_path / "file").write_text("")
-    argv = ("reconstruct", f"--workdir={trained[0]}", f"--output={tmp_path / 'file'}", f"--images={pictures}")
-    assert "is no folder" in refuse(*argv)
+    argv = ("reconstruct", f"--workdir={trained[0]}", f"--images={pictures}")
+    assert "is no folder" in refuse(*argv, f"--output={tmp_path / 'file'}")
+    before = files(pictures)
+    assert "holds other files" in refuse(*argv, f"--output={pictures}")
+    assert "lies among the pictures" in refuse(*argv, f"--output={pictures / 'new'}")
+    assert files(pictures) == before

@@ -265,7 +265,7 @@ def test_values_are_escaped(tmp_path, undrawn):
     begun(tmp_path, path=hostile, split=hostile)
     metrics = {**METRICS, "split": hostile, hostile: 1.0}
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    facts = {hostile: 1, "label_names": [hostile], "label_counts": [3]}
+    facts = {hostile: 1, "image_size": 8, "channels": 3, "label_names": [hostile], "label_counts": [3]}
     (tmp_path / "data.json").write_text(json.dumps(facts))
     np.savez(tmp_path / "code_counts.npz", **{"top": np.ones(3, int), "<script>": np.ones(3, int)})
     made = page(tmp_path)

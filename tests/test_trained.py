@@ -68,6 +68,29 @@ def test_arrays_that_are_no_images(model, wrong):
         model.encode(wrong)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda top, bottom: (),
+        lambda top, bottom: (top[0],),
+        lambda top, bottom: (bottom, top),
+        lambda top, bottom: (top, bottom[:3]),
+        lambda top, bottom: (top, bottom, bottom),
+        lambda top, bottom: (top + 99, bottom),
+        lambda top, bottom: (top - 99, bottom),
+    ],
+)
+def test_arrays_that_are_no_tokens(model, images, wrong):
+    with pytest.raises(UserError):
+        model.decode(wrong(*model.encode(images)))
+
+
+def test_samples_that_are_none(model):
+    for count, pick in ((0, {}), (-1, {}), (1, {"temprature": 1.0})):
+        with pytest.raises(UserError, match="count is at least 1, and temperature, top_k"):
+            model.sample(count, **pick)
+
+
 # --- sampling
 
 

@@ -19,7 +19,7 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> Parser:
     """The commands and their flags."""
-    commands = Parser(prog="python -m vqvae_jax", description=__doc__)
+    commands = Parser(prog="python -m vqvae_jax", description=__doc__, allow_abbrev=False)
     under = commands.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
 
     one = under.add_parser("sample", help="new images", description="New images from a trained workdir.")
@@ -61,18 +61,18 @@ def parser() -> Parser:
     add_workdir(one, decode)
     one.add_argument("--tokens", type=Path, required=True, help="the folder of tokens")
     one.add_argument("--levels", type=positive, help="how many levels are used, coarse to fine (default: all)")
-    one.add_argument("--output", type=Path, required=True, help="a folder of .png, or x.npz for uint8 arrays")
+    one.add_argument("--output", type=Path, required=True, help="a new folder of .png, or x.npz for uint8 arrays")
 
     one = under.add_parser(
         "reconstruct",
         help="own pictures, as the codes keep them",
-        description="Each picture's reconstruction under its name in --output, and in its folder strips a row: "
+        description="Writes reconstructions/NAME.png, and strips/NAME.png, a row: "
         "original | top only | … | all. Pictures keep their size; what the levels do not divide is cut off.",
     )
     add_workdir(one, reconstruct)
     one.add_argument("--images", type=Path, required=True, help="a folder of pictures, or one file")
     one.add_argument("--image_size", type=positive, help="crop to squares of so many pixels, as in training")
-    one.add_argument("--output", type=Path, required=True, help="a folder")
+    one.add_argument("--output", type=Path, required=True, help="a new folder")
 
     one = under.add_parser("report", help="one page of a run", description="Writes DIR/report.html anew.")
     add_workdir(one, report)
@@ -142,6 +142,8 @@ def encode(given: argparse.Namespace) -> None:
     from vqvae_jax import encode as coding
     from vqvae_jax.data import folder
 
+    if given.images is not None and (given.path or not given.images):
+        raise UserError("--images=FOLDER says where the images lie, so that --path is for --dataset alone")
     asked = {"name": given.dataset, "path": given.path, "split": given.split, "image_size": given.image_size}
     if given.dataset and not given.path:
         asked["path"] = ""
@@ -151,7 +153,8 @@ def encode(given: argparse.Namespace) -> None:
     if given.split:
         asked["test_split"] = ""
     asked = {name: value for name, value in asked.items() if value is not None}
-    with flag_in_place_of(folder.TYPE, "--images=FOLDER"):
+    flags = {folder.TYPE: "--images=FOLDER"} if given.images else {}
+    with flags_in_place_of({**flags, "config.dataset.name": "--dataset", "--config.dataset.": "--"}):
         counts = coding.encode(given.workdir, given.output, asked)
     print(f"{given.output}: {', '.join(f'{count} of {split}' for split, count in counts.items())}")
 
@@ -169,19 +172,22 @@ def reconstruct(given: argparse.Namespace) -> None:
     from vqvae_jax import reconstruct as showing
     from vqvae_jax.data import folder
 
-    with flag_in_place_of(folder.TYPE, "--images=FOLDER"):
+    with flags_in_place_of({folder.TYPE: "--images=FOLDER"}):
         quality = showing.reconstruct(given.workdir, given.images, given.output, given.image_size)
     print("\n".join(f"{name:45} {value:.2f} dB" for name, value in quality.items()))
     print(f"{'mean':45} {sum(quality.values()) / len(quality):.2f} dB; look at {given.output / showing.STRIPS}")
 
 
 @contextlib.contextmanager
-def flag_in_place_of(field: str, flag: str) -> Iterator[None]:
-    """Errors name what is typed here, not the field of a config."""
+def flags_in_place_of(flags: dict[str, str]) -> Iterator[None]:
+    """Errors name what is typed here, not the fields of a config."""
     try:
         yield
     except UserError as error:
-        raise UserError(str(error).replace(field, flag)) from error
+        text = str(error)
+        for field, flag in flags.items():
+            text = text.replace(field, flag)
+        raise UserError(text) from error
 
 
 def report(given: argparse.Namespace) -> None:

@@ -1,6 +1,8 @@
 """Images to a folder of tokens with a trained autoencoder, and a folder of tokens back to pictures."""
 
 import dataclasses
+import hashlib
+import json
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,9 +13,9 @@ import numpy as np
 from vqvae_jax import data, logs, parts
 from vqvae_jax.data import folder
 from vqvae_jax.data import tokens as token_files
-from vqvae_jax.data.arrays import Grey
+from vqvae_jax.data.arrays import Grey, shares
 from vqvae_jax.data.tokens import TokenArrays
-from vqvae_jax.files import atomically, png_names
+from vqvae_jax.files import atomically, check_new_folder, png_names
 from vqvae_jax.trained import Trained
 from vqvae_jax.types import UserError
 
@@ -40,11 +42,12 @@ def encode(workdir: Path, output: Path, dataset: Mapping[str, Any] | None = None
     """
     model = Trained(workdir)
     asked = {**model.config["dataset"], **(dataset or {})}
+    _check_model(model, asked)
     splits = {name: arrays for name, arrays in _splits(asked, model.facts["channels"]) if len(arrays)}
     _check(model, asked, splits)
-    source = {"autoencoder": model.checksum, "dataset": {**asked, "images": {k: len(v) for k, v in splits.items()}}}
+    source = {"autoencoder": model.checksum, "dataset": asked, "images": fingerprint(asked, splits)}
     if token_files.is_written(output, source):
-        return {name: len(arrays) for name, arrays in splits.items()}
+        return _counts(output)
     _refuse_others(output)
     facts = {**parts.facts_of(next(iter(splits.values()))), "image_size": asked["image_size"]}
     bar = logs.progress_bar(sum(map(len, splits.values())), 0, "encoding", "image")
@@ -57,7 +60,25 @@ def encode(workdir: Path, output: Path, dataset: Mapping[str, Any] | None = None
         source,
     )
     bar.close()
-    return {name: len(arrays) for name, arrays in splits.items()}
+    return _counts(output)
+
+
+def _counts(output: Path) -> dict[str, int]:
+    return {split: len(token_files.read(output, split)) for split in token_files.about(output)["shards"]}
+
+
+def fingerprint(dataset: Mapping[str, Any], splits: Mapping[str, data.Arrays]) -> str:
+    """Another one as soon as an image is another, or has another name or label."""
+    digest = hashlib.blake2b(digest_size=16)
+    for split, arrays in splits.items():
+        names = list(arrays.name or ())
+        digest.update(json.dumps([split, len(arrays), names, arrays.label_names]).encode())
+        digest.update(b"" if arrays.label is None else arrays.label.tobytes())
+        if dataset["name"] != "folder":
+            digest.update(shares(arrays).tobytes())
+    if dataset["name"] == "folder":
+        digest.update(folder.fingerprint(dataset["path"], folder.pictures_in(dataset["path"])).encode())
+    return digest.hexdigest()
 
 
 def _watched(model: Trained, images: Any, bar: Any) -> list[np.ndarray]:
@@ -79,12 +100,20 @@ def _splits(dataset: Mapping[str, Any], channels: int) -> Iterator[tuple[str, da
             yield "train" if split == folder.ALL else split, arrays
 
 
+def _check_model(model: Trained, dataset: Mapping[str, Any]) -> None:
+    """What is wrong before any image is read."""
+    _ = model.autoencoder
+    if dataset["name"] == "tokens":
+        raise UserError("tokens cannot be encoded, they are encoded already: --images=FOLDER or --dataset=NAME")
+    if dataset["image_size"] % model.stride:
+        size = dataset["image_size"]
+        raise UserError(f"--image_size={size}: it must be a multiple of {model.stride}, which the levels divide")
+
+
 def _check(model: Trained, dataset: Mapping[str, Any], splits: Mapping[str, data.Arrays]) -> None:
     if not splits:
         raise UserError("there are no images to encode; choose another --dataset or --images")
-    size, channels = dataset["image_size"], model.facts["channels"]
-    if size % model.stride:
-        raise UserError(f"--image_size={size}: it must be a multiple of {model.stride}, which the levels divide")
+    channels = model.facts["channels"]
     for name, arrays in splits.items():
         if arrays.image.shape[3] != channels:
             here = arrays.image.shape[3]
@@ -95,16 +124,15 @@ def _refuse_others(output: Path) -> None:
     """UserError where the folder holds something else; what an interrupted call left is not."""
     if (output / token_files.FILE).exists():
         raise UserError(f"{output} holds the tokens of other images or another autoencoder; choose another --output")
-    if output.exists() and not output.is_dir():
-        raise UserError(f"{output} is no folder; choose another --output")
-    if output.is_dir() and any(output.iterdir()) and not (output / token_files.DRAFT).exists():
-        raise UserError(f"{output} holds other files; choose a new folder for --output")
+    if not (output / token_files.DRAFT).exists():
+        check_new_folder(output)
 
 
 def check_new(output: Path) -> None:
     """UserError unless tokens can be written to a new folder of that name."""
-    if output.suffix or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
+    if output.suffix:
         raise UserError(f"--output={output}: this workdir draws tokens, which want a new folder, without a suffix")
+    check_new_folder(output)
 
 
 def write_samples(model: Trained, maps: Sequence[np.ndarray], output: Path) -> None:
@@ -143,8 +171,12 @@ def decode(workdir: Path, tokens: Path, output: Path, levels: int = 0) -> int:
             f"the tokens in {tokens} were made by another autoencoder than the one in {workdir}: its checksum differs; "
             "decode them with the workdir they were encoded with"
         )
-    if not 0 <= levels <= len(told["levels"]):
-        raise UserError(f"--levels={levels}: the tokens have {len(told['levels'])} levels; 0 takes all")
+    if levels > len(told["levels"]):
+        raise UserError(f"--levels={levels}: the tokens have {len(told['levels'])} levels")
+    if output.suffix not in ("", ".npz"):
+        raise UserError(f"--output={output}: the name ends in .npz (arrays), or is a new folder")
+    if not output.suffix:
+        check_new_folder(output)
     splits = {name: token_files.read(tokens, name) for name in told["shards"]}
     bar = logs.progress_bar(sum(map(len, splits.values())), 0, "decoding", "image")
     alone = len(splits) == 1 and output.suffix != ".npz"  # then the folder needs no folder for the split

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from vqvae_jax import config as configs
-from vqvae_jax import data, logs
+from vqvae_jax import data, logs, parts
 from vqvae_jax.data import tokens as token_files
 from vqvae_jax.files import atomically, write_json
 from vqvae_jax.tasks.autoencode import AutoencodeTask
 from vqvae_jax.tasks.prior import PriorTask
 from vqvae_jax.trained import Trained
-from vqvae_jax.types import Model
+from vqvae_jax.types import Model, UserError
 
 FILE = "metrics.json"
 COUNTS = "code_counts.npz"  # how often each code was used over the split, float [K] by level
@@ -45,8 +45,11 @@ def measure(model: Trained, split: str | None = None) -> dict[str, Any]:
     suffix = f"_{split}" if split and asked != model.config["dataset"] else ""
     metrics: dict[str, Any] = {"split": asked["test_split"]}
     if model.has_autoencoder:
-        tokens = _autoencoder(model, data.load(asked, "test"), metrics, suffix)
+        images = data.load(asked, "test")
+        _check_same(model, parts.facts_of(images), ("image_size", "channels", "label_names"))
+        tokens = _autoencoder(model, images, metrics, suffix)
     else:
+        _check_same(model, parts.facts_of_tokens(model.config), ("label_names", "levels", "autoencoder"))
         tokens = token_files.load(asked, "test")
         metrics["images"] = len(tokens)
     if model.priors:
@@ -57,6 +60,15 @@ def measure(model: Trained, split: str | None = None) -> dict[str, Any]:
             metrics["bits_per_pixel"] = sum(prior["bits_per_pixel"] for prior in metrics["priors"].values())
     write_json(model.workdir / f"metrics{suffix}.json", metrics)
     return metrics
+
+
+def _check_same(model: Trained, facts: Mapping[str, Any], names: tuple[str, ...]) -> None:
+    """UserError where the data are not of the kind that the run was trained on."""
+    for name in names:
+        before, now = model.facts.get(name), facts[name]
+        unlabelled = name == "label_names" and not now  # a split whose labels are secret
+        if before != now and not unlabelled:
+            raise UserError(f"the data have changed since {model.workdir} was trained: {name} was {before}, is {now}")
 
 
 def _autoencoder(model: Trained, arrays: data.Arrays, metrics: dict[str, Any], suffix: str) -> token_files.TokenArrays:

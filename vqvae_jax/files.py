@@ -4,11 +4,14 @@ import json
 import math
 import os
 import uuid
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from vqvae_jax.types import UserError
+
+LOCK = ".lock"
 
 
 @contextmanager
@@ -30,12 +33,58 @@ def write_json(path: Path, values: Any) -> None:
         temporary.write_text(text + "\n", "utf-8")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises OSError, or ValueError where it is something else."""
+    values = json.loads(path.read_text("utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError(f"it holds {type(values).__name__}, not an object")
+    return values
+
+
+def check_new_folder(output: Path) -> None:
+    """UserError unless `output` can become a folder with nothing else in it."""
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output={output} is no folder; choose a new one")
+    if output.is_dir() and any(output.iterdir()):
+        raise UserError(f"--output={output} holds other files; choose a new folder, so that nothing is overwritten")
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Made if missing, and locked for other processes until the end, however this one ends.
+
+    Raises:
+        UserError: another process is at it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / LOCK, "w") as lock:
+        try:
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another process is writing to {folder}; wait for it, or choose another folder") from error
+        except (ImportError, OSError):  # a file system or a machine without locks
+            pass
+        yield
+    (folder / LOCK).unlink(missing_ok=True)
+
+
 def png_names(names: Sequence[str]) -> list[str]:
     """A file name below some folder for each name, "cats/a.jpg" → "cats/a.png", all different, none outside of it."""
     inside = [_inside(name, number) for number, name in enumerate(names)]
-    stems = [str(path.with_suffix("")) for path in inside]
-    twins = {stem for stem, count in Counter(stems).items() if count > 1}
-    return [f"{path if stem in twins else stem}.png" for path, stem in zip(inside, stems, strict=True)]
+    taken = {str(folder) for path in inside for folder in path.parents}
+    made = []
+    for path in inside:
+        wishes = (f"{path.with_suffix('')}.png", f"{path}.png", *(f"{path}.{i}.png" for i in range(len(names))))
+        made.append(next(wish for wish in wishes if wish not in taken))
+        taken.add(made[-1])
+    return made
+
+
+def printable(name: str) -> str:
+    """File names are bytes; those that are no UTF-8 become \\xff."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _inside(name: str, number: int) -> PurePosixPath:

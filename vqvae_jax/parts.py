@@ -3,7 +3,6 @@
 `facts` is what a config cannot know: what the data are like. The recipe keeps them in DIR/data.json.
 """
 
-import json
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -15,8 +14,10 @@ import numpy as np
 
 from vqvae_jax.autoencoders import AUTOENCODERS
 from vqvae_jax.checkpoint import Checkpoints
+from vqvae_jax.data import tokens
 from vqvae_jax.data.arrays import Arrays
 from vqvae_jax.data.tokens import Level
+from vqvae_jax.files import read_json
 from vqvae_jax.priors import PRIORS
 from vqvae_jax.quantizers import QUANTIZERS
 from vqvae_jax.types import Condition, Model, Reconstruction, UserError
@@ -72,11 +73,11 @@ def token_levels(config: Mapping[str, Any], facts: Mapping[str, Any]) -> list[Le
     if "levels" in facts:
         return [Level(name, (height, width), size) for name, (height, width), size in facts["levels"]]
     autoencoder = build_autoencoder(config, facts)
-    tokens = _traced(autoencoder, facts["image_size"], facts["channels"])[1].tokens
+    maps = _traced(autoencoder, facts["image_size"], facts["channels"])[1].tokens
     sizes = sum((q.vocab_sizes for q in autoencoder.quantizers), ())
     return [
         Level(name, (one.shape[1], one.shape[2]), size)
-        for name, one, size in zip(autoencoder.level_names, tokens, sizes, strict=True)
+        for name, one, size in zip(autoencoder.level_names, maps, sizes, strict=True)
     ]
 
 
@@ -129,6 +130,36 @@ def facts_of(images: Arrays) -> dict[str, Any]:
     }
 
 
+def facts_of_tokens(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of the images that were encoded, the maps, and the checksum of the autoencoder that made them.
+
+    Raises:
+        UserError: the maps are not those of the config's autoencoder.
+    """
+    folder, size = Path(config["dataset"]["path"]), config["dataset"]["image_size"]
+    told = tokens.about(folder)
+    facts = {name: told["facts"].get(name) for name in ("image_size", "channels", "label_names", "label_counts")}
+    if None in facts.values() or "autoencoder" not in told["source"]:
+        raise UserError(f"the tokens in {folder} do not say of what they were made; encode the images again")
+    if facts["image_size"] != size:
+        there = facts["image_size"]
+        raise UserError(
+            f"the tokens in {folder} are of images of {there} pixels, not {size}: --config.dataset.image_size={there}"
+        )
+    here = token_levels(config, facts)
+    if here != told["levels"]:
+        raise UserError(
+            f"the tokens in {folder} are {_said(told['levels'])}, the config's autoencoder makes {_said(here)}; "
+            "use the config that they were encoded with"
+        )
+    levels = [[level.name, list(level.shape), level.vocab_size] for level in here]
+    return {**facts, "levels": levels, "autoencoder": told["source"]["autoencoder"]}
+
+
+def _said(levels: list[Level]) -> str:
+    return ", ".join(f"{one.name} {one.shape[0]}x{one.shape[1]} of {one.vocab_size} codes" for one in levels)
+
+
 def read_facts(workdir: Path) -> dict[str, Any]:
     """What the recipe wrote of the data.
 
@@ -141,7 +172,11 @@ def read_facts(workdir: Path) -> dict[str, Any]:
             f"{workdir} has no {FACTS}: nothing was trained here; python launch.py --config=… --workdir={workdir}"
         )
     try:
-        return json.loads(path.read_text())
+        facts = read_json(path)
+        missing = [name for name in ("image_size", "channels", "label_names", "label_counts") if name not in facts]
+        if missing:
+            raise ValueError(f"without {', '.join(missing)}")
+        return facts
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); restore it, or use another --workdir") from error
 

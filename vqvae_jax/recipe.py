@@ -58,7 +58,7 @@ class Recipe:
         self.from_tokens = "autoencoder" not in configs.stages(config)
         load: Any = token_files.load if self.from_tokens else data.load
         self.splits = {part: load(config["dataset"], part) for part in PARTS}
-        self.facts = facts_of_tokens(config) if self.from_tokens else parts.facts_of(self.splits["train"])
+        self.facts = parts.facts_of_tokens(config) if self.from_tokens else parts.facts_of(self.splits["train"])
         self.facts["train_images"] = len(self.splits["train"])
 
     def check(self, stage: str | None = None) -> None:
@@ -71,6 +71,8 @@ class Recipe:
                 )
         if not self.from_tokens:
             self._check_autoencoder_task()
+        elif not self.config["priors"]:
+            raise UserError("the data are tokens and the config has no priors, so there is nothing to train")
         for level in self.config["priors"]:
             parts.abstract_prior(parts.build_prior(self.config, self.facts, level))
         for name in configs.stages(self.config):
@@ -272,24 +274,6 @@ class Recipe:
                 f"the autoencoder would be trained from step {step} to {steps}, and {', '.join(started)} learned its "
                 f"codes of step {step}; use another --workdir, or remove what depends on them: rm -r {folders}"
             )
-
-
-def facts_of_tokens(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The same of the images that were encoded, the maps, and the checksum of the autoencoder that made them.
-
-    Raises:
-        UserError: the maps are not those of the config's autoencoder.
-    """
-    folder = Path(config["dataset"]["path"])
-    told = token_files.about(folder)
-    there, here = [level.name for level in told["levels"]], list(configs.levels(config))
-    if there != here:
-        raise UserError(
-            f"the tokens in {folder} have the levels {', '.join(there)}, the config's autoencoder has "
-            f"{', '.join(here)}; use the config that they were encoded with"
-        )
-    levels = [[level.name, list(level.shape), level.vocab_size] for level in told["levels"]]
-    return {**told["facts"], "levels": levels, "autoencoder": told["source"]["autoencoder"]}
 
 
 def check_facts(facts: Mapping[str, Any], workdir: Path) -> None:

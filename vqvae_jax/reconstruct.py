@@ -9,23 +9,23 @@ import numpy as np
 from vqvae_jax import logs
 from vqvae_jax.data import folder, pictures
 from vqvae_jax.data.decoded import Unreadable
-from vqvae_jax.files import png_names
+from vqvae_jax.files import check_new_folder, png_names, printable
 from vqvae_jax.trained import Trained
 from vqvae_jax.types import UserError
 
 LARGEST = 1024  # pixels of the longer side; larger pictures are made smaller
-STRIPS = "strips"
+RECONSTRUCTIONS, STRIPS = "reconstructions", "strips"
 
 
 def reconstruct(workdir: Path, images: Path, output: Path, image_size: int | None = None) -> dict[str, float]:
-    """Writes each picture's reconstruction, and in strips/ a row: original | top only | … | all.
+    """Writes reconstructions/NAME.png, and strips/NAME.png, a row: original | top only | … | all.
 
     A picture keeps its size; what the levels do not divide is cut off at the edges, alike on both sides.
 
     Args:
         workdir: of the training.
         images: a folder, or one file.
-        output: a folder; made if missing.
+        output: a new folder, outside of `images`.
         image_size: if given, pictures are cropped to squares of so many pixels, as in training.
 
     Returns:
@@ -38,15 +38,16 @@ def reconstruct(workdir: Path, images: Path, output: Path, image_size: int | Non
     if image_size is not None and image_size % model.stride:
         raise UserError(f"--image_size={image_size}: it must be a multiple of {model.stride}, which the levels divide")
     root, names = _found(images)
-    if output.exists() and not output.is_dir():
-        raise UserError(f"{output} is no folder; choose another --output")
+    check_new_folder(output)
+    if output.resolve().is_relative_to(images.resolve()):
+        raise UserError(f"--output={output} lies among the pictures that are read; choose a folder outside of {images}")
     bar = logs.progress_bar(len(names), 0, "reconstructing", "picture")
     quality = {}
     for name, called, original in _read(model, root, names, image_size):
         versions = [version[0] for version in model.reconstruct(original[None])]
-        logs.save_png(output / called, versions[-1])
+        logs.save_png(output / RECONSTRUCTIONS / called, versions[-1])
         logs.save_png(output / STRIPS / called, logs.grid([original, *versions], len(versions) + 1))
-        quality[name] = psnr(original, versions[-1])
+        quality[printable(name)] = psnr(original, versions[-1])
         bar.add(1)
     bar.close()
     if not quality:
@@ -71,7 +72,7 @@ def _read(model: Trained, root: Path, names: list[str], size: int | None) -> Ite
             else:
                 yield name, called, cut(pictures.whole(root / name, channels, LARGEST), model.stride)
         except Unreadable as why:
-            print(f"{name} is left out: {why}", file=sys.stderr)
+            print(f"{printable(name)} is left out: {why}", file=sys.stderr)
 
 
 def cut(image: np.ndarray, stride: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vqvae_jax import logs
-from vqvae_jax.files import atomically
+from vqvae_jax.files import atomically, check_new_folder
 from vqvae_jax.types import Pick, UserError, unknown
 
 
@@ -72,6 +72,8 @@ def check_output(output: Path) -> None:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output={output} cannot be written: {error}; choose another place") from error
+    if not output.suffix:
+        check_new_folder(output)
     if not os.access(output if output.is_dir() else output.parent, os.W_OK):
         raise UserError(f"--output={output} cannot be written: no permission; choose another place")
 

@@ -89,7 +89,12 @@ class Trained:
         return tuple(codec.in_batches(self._apply(codec.encode), images, size=codec.batch_size(*images.shape[1:3])))
 
     def decode(self, tokens: Sequence[Any]) -> np.ndarray:
-        """Token maps [N, h, w] of all levels, or of the upper ones alone → uint8 [N, H, W, C]."""
+        """Token maps [N, h, w] of all levels, or of the upper ones alone → uint8 [N, H, W, C].
+
+        Raises:
+            UserError: maps of other shapes, or with numbers that are no codes.
+        """
+        self._check_tokens(tokens)
         decode = self._apply(codec.decode)
         size = codec.batch_size(*(self.stride * side for side in tokens[0].shape[1:3]))
         return codec.in_batches(lambda *maps: decode(maps), *tokens, size=size)
@@ -113,6 +118,9 @@ class Trained:
 
     def sample_tokens(self, count: int, seed: int = 0, label: str | int | None = None, **pick: Any) -> Maps:
         """As `sample`, but the token maps, int32 [count, h, w] a level."""
+        if count < 1 or set(pick) - set(Pick._fields):
+            asked = ", ".join(pick) or "nothing else"
+            raise UserError(f"count is at least 1, and {', '.join(Pick._fields)} may be said; got {count}, {asked}")
         chosen = pick_of(self.config["sample"], **pick)
         self._check_priors()
         conditional = any(getattr(prior, "label_condition", False) for prior, _ in self.priors.values())
@@ -143,8 +151,26 @@ class Trained:
         module, model = self.autoencoder
         return partial(function, module, self.value_range, model)
 
+    def _check_tokens(self, tokens: Sequence[Any]) -> None:
+        levels = parts.token_levels(self.config, self.facts)[: len(tokens)]
+        shapes: list[Any] = [np.shape(one) for one in tokens]
+        if len(levels) != len(shapes) or not shapes or any(len(shape) != 3 or 0 in shape for shape in shapes):
+            raise UserError(f"tokens are maps [N, h, w] of {len(levels)} levels or fewer, coarse to fine; got {shapes}")
+        # Each so many times as large as in training: images of any size, but one size for all levels.
+        sizes = {
+            (count, height / level.shape[0], width / level.shape[1])
+            for (count, height, width), level in zip(shapes, levels, strict=True)
+        }
+        if len(sizes) > 1:
+            raise UserError(f"the maps do not belong together: {shapes}, here {[level.shape for level in levels]}")
+        for one, level in zip(tokens, levels, strict=True):
+            if np.min(one) < 0 or np.max(one) >= level.vocab_size:
+                raise UserError(f"{level.name}: tokens are from 0 to {level.vocab_size - 1}; got {np.max(one)}")
+
     def _check(self, images: Any) -> None:
         channels = self.facts["channels"]
+        if not hasattr(images, "shape"):
+            raise UserError(f"images are an array, uint8 [N, H, W, {channels}]; got {type(images).__name__}")
         if getattr(images, "dtype", np.uint8) != np.uint8 or len(images.shape) != 4 or images.shape[3] != channels:
             got = f"{getattr(images, 'dtype', '')} {list(images.shape)}"
             raise UserError(f"images are uint8 [N, H, W, {channels}], 0 to 255; got {got}")

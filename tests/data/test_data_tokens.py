@@ -134,11 +134,25 @@ def damaged(kind, folder):
         (folder / "tokens.json").write_text('{"source": {"autoenc')
     if kind == "an empty tokens.json":
         (folder / "tokens.json").write_text("{}")
+    facts = json.loads((folder / "train_facts_00000.json").read_text())
+    changed = {
+        "fewer names": {"name": facts["name"][:3]},
+        "no shares": {"share": None},
+        "labels of text": {"label": "a"},
+    }
+    if kind in changed:
+        (folder / "train_facts_00000.json").write_text(json.dumps(facts | changed[kind]))
+    if kind == "facts that are a list":
+        (folder / "train_facts_00000.json").write_text("[]")
+    told = json.loads((folder / "tokens.json").read_text()) if (folder / "tokens.json").stat().st_size > 30 else {}
+    if kind in ("shards of text", "no shards"):
+        (folder / "tokens.json").write_text(json.dumps(told | {"shards": {"train": "1" if "text" in kind else 0}}))
     if kind == "a list":
         (folder / "tokens.json").write_text("[]")
 
 
-KINDS = ["half a file", "a missing file", "other maps", "a token that is none", "floats", "fewer maps"]
+KINDS = ["fewer names", "no shares", "labels of text", "facts that are a list", "shards of text", "no shards"]
+KINDS += ["half a file", "a missing file", "other maps", "a token that is none", "floats", "fewer maps"]
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "half a tokens.json", "an empty tokens.json", "a list"])
@@ -187,6 +201,14 @@ def test_without_a_test_split_another_twentieth_is_it(pictures):
     assert sum(map(len, numbers.values())) == 250 == len(set.union(*numbers.values()))
     assert 4 < len(numbers["test"]) < 25
     assert sorted(numbers["validation"]) == held_out(numbered(250)).nonzero()[0].tolist()
+
+
+def test_the_tokens_of_a_training_have_their_validation_already(tmp_path):
+    write_numbered(tmp_path)
+    parts = {part: load(section(tmp_path), part) for part in ("train", "validation", "test")}
+    assert len(parts["validation"]) == 3 and len(parts["train"]) + len(parts["test"]) == 20
+    with pytest.raises(UserError, match="no part 'tets'"):
+        load(section(tmp_path, test_split="tets"), "test")
 
 
 def test_tokens_need_a_folder():

@@ -7,13 +7,13 @@ import ast
 import contextlib
 import dataclasses
 import importlib.util
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from vqvae_jax.config.checking import check, check_fields
 from vqvae_jax.config.sections import Block, blocks, cast, fields, like, plain, section
+from vqvae_jax.files import read_json
 from vqvae_jax.types import UserError, unknown
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -84,7 +84,7 @@ def _from_file(argument: str) -> Any:
 
 def _from_json(path: Path) -> Any:
     try:
-        return plain(json.loads(path.read_text("utf-8")))
+        return plain(read_json(path))
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); restore it, or name a config: --config=configs/X.py") from error
 

@@ -163,7 +163,7 @@ def section(config: dict[str, Any], path: str) -> dict[str, Any]:
     for key in path.split(".")[1:]:
         here, so_far = here.setdefault(key, {}), f"{so_far}.{key}"
         if not isinstance(here, dict):
-            raise UserError(f"{so_far} is {here!r}, but it is a section, set field by field: --{so_far}.FIELD=VALUE")
+            raise UserError(f"{so_far} is {here!r}, but it is a section: --{so_far}.FIELD=VALUE, or {{}} for none")
     return here
 
 

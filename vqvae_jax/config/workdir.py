@@ -1,13 +1,12 @@
 """The config of a run, kept in its workdir."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vqvae_jax.config.reading import complete
 from vqvae_jax.config.sections import plain
-from vqvae_jax.files import write_json
+from vqvae_jax.files import read_json, write_json
 from vqvae_jax.types import UserError
 
 FILE = "config.json"
@@ -31,7 +30,7 @@ def load(workdir: str | Path) -> dict[str, Any]:
         train = f"python launch.py --config=configs/X.py --workdir={workdir}"
         raise UserError(f"{workdir} is not a workdir: no {FILE}; train first: {train}")
     try:
-        return complete(plain(json.loads(path.read_text("utf-8"))))
+        return complete(plain(read_json(path)))
     except ValueError as error:  # UserError is one
         raise UserError(f"{path} is damaged ({error}); restore it, or use another --workdir") from error
 

@@ -1,8 +1,10 @@
 """Images decoded once into a uint8 memory map, which every later run only opens."""
 
+import contextlib
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +18,7 @@ from vqvae_jax.files import atomically
 from vqvae_jax.types import UserError
 
 FITS = 4 << 30  # bytes of decoded images up to which a split is kept decoded; larger ones are streamed
+STALE = 3600  # seconds since a temporary file was last written to
 CHUNK = 256  # images between two looks at the progress
 
 
@@ -79,6 +82,7 @@ def _open(path: Path) -> Decoded | None:
 
 def _write(path: Path, count: int, shape: Sequence[int], read: Callable[[int], np.ndarray], name: str) -> None:
     skipped: list[tuple[int, str]] = []
+    _remove_leftovers(path)
     with atomically(path.with_suffix(".npy")) as temporary, temporary.open("wb") as file:
         # Written, not mapped: a full disk raises OSError here, and there would end the process.
         header = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
@@ -92,6 +96,14 @@ def _write(path: Path, count: int, shape: Sequence[int], read: Callable[[int], n
         file.truncate(end)  # zeros in place of the skipped
     with atomically(path.with_suffix(".json")) as temporary:  # last: where it stands, both stand
         temporary.write_text(json.dumps({"count": count, "skipped": skipped}), "utf-8")
+
+
+def _remove_leftovers(path: Path) -> None:
+    """What killed calls left, of any images: up to 4 GB each. Another process' file is touched all the time."""
+    for old in path.parent.glob(".*.npy.*"):
+        with contextlib.suppress(OSError):
+            if time.time() - old.stat().st_mtime > STALE:
+                old.unlink()
 
 
 def _all(count: int, read: Callable[[int], np.ndarray], name: str) -> Iterator[tuple[int, np.ndarray | Unreadable]]:

@@ -16,6 +16,7 @@ from vqvae_jax.data import pictures
 from vqvae_jax.data.arrays import Arrays, Images, share
 from vqvae_jax.data.decoded import Decoded, Unreadable, decode_once, fits
 from vqvae_jax.data.stream import Lazy
+from vqvae_jax.files import printable
 from vqvae_jax.types import UserError, unknown
 
 TYPE = "--config.dataset.path=FOLDER"  # what every error here begins with
@@ -57,9 +58,9 @@ def read(path: str, split: str, image_size: int) -> Arrays:
     root, names, label_names = _split(folder, listing.pictures, split)
     image, kept = _images(os.path.join(folder, root), names, image_size)
     names = [names[row] for row in kept]
-    shown = tuple(map(_printable, names))
+    shown = tuple(map(printable, names))
     texts = _texts(folder, listing.texts, [root + name for name in names])
-    return Arrays(image, _labels(names, label_names), tuple(map(_printable, label_names)), shown, texts, shown)
+    return Arrays(image, _labels(names, label_names), tuple(map(printable, label_names)), shown, texts, shown)
 
 
 def pictures_in(path: str | os.PathLike[str]) -> list[str]:
@@ -189,7 +190,7 @@ def _images(folder: str, names: list[str], size: int) -> tuple[Images, Sequence[
     shape = (size, size, 3)
     if not fits(len(names), shape):
         return Lazy(len(names), shape, _naming(one, names)), range(len(names))
-    key = {"folder": os.fsencode(folder).hex(), "size": size, "files": _fingerprint(folder, names), "version": VERSION}
+    key = {"folder": os.fsencode(folder).hex(), "size": size, "files": fingerprint(folder, names), "version": VERSION}
     decoded = decode_once(key, len(names), shape, one, os.path.basename(folder.rstrip(os.sep)))
     _tell_skipped(folder, names, decoded)
     return decoded.image, decoded.kept.tolist()
@@ -202,12 +203,12 @@ def _naming(read: Callable[[int], np.ndarray], names: list[str]) -> Callable[[in
         try:
             return read(row)
         except Unreadable as why:
-            raise Unreadable(f"{_printable(names[row])} ({why})") from why
+            raise Unreadable(f"{printable(names[row])} ({why})") from why
 
     return named
 
 
-def _fingerprint(folder: str, names: list[str]) -> str:
+def fingerprint(folder: str, names: list[str]) -> str:
     """Another one as soon as a file is another: its path, size, time of change, or who may read it."""
     digest = hashlib.blake2b(digest_size=16)
     for name in names:
@@ -247,7 +248,7 @@ def _tell_skipped(folder: str, names: list[str], decoded: Decoded) -> None:
     """Raises UserError if none is left."""
     if not decoded.skipped:
         return
-    which = _some([f"{_printable(names[row])} ({why})" for row, why in decoded.skipped])
+    which = _some([f"{printable(names[row])} ({why})" for row, why in decoded.skipped])
     if not len(decoded.kept):
         raise UserError(f"{TYPE}: none of the {len(names)} pictures in {folder} can be used: {which}")
     count = f"{len(decoded.skipped)} of {len(names)} pictures in {folder}"
@@ -265,12 +266,7 @@ def _tell_strangers(folder: str, root: str, names: list[str]) -> None:
 
 
 def _some(things: list[str]) -> str:
-    return ", ".join(map(_printable, things[:NAMED])) + (", …" if len(things) > NAMED else "")
-
-
-def _printable(name: str) -> str:
-    """File names are bytes; those that are no UTF-8 become \\xff."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return ", ".join(map(printable, things[:NAMED])) + (", …" if len(things) > NAMED else "")
 
 
 @cache

@@ -11,6 +11,8 @@ import numpy as np
 from vqvae_jax.data.arrays import Arrays
 from vqvae_jax.types import UserError
 
+LABELS = 1_000_000
+
 
 def read(path: str, split: str, image_size: int) -> Arrays:
     """One split of the file; no other split's images are decompressed. Raises UserError where the file does not fit."""
@@ -59,10 +61,15 @@ def _image(image: np.ndarray, name: str, image_size: int) -> np.ndarray:
         raise UserError(f"{name} is {height} x {width} pixels; crop or resize the images to squares before saving them")
     if height != image_size:
         raise UserError(f"{name} is {height} x {width} pixels, not {image_size}: --config.dataset.image_size={height}")
-    return image if image.ndim == 4 else image[..., None]
+    image = image if image.ndim == 4 else image[..., None]
+    if image.shape[3] not in (1, 3):
+        raise UserError(f"{name} has {image.shape[3]} channels; it must have 1 (grey) or 3 (colour)")
+    return image
 
 
 def _label(label: np.ndarray, path: str, split: str) -> np.ndarray:
     if label.ndim != 1 or label.dtype.kind not in "iu" or (label.size and label.min() < 0):
         raise UserError(f"{path}: {split}_label is {label.dtype} {label.shape}; it must be integers from 0 up, [N]")
+    if label.max(initial=0) >= LABELS:
+        raise UserError(f"{path}: {split}_label goes up to {label.max()}; labels are counted from 0, below {LABELS}")
     return label.astype(np.int32)

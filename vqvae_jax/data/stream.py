@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from vqvae_jax.data.arrays import ArrayData, Arrays, Batch, View
+from vqvae_jax.data.arrays import ArrayData, Arrays, Batch, Grey, View
 from vqvae_jax.data.decoded import Unreadable
 from vqvae_jax.types import UserError
 
@@ -140,9 +140,15 @@ class StreamData:
         return image[rows], index[rows]
 
     def _readable(self, index: np.ndarray) -> np.ndarray:
-        images = self.arrays.image
-        base, rows = (images.base, images.rows[index]) if isinstance(images, View) else (images, index)
-        return base.readable(rows) if isinstance(base, Lazy) else np.ones(len(rows), bool)
+        return readable(self.arrays.image, index)
+
+
+def readable(images: Any, index: np.ndarray) -> np.ndarray:
+    """Which of these rows showed their own image, bool [B]; asked after they were accessed."""
+    base, rows = images, index
+    while isinstance(base, View | Grey):
+        base, rows = base.base, base.rows[rows] if isinstance(base, View) else rows
+    return base.readable(rows) if isinstance(base, Lazy) else np.ones(len(rows), bool)
 
 
 class _Places:

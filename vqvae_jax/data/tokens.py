@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vqvae_jax.data.arrays import HELD_OUT, Arrays, shares
-from vqvae_jax.files import atomically, write_json
+from vqvae_jax.data.stream import readable
+from vqvae_jax.files import alone_in, atomically, read_json, write_json
 from vqvae_jax.types import UserError, unknown
 
 FILE = "tokens.json"  # written last: without it the folder is unfinished
@@ -99,7 +100,6 @@ def write(
     encode: Callable[[np.ndarray, int], Sequence[np.ndarray]],
     facts: Mapping[str, Any],
     source: Mapping[str, Any],
-    progress: Callable[[int], None] = lambda done: None,
 ) -> None:
     """Encodes all parts into `folder`, which is whole once it has its tokens.json. Goes on where it was interrupted.
 
@@ -110,23 +110,25 @@ def write(
         encode: (uint8 [n, H, W, C], number of the view) → maps [n, h, w], coarse to fine.
         facts: of the data, as `parts.facts_of` gives them.
         source: plain values that say what the tokens were made from; `is_written` compares them.
-        progress: told how many maps are done.
     """
+    with alone_in(folder):
+        _write(folder, parts, levels, encode, facts, source)
+
+
+def _write(folder: Path, parts: Mapping[str, Part], levels: Sequence[Level], encode, facts, source) -> None:
     if not _is(folder / DRAFT, source):
         for old in (*folder.glob("*_*.npy"), *folder.glob("*_facts_*.json")):
             old.unlink()
         write_json(folder / DRAFT, {"source": source})
     (folder / FILE).unlink(missing_ok=True)
-    done = 0
     for name, part in parts.items():
         for number, (view, start, stop) in enumerate(_shards(part)):
             if not (folder / f"{name}_facts_{number:05d}.json").is_file():
                 _write_shard(folder, name, number, part.arrays, view, range(start, stop), levels, encode)
-            progress(done := done + stop - start)
     counts = {name: len(list(_shards(part))) for name, part in parts.items()}
     levels_said = [{"name": one.name, "shape": one.shape, "vocab_size": one.vocab_size} for one in levels]
     write_json(folder / FILE, {"levels": levels_said, "shards": counts, "facts": facts, "source": source})
-    (folder / DRAFT).unlink(missing_ok=True)  # another call may have been faster
+    (folder / DRAFT).unlink()
 
 
 def _shards(part: Part) -> Iterator[tuple[int, int, int]]:
@@ -138,9 +140,12 @@ def _shards(part: Part) -> Iterator[tuple[int, int, int]]:
 
 def _write_shard(folder: Path, name: str, number: int, arrays: Arrays, view: int, rows: range, levels, encode) -> None:
     images = arrays.take(np.arange(rows.start, rows.stop))
-    for level, tokens in zip(levels, encode(images.image, view), strict=True):
+    maps = encode(images.image, view)
+    whole = readable(images.image, np.arange(len(images)))  # known now; a stand-in's tokens would have a wrong name
+    images = images.take(whole.nonzero()[0])
+    for level, tokens in zip(levels, maps, strict=True):
         with atomically(folder / f"{name}_{level.name}_{number:05d}.npy") as path, path.open("wb") as file:
-            np.save(file, np.asarray(tokens, _smallest(level.vocab_size)))
+            np.save(file, np.asarray(tokens, _smallest(level.vocab_size))[whole])
     facts = {
         "label": None if images.label is None else images.label.tolist(),
         "name": images.name,
@@ -161,7 +166,7 @@ def is_written(folder: Path, source: Mapping[str, Any]) -> bool:
 
 def _is(path: Path, source: Mapping[str, Any]) -> bool:
     try:
-        return json.loads(path.read_text("utf-8"))["source"] == json.loads(json.dumps(source))
+        return read_json(path)["source"] == json.loads(json.dumps(source))
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -177,11 +182,21 @@ def about(folder: Path) -> dict[str, Any]:
         make = f"python -m vqvae_jax encode --workdir=DIR --output={folder}"
         raise UserError(f"{folder} holds no whole set of tokens; this makes one: {make}")
     try:
-        told = json.loads(path.read_text("utf-8"))
+        told = read_json(path)
         levels = [Level(one["name"], tuple(one["shape"]), one["vocab_size"]) for one in told["levels"]]
+        _check_about(levels, told)
         return {"levels": levels, "shards": dict(told["shards"]), "facts": told["facts"], "source": told["source"]}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error!r}); encode the images again") from error
+
+
+def _check_about(levels: Sequence[Level], told: Mapping[str, Any]) -> None:
+    """ValueError where a value is of a kind that would be found late."""
+    whole = [*told["shards"].values(), *(number for level in levels for number in (*level.shape, level.vocab_size))]
+    if not all(isinstance(number, int) and number > 0 for number in whole) or not levels:
+        raise ValueError("its levels and shards are no numbers above 0")
+    if not isinstance(told["facts"], dict) or not isinstance(told["source"], dict):
+        raise ValueError("its facts or source are no object")
 
 
 def read(folder: Path, part: str) -> TokenArrays:
@@ -196,16 +211,17 @@ def read(folder: Path, part: str) -> TokenArrays:
     try:
         maps = [_maps(folder, part, level, told["shards"][part]) for level in told["levels"]]
         facts = [_facts(folder, part, number) for number in range(told["shards"][part])]
-    except (OSError, ValueError, EOFError) as error:
+        label, name, share = (_joined([one[key] for one in facts]) for key in ("label", "name", "share"))
+        arrays = TokenArrays(
+            tuple(maps),
+            None if label is None else np.asarray(label, np.int32),
+            None if name is None else tuple(map(str, name)),
+            np.array(share, float, ndmin=1),
+        )
+    except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
         raise UserError(f"the tokens in {folder} are damaged: {error}; encode the images again") from error
-    label, name, share = (_joined([one[key] for one in facts]) for key in ("label", "name", "share"))
-    arrays = TokenArrays(
-        tuple(maps),
-        None if label is None else np.asarray(label, np.int32),
-        None if name is None else tuple(name),
-        np.asarray(share),
-    )
-    if len({*map(len, maps), len(share or ())}) != 1:
+    beside = [one for one in (arrays.label, arrays.name, arrays.share) if one is not None]
+    if len({*map(len, maps), *map(len, beside)}) != 1:
         raise UserError(f"the tokens in {folder} are damaged: its files differ in length; encode the images again")
     return arrays
 
@@ -222,7 +238,7 @@ def _maps(folder: Path, part: str, level: Level, count: int) -> Any:
 
 
 def _facts(folder: Path, part: str, number: int) -> dict[str, Any]:
-    return json.loads((folder / f"{part}_facts_{number:05d}.json").read_text("utf-8"))
+    return read_json(folder / f"{part}_facts_{number:05d}.json")
 
 
 def _joined(lists: Sequence[list | None]) -> list | None:
@@ -232,16 +248,20 @@ def _joined(lists: Sequence[list | None]) -> list | None:
 def load(dataset: Mapping[str, Any], part: str) -> TokenArrays:
     """One part of the tokens that a config's section `dataset` names, as `data.load` divides images.
 
-    An image is held out here if it is held out there. Where the folder has no part `dataset.test_split`, "test" is
-    another 5 % of `dataset.split`.
+    An image is held out here if it is held out there. Where the folder has no part "test", that is another 5 % of
+    `dataset.split`. The folder DIR/tokens of a training has its part "validation" already.
     """
     folder, split, test_split = Path(_path(dataset)), dataset["split"], dataset["test_split"]
-    has_test = test_split in about(folder)["shards"]
-    if has_test and part == "test":
+    there = about(folder)["shards"]
+    has_test = test_split in there or test_split != "test"
+    if part == "test" and has_test:
         return read(folder, test_split)
+    of_training = "validation" in there and split == "train"
+    if part == "validation" and of_training:
+        return read(folder, part)
     arrays = read(folder, split)
     share = np.asarray(arrays.share)
-    held = share < HELD_OUT
+    held = (share < HELD_OUT) & (not of_training)
     test = (share < 2 * HELD_OUT) & ~held & (not has_test)
     rows = {"validation": held, "test": test, "train": ~(held | test)}[part]
     return arrays.take(rows.nonzero()[0])

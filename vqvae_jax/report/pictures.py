@@ -64,7 +64,7 @@ def _picture(path: Path, note: str) -> Picture | None:
     data = path.read_bytes()
     while len(data) > PICTURE:
         data, note = _halved(data), note or "shown smaller; the file is in the workdir"
-    if not data.startswith(PNG):
+    if not data.startswith(PNG) or len(data) < 24:
         return None
     width, height = struct.unpack(">II", data[16:24])
     return Picture(f"data:image/png;base64,{base64.b64encode(data).decode()}", width, height, note)

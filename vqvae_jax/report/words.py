@@ -1,6 +1,5 @@
 """What the page says in words and numbers."""
 
-import json
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any, NamedTuple
 
 from vqvae_jax import config as configs
 from vqvae_jax import parts
+from vqvae_jax.files import read_json
 from vqvae_jax.types import UserError
 
 LABELS = 60  # of the data, listed at most
@@ -115,7 +115,7 @@ def flat(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]
 
 def metrics_of(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        return read_json(path) if path.is_file() else {}
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); remove it and evaluate again") from error
 
