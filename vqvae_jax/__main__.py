@@ -5,13 +5,16 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from vqvae_jax.types import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line."""
+    """argparse whose errors are one line, and whose flags are written in full."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; {self.prog} --help shows all flags\n")
@@ -19,7 +22,7 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> Parser:
     """The commands and their flags."""
-    commands = Parser(prog="python -m vqvae_jax", description=__doc__, allow_abbrev=False)
+    commands = Parser(prog="python -m vqvae_jax", description=__doc__)
     under = commands.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
 
     one = under.add_parser("sample", help="new images", description="New images from a trained workdir.")
