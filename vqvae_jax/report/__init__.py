@@ -49,7 +49,7 @@ def write(workdir: Path) -> Path:
 def contents(workdir: Path) -> dict[str, Any]:
     """All that the page says, by the names that the template uses."""
     config, metrics = configs.load(workdir), metrics_of(workdir / METRICS)
-    entries = {stage: logs.read_metrics(workdir / stage / "metrics.jsonl") for stage in configs.stages(config)}
+    entries = {name: logs.read_metrics(workdir / name / "metrics.jsonl") for name in configs.stages(config)}
     return {
         "name": workdir.resolve().name,
         "about": about(config),
