@@ -21,6 +21,8 @@ import jax
 import numpy as np
 import PIL.Image
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from vqvae_jax import codec, data, parts, train
 from vqvae_jax import config as configs
 from vqvae_jax.data import folder

@@ -9,29 +9,11 @@ Numbers, test split: mse 0.0095, PSNR 20.8 dB, usage 100 %, prior nll 1.39 = 0.5
 Variants: none.
 """
 
-from ml_collections import ConfigDict
+from configs import mnist_pixelcnn
 
 
 def get_config(variant=None):
     """The config; there are no variants."""
-    return ConfigDict(
-        {
-            "dataset": {"name": "fashion_mnist", "image_size": 28},
-            "autoencoder": {
-                "name": "hierarchical",
-                "levels": 1,
-                "width": 16,
-                "quantizer": {"name": "vq", "codebook_size": 32, "code_dim": 16},
-            },
-            "loss_weights": {"reconstruction": 1.0, "codebook": 1.0, "commitment": 0.25},
-            "optimizer": {"learning_rate": 1e-3},
-            "train": {"batch_size": 32, "steps": 6000, "pictures_every": 2000, "evaluate_every": 1000},
-            "priors": {
-                "codes": {
-                    "name": "mnist_generator",
-                    "optimizer": {"learning_rate": 1e-3},
-                    "train": {"batch_size": 32, "steps": 2000, "evaluate_every": 1000, "pictures_every": 1000},
-                }
-            },
-        }
-    )
+    config = mnist_pixelcnn.get_config()
+    config.dataset.name = "fashion_mnist"
+    return config

@@ -95,21 +95,22 @@ def files(workdir):
     return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in found}
 
 
-def latest(workdir):
+def of_stages(workdir, read):
+    """What `read` says of each stage's checkpoints."""
     found = {}
     for stage in STAGES:
         with Checkpoints(workdir / stage / "checkpoints") as checkpoints:
-            found[stage] = checkpoints.latest()
+            found[stage] = read(checkpoints)
     return found
+
+
+def latest(workdir):
+    return of_stages(workdir, Checkpoints.latest)
 
 
 def models(workdir):
     """Every array of every stage's last model."""
-    found = {}
-    for stage in STAGES:
-        with Checkpoints(workdir / stage / "checkpoints") as checkpoints:
-            found[stage] = checkpoints.restore_model()
-    return found
+    return of_stages(workdir, Checkpoints.restore_model)
 
 
 def picture(path):

@@ -1,6 +1,6 @@
 """uint8 images to token maps and back with a trained autoencoder, in batches of one size, compiled once each."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -41,18 +41,13 @@ def in_batches(function: Callable[[Any], Any], *arrays: Any, size: int = BATCH) 
     """What a function of [B, …] makes of [N, …] arrays, as numpy; the last batch is padded, so that nothing is
     compiled twice. Whatever the function's result holds is put together again along the first axis.
     """
-    parts = [done for _, done in batched(function, arrays, size)]
-    return jax.tree.map(lambda *several: np.concatenate(several), *parts)
-
-
-def batched(function: Callable[[Any], Any], arrays: Sequence[Any], size: int) -> Iterator[tuple[int, Any]]:
-    """(first row, the function's result for the rows from there) of each batch."""
-    count = len(arrays[0])
-    for start in range(0, count, size):
+    parts = []
+    for start in range(0, len(arrays[0]), size):
         taken = [np.asarray(array[start : start + size]) for array in arrays]
         used = len(taken[0])
         whole = [np.pad(part, ((0, size - used), *[(0, 0)] * (part.ndim - 1))) for part in taken]
-        yield start, jax.tree.map(lambda x, used=used: np.asarray(x)[:used], function(*whole))
+        parts.append(jax.tree.map(lambda x, used=used: np.asarray(x)[:used], function(*whole)))
+    return jax.tree.map(lambda *several: np.concatenate(several), *parts)
 
 
 def batch_size(height: int, width: int) -> int:

@@ -1,7 +1,7 @@
 """What a trained workdir is worth, on the test split: metrics.json, reconstructions.png, code_counts.npz."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -115,13 +115,17 @@ def _prior(model: Trained, level: str, tokens: token_files.TokenArrays, seen: to
     }
 
 
-def lines(metrics: Mapping[str, Any], name: str = "") -> list[str]:
+def lines(metrics: Mapping[str, Any]) -> list[str]:
     """The metrics as text, a line each."""
-    out = []
-    for key, value in metrics.items():
-        here = f"{name}{key}"
+    return [
+        f"{name:45} {value:.4f}" if isinstance(value, float) else f"{name:45} {value}" for name, value in flat(metrics)
+    ]
+
+
+def flat(metrics: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """(name, value) of each, "autoencoder/usage/top" for one that lies within others."""
+    for name, value in metrics.items():
         if isinstance(value, Mapping):
-            out += lines(value, f"{here}/")
+            yield from flat(value, f"{path}{name}/")
         else:
-            out.append(f"{here:45} {value:.4f}" if isinstance(value, float) else f"{here:45} {value}")
-    return out
+            yield f"{path}{name}", value

@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from vqvae_jax import config as configs
-from vqvae_jax import logs
+from vqvae_jax import evaluate, logs
 from vqvae_jax.files import atomically
 from vqvae_jax.report.curves import codes, stage
 from vqvae_jax.report.libraries import imported
 from vqvae_jax.report.pictures import captions, picture
-from vqvae_jax.report.words import about, cards, commands, facts, flat, meaning, metrics_of, number, with_priors
+from vqvae_jax.report.words import about, cards, commands, facts, meaning, metrics_of, number, with_priors
 
 FILE = "report.html"
-METRICS = "metrics.json"
-COUNTS = "code_counts.npz"  # how often the test split uses each code: [K] by level
 
 
 def write(workdir: Path) -> Path:
@@ -48,7 +46,7 @@ def write(workdir: Path) -> Path:
 
 def contents(workdir: Path) -> dict[str, Any]:
     """All that the page says, by the names that the template uses."""
-    config, metrics = configs.load(workdir), metrics_of(workdir / METRICS)
+    config, metrics = configs.load(workdir), metrics_of(workdir / evaluate.FILE)
     entries = {name: logs.read_metrics(workdir / name / "metrics.jsonl") for name in configs.stages(config)}
     return {
         "name": workdir.resolve().name,
@@ -58,8 +56,8 @@ def contents(workdir: Path) -> dict[str, Any]:
         "captions": captions(metrics, entries.get("autoencoder", []), configs.levels(config)),
         "samples": picture(workdir, "samples", [*reversed(with_priors(config))]),
         "stages": [stage(name, entries[name], config) for name in entries],
-        "codes": list(codes(workdir / COUNTS, configs.levels(config))),
-        "metrics": [(name, number(value), meaning(name)) for name, value in flat(metrics)],
+        "codes": list(codes(workdir / evaluate.COUNTS, configs.levels(config))),
+        "metrics": [(name, number(value), meaning(name)) for name, value in evaluate.flat(metrics)],
         "config": config,
         "facts": facts(workdir),
         "commands": commands(config, workdir),

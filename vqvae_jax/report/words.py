@@ -105,15 +105,8 @@ def number(value: Any, form: str = ".6g", unit: str = "") -> str:
     return f"{value:{form}}{unit}" if isinstance(value, float) else f"{value}{unit}"
 
 
-def flat(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{path}{name}/")
-        else:
-            yield f"{path}{name}", value
-
-
 def metrics_of(path: Path) -> dict[str, Any]:
+    """What metrics.json says; {} before anything was evaluated."""
     try:
         return read_json(path) if path.is_file() else {}
     except ValueError as error:
