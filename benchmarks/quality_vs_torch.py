@@ -7,7 +7,7 @@
 FILE.npz holds train_image and test_image, uint8 [N, 28, 28, 1] for fashion, [N, 32, 32, 3] for cifar.
 
 PyTorch draws the weights and ours starts from them; batches, losses and Adam are the same. So both compute the same but
-for rounding (optax takes 1 - 0.999^t in float32: steps 7e-6 shorter), which cifar magnifies to percents in 100 steps.
+for rounding, which cifar magnifies to percents in 100 steps.
 From there on dead codes are drawn anew at random, not the same ones. Hence several seeds. On the whole test split:
 
     mse      of images in [0, 1]

@@ -4,6 +4,7 @@ The rule for all codebooks: the quantizer moves its codes first, then the optimi
 own way of moving codes gives them no gradient, so the optimizer adds nothing.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,8 +23,25 @@ def make_optimizer(section: Mapping[str, Any], steps: int) -> optax.GradientTran
         clip,
         optax.scale_by_adam(section["b1"], section["b2"], section["eps"]),
         decay or optax.identity(),
-        optax.scale_by_learning_rate(make_schedule(section, steps)),
+        optax.scale_by_learning_rate(_corrected(make_schedule(section, steps), section["b1"], section["b2"])),
     )
+
+
+def _corrected(schedule: optax.Schedule, b1: float, b2: float) -> optax.Schedule:
+    """The schedule with what optax's bias correction lacks: 1 - 0.999^t in float32 is off by up to 2e-5."""
+
+    def rate(count: Array) -> Array:
+        step = count + 1
+        first = (1 - b1**step) / _one_less_power(b1, step)
+        second = (1 - b2**step) / _one_less_power(b2, step)
+        return schedule(count) * first / jnp.sqrt(second)
+
+    return rate
+
+
+def _one_less_power(base: float, exponent: Array) -> Array:
+    """1 - base^exponent, right to the last digits also where base is almost 1."""
+    return -jnp.expm1(exponent * (math.log(base) if base else -math.inf))
 
 
 def make_schedule(section: Mapping[str, Any], steps: int) -> optax.Schedule:
