@@ -1,0 +1,91 @@
+"""Which of the dictionaries in a training's file holds the weights."""
+
+from typing import Any
+
+from vqvae_jax.interop.pickles import Tensor
+from vqvae_jax.interop.reading import plain
+from vqvae_jax.types import UserError, unknown
+
+WRAPPERS = ("module.", "_orig_mod.")  # of DataParallel, of torch.compile
+DEEPEST = 10  # dictionaries in dictionaries
+MOST = 1000  # dictionaries in a file
+LONGEST = 200  # characters of the name of a dictionary
+
+Tensors = dict[str, Tensor]
+
+
+def state_dict(value: Any, key: str | None, path: object) -> Tensors:
+    """The tensors of the one dictionary that has them, or of the one at `key` ("ema", "state.model") or below it.
+
+    Lists, optimizer states (their keys are numbers) and dictionaries of mere scalars are passed over. Of a dictionary
+    and one inside of it, the one with more tensors is meant.
+
+    Raises:
+        UserError: there is none, there are several, or none at `key`.
+    """
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds no dictionary of tensors; save model.state_dict()")
+    found = _dictionaries(value, path)
+    chosen = _at(found, key, path) if key else _likely(found)
+    if not chosen:
+        raise UserError(f"{path} holds no tensors; save model.state_dict()")
+    if len(chosen) > 1:
+        raise UserError(f"{path} holds several state dicts; choose one by --key=NAME: {_listed(chosen)}")
+    return unwrapped(next(iter(chosen.values())))
+
+
+def unwrapped(tensors: dict[str, Any]) -> dict[str, Any]:
+    """Without the prefixes of wrappers, where all names share them."""
+    for prefix in WRAPPERS:
+        if tensors and all(name.startswith(prefix) and name != prefix for name in tensors):
+            return unwrapped({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
+    return tensors
+
+
+def _dictionaries(value: dict, file: object) -> dict[str, Tensors]:
+    """Path → tensors, of all dictionaries that have some, each once; the outermost path is ""."""
+    found: dict[str, Tensors] = {}
+    seen: set[int] = set()
+    waiting = [("", value, 0)]
+    for path, here, depth in waiting:  # grows while it is walked
+        if id(here) in seen or depth > DEEPEST:
+            continue
+        seen.add(id(here))
+        named = {name: one for name, one in here.items() if isinstance(name, str)}
+        if tensors := {name: one for name, one in named.items() if isinstance(one, Tensor)}:
+            found[path] = tensors
+        inside = ((name, one) for name, one in named.items() if isinstance(one, dict) and len(name) < LONGEST)
+        waiting += [(f"{path}.{name}" if path else name, one, depth + 1) for name, one in inside]
+        if len(waiting) > MOST:
+            raise UserError(f"{file} holds more than {MOST} dictionaries; save model.state_dict() alone")
+    return found
+
+
+def _at(found: dict[str, Tensors], key: str, path: object) -> dict[str, Tensors]:
+    if key in found:
+        return {key: found[key]}
+    below = {name: tensors for name, tensors in found.items() if name.startswith(f"{key}.")}
+    if not below:
+        raise UserError(unknown(f"--key: {path} has no state dict", key, map(plain, filter(None, found))))
+    return _likely(below)
+
+
+def _likely(found: dict[str, Tensors]) -> dict[str, Tensors]:
+    weights = {path: tensors for path, tensors in found.items() if any(one.shape for one in tensors.values())} or found
+    return {path: tensors for path, tensors in weights.items() if not _outdone(path, weights)}
+
+
+def _outdone(path: str, weights: dict[str, Tensors]) -> bool:
+    """Whether a dictionary around this one has more tensors, or one inside of it no fewer."""
+    here = len(weights[path])
+    around = any(len(one) > here for other, one in weights.items() if other != path and _inside(path, other))
+    return around or any(len(one) >= here for other, one in weights.items() if other != path and _inside(other, path))
+
+
+def _inside(path: str, other: str) -> bool:
+    return not other or path.startswith(f"{other}.")
+
+
+def _listed(found: dict[str, Tensors]) -> str:
+    shown = [f"{plain(path)} ({len(tensors)} tensors)" for path, tensors in found.items()]
+    return ", ".join(shown[:20] + ["…"] * (len(shown) > 20))
