@@ -13,12 +13,24 @@ PACKAGE = ROOT / "vqvae_jax"
 
 # A room imports from rooms of lower storeys, and of its own storey without going round in circles.
 STOREYS = (
-    ("networks", "types", "devices", "files"),
+    ("networks", "types", "devices", "files", "flags"),
     ("autoencoders", "priors", "quantizers"),
     ("checkpoint", "logs", "data"),
     ("parts",),
     ("codec",),
-    ("config", "interop", "report", "sample", "evaluate", "train", "tasks", "trained", "encode", "reconstruct"),
+    (
+        "compare",
+        "config",
+        "interop",
+        "report",
+        "sample",
+        "evaluate",
+        "train",
+        "tasks",
+        "trained",
+        "encode",
+        "reconstruct",
+    ),
     ("recipe",),
     ("__main__", "__init__"),
 )
@@ -40,6 +52,8 @@ CORE = (
     "encode",
     "reconstruct",
     "report",
+    "interop",
+    "compare",
     "recipe",
 )
 ABSENT = ("tensorflow", "tensorflow_datasets", "grain", "array_record", "ml_collections", "tensorboardX", "PIL")

@@ -152,17 +152,17 @@ LOSSES = {"commitment/top": 2.0, "commitment/bottom": 3.0, "codebook/top": 5.0, 
 
 def test_beta_multiplies_the_commitment_and_nothing_else():
     task = weighed(commitment=0.25, codebook=1.0, reconstruction=1.0)
-    assert float(task._total(LOSSES)) == 0.25 * (2 + 3) + 5 + 7
+    assert float(task.total(LOSSES)) == 0.25 * (2 + 3) + 5 + 7
 
 
 def test_a_full_name_overrides():
     task = weighed(commitment=0.25, codebook=1.0, reconstruction=10.0, **{"commitment/top": 4.0})
-    assert float(task._total(LOSSES)) == 4 * 2 + 0.25 * 3 + 5 + 70
+    assert float(task.total(LOSSES)) == 4 * 2 + 0.25 * 3 + 5 + 70
 
 
 def test_a_term_needs_a_weight():
     with pytest.raises(UserError, match=r"'codebook/top' has no weight; add --config.loss_weights.codebook=1"):
-        weighed(commitment=1.0, reconstruction=1.0)._total(LOSSES)
+        weighed(commitment=1.0, reconstruction=1.0).total(LOSSES)
     with pytest.raises(UserError, match=r"'codebook/top' has no weight"):
         weighed(commitment=1.0, reconstruction=1.0).check(LOSSES)
 

@@ -1,23 +1,23 @@
 """Use what was trained: python -m vqvae_jax COMMAND --workdir=DIR …"""
 
 import argparse
-import contextlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
 
+from vqvae_jax.compare.commands import add_compare
+from vqvae_jax.flags import (
+    DATASET,
+    Parser,
+    add_images,
+    add_workdir,
+    flags_in_place_of,
+    images_of,
+    positive,
+    seed,
+    step,
+)
+from vqvae_jax.interop.commands import add_export, add_import
 from vqvae_jax.types import UserError
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line, and whose flags are written in full."""
-
-    def __init__(self, **options: Any):
-        super().__init__(**options, allow_abbrev=False)
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; {self.prog} --help shows all flags\n")
 
 
 def parser() -> Parser:
@@ -86,37 +86,11 @@ def parser() -> Parser:
         description="Metrics on the test split: printed, and written to DIR/metrics.json with DIR/reconstructions.png.",
     )
     add_workdir(one, evaluate)
-    one.add_argument("--split", help="another split than the config's dataset.test_split")
+    add_images(one)
+    add_import(under)
+    add_export(under)
+    add_compare(under)
     return commands
-
-
-def add_workdir(one: argparse.ArgumentParser, command) -> None:
-    """The flag of every command, and what it calls."""
-    one.add_argument("--workdir", type=Path, required=True, help="where the run lives")
-    one.set_defaults(command=command)
-
-
-def positive(text: str) -> int:
-    """A whole number above 0."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"wants a whole number above 0, got {text!r}")
-    return int(text)
-
-
-def seed(text: str) -> int:
-    """A whole number of 32 bits: JAX would cut off the rest."""
-    if not text.removeprefix("-").isdecimal() or not -(2**31) <= int(text) < 2**31:
-        raise argparse.ArgumentTypeError(f"wants a whole number between {-(2**31)} and {2**31 - 1}, got {text!r}")
-    return int(text)
-
-
-def step(text: str) -> int | str | None:
-    """What `Checkpoints` take for a step."""
-    if text in ("best", "latest"):
-        return {"best": "best", "latest": None}[text]
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"wants a number, best or latest, got {text!r}")
-    return int(text)
 
 
 def sample(given: argparse.Namespace) -> None:
@@ -157,7 +131,7 @@ def encode(given: argparse.Namespace) -> None:
         asked["test_split"] = ""
     asked = {name: value for name, value in asked.items() if value is not None}
     flags = {folder.TYPE: "--images=FOLDER"} if given.images else {}
-    with flags_in_place_of({**flags, "config.dataset.name": "--dataset", "--config.dataset.": "--"}):
+    with flags_in_place_of({**flags, **DATASET}):
         counts = coding.encode(given.workdir, given.output, asked)
     print(f"{given.output}: {', '.join(f'{count} of {split}' for split, count in counts.items())}")
 
@@ -181,18 +155,6 @@ def reconstruct(given: argparse.Namespace) -> None:
     print(f"{'mean':45} {sum(quality.values()) / len(quality):.2f} dB; look at {given.output / showing.STRIPS}")
 
 
-@contextlib.contextmanager
-def flags_in_place_of(flags: dict[str, str]) -> Iterator[None]:
-    """Errors name what is typed here, not the fields of a config."""
-    try:
-        yield
-    except UserError as error:
-        text = str(error)
-        for field, flag in flags.items():
-            text = text.replace(field, flag)
-        raise UserError(text) from error
-
-
 def report(given: argparse.Namespace) -> None:
     """The page of a run."""
     from vqvae_jax import report as reporting
@@ -204,17 +166,18 @@ def evaluate(given: argparse.Namespace) -> None:
     """Measure, print, write metrics.json."""
     from vqvae_jax import evaluate as measuring
 
-    print("\n".join(measuring.lines(measuring.evaluate(given.workdir, given.split))))
+    with flags_in_place_of(DATASET):
+        print("\n".join(measuring.lines(measuring.evaluate(given.workdir, images_of(given)))))
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; the exit code is 0, or 2 where the user has something to put right."""
+    """Run one command; the exit code is 0, 1 where a comparison fails, 2 where the user has something to put right."""
     given = parser().parse_args(argv)
     from vqvae_jax.devices import use_compilation_cache
 
     try:
         use_compilation_cache()
-        given.command(given)
+        return given.command(given) or 0
     except UserError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
@@ -224,7 +187,6 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:  # a place that cannot be written, a disk that is full
         print(f"error: {error}; choose another place, or make room", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ class Checkpoints:
         Args:
           step: number of training steps made.
           model: pytree that sampling needs.
-          train: pytree of the whole train state.
+          train: pytree of the whole train state; {} where there is none, as for imported weights.
           config: plain data that JSON can hold.
           loss: on held-out data, lower is better. None, NaN and infinity are never best.
 
@@ -67,9 +67,10 @@ class Checkpoints:
                 return
             loss = None if loss is None or not math.isfinite(loss) else float(loss)
             notes = {"config": config, "loss": loss, "model_crc32": checksum(model), "model_empty": _empty(model)}
+            items = {"model": _without_empty(model), "train": _without_empty(train)}
             orbax.save_checkpointables_async(
                 step,
-                {"model": _without_empty(model), "train": _without_empty(train)},
+                {name: item for name, item in items.items() if jax.tree.leaves(item)},
                 force=True,
                 metrics=None if loss is None else {"loss": loss},
                 custom_metadata=notes,
@@ -195,7 +196,10 @@ class Checkpoints:
             return self._open().checkpointables_metadata(step)
 
     def _restore(self, item: str, metadata: Any, abstract: Any) -> Any:
-        saved, name = metadata.metadata[item], f"{self.directory}/{metadata.step}"
+        name = f"{self.directory}/{metadata.step}"
+        if item not in metadata.metadata:
+            raise UserError(f"{name} has no item {item!r}: these weights were imported, a training did not save them")
+        saved = metadata.metadata[item]
         if abstract is None:
             wanted = _on_host(saved, metadata.custom_metadata["model_empty"])
         else:

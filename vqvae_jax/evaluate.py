@@ -24,42 +24,61 @@ BATCH = 64  # images
 SHOWN = 16  # images in the strip
 
 
-def evaluate(workdir: Path, split: str | None = None) -> dict[str, Any]:
-    """Metrics of every trained stage over a split, the config's test split unless another is said.
+def evaluate(workdir: Path, images: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Metrics of every trained stage over a split, the config's test split unless others are said.
 
-    Writes metrics.json, reconstructions.png and code_counts.npz, with _SPLIT in their names for another split.
+    Writes metrics.json, reconstructions.png and code_counts.npz, with _NAME_SPLIT in their names for other images.
 
     mse in the units of `dataset.range`; PSNR and SSIM on clipped images rounded to uint8, mean over images (see
     `networks.measure`); usage and perplexity over the whole split; nll in nats a token, `position_entropy` beside it,
     and bits a pixel: nats of all tokens / ln 2 / pixels.
 
+    Args:
+        workdir: of a training, or of an import.
+        images: changes to the config's section `dataset`: name, path, test_split.
+
     Raises:
         UserError: nothing is trained here, or the data are not to be had.
     """
-    return measure(Trained(workdir), split)
+    return measure(Trained(workdir), images)
 
 
-def measure(model: Trained, split: str | None = None) -> dict[str, Any]:
+def measure(model: Trained, images: Mapping[str, str] | None = None) -> dict[str, Any]:
     """As `evaluate`, of what is loaded already."""
-    asked = model.config["dataset"] | ({"test_split": split} if split else {})
-    suffix = f"_{split}" if split and asked != model.config["dataset"] else ""
+    asked = {**model.config["dataset"], **(images or {})}
+    other = [asked[name] for name in ("name", "test_split") if asked[name] != model.config["dataset"][name]]
+    suffix = "".join(f"_{one}" for one in other)
     metrics: dict[str, Any] = {"split": asked["test_split"]}
     if model.has_autoencoder:
-        images = data.load(asked, "test")
-        _check_same(model, parts.facts_of(images), ("image_size", "channels", "label_names"))
-        tokens = _autoencoder(model, images, metrics, suffix)
+        arrays = load_images(model, asked)
+        tokens = _autoencoder(model, arrays, metrics, suffix)
     else:
         _check_same(model, parts.facts_of_tokens(model.config), ("label_names", "levels", "autoencoder"))
         tokens = token_files.load(asked, "test")
         metrics["images"] = len(tokens)
     if model.priors:
-        seen = token_files.read(model.workdir / "tokens", "train") if model.has_autoencoder else None
-        seen = seen or token_files.load(model.config["dataset"], "train")
-        metrics["priors"] = {level: _prior(model, level, tokens, seen) for level in model.priors}
+        seen = training_tokens(model)
+        metrics["priors"] = {level: prior_metrics(model, level, tokens, seen) for level in model.priors}
         if len(model.priors) == len(configs.levels(model.config)):
             metrics["bits_per_pixel"] = sum(prior["bits_per_pixel"] for prior in metrics["priors"].values())
     write_json(model.workdir / f"metrics{suffix}.json", metrics)
     return metrics
+
+
+def load_images(model: Trained, asked: Mapping[str, Any]) -> data.Arrays:
+    """The test images of a section `dataset`, of the kind that the model was trained on."""
+    arrays = data.load(asked, "test")
+    told = any(getattr(prior, "label_condition", False) for prior, _ in model.priors.values())
+    _check_same(model, parts.facts_of(arrays), ("image_size", "channels", *(["label_names"] if told else [])))
+    return arrays
+
+
+def training_tokens(model: Trained) -> token_files.TokenArrays | None:
+    """What the priors were trained on; None where they were imported."""
+    if not model.has_autoencoder:
+        return token_files.load(model.config["dataset"], "train")
+    folder = model.workdir / "tokens"
+    return token_files.read(folder, "train") if folder.is_dir() else None
 
 
 def _check_same(model: Trained, facts: Mapping[str, Any], names: tuple[str, ...]) -> None:
@@ -97,22 +116,21 @@ def sums_over(task: Any, model: Model, split: Any) -> dict[str, np.ndarray]:
     return jax.device_get(sums)
 
 
-def _prior(model: Trained, level: str, tokens: token_files.TokenArrays, seen: token_files.TokenArrays) -> dict:
-    """nll of one level's test tokens, and what it is to be compared with."""
+def prior_metrics(
+    model: Trained, level: str, tokens: token_files.TokenArrays, seen: token_files.TokenArrays | None
+) -> dict[str, float]:
+    """nll of one level's test tokens, and what it is to be compared with, where the training's tokens are `seen`."""
     prior, weights = model.priors[level]
     number = configs.levels(model.config).index(level)
     task = PriorTask(prior, number, None)
     nll = task.summary(sums_over(task, weights, data.ArrayData(tokens, BATCH, 0)))["nll"]
     maps = tokens.maps[number]
-    yardstick = token_files.position_entropy(maps, seen.maps[number], prior.vocab_size)
+    found = {"nll": nll, "entropy": token_files.entropy(maps, prior.vocab_size)}
+    if seen is not None:
+        yardstick = token_files.position_entropy(maps, seen.maps[number], prior.vocab_size)
+        found |= {"position_entropy": yardstick, "nll_over_position_entropy": nll / yardstick}
     pixels = model.facts["image_size"] ** 2
-    return {
-        "nll": nll,
-        "entropy": token_files.entropy(maps, prior.vocab_size),
-        "position_entropy": yardstick,
-        "nll_over_position_entropy": nll / yardstick,
-        "bits_per_pixel": nll * math.prod(maps.shape[1:]) / math.log(2) / pixels,
-    }
+    return found | {"bits_per_pixel": nll * math.prod(maps.shape[1:]) / math.log(2) / pixels}
 
 
 def lines(metrics: Mapping[str, Any]) -> list[str]:

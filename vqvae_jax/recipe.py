@@ -76,6 +76,7 @@ class Recipe:
         for level in self.config["priors"]:
             parts.abstract_prior(parts.build_prior(self.config, self.facts, level))
         for name in configs.stages(self.config):
+            self._check_not_imported(name)
             train.make_mesh(self._section(name)["train"]["batch_size"])
             self._check_init_from(name)
         sample.pick_of(self.config["sample"])
@@ -96,7 +97,9 @@ class Recipe:
         if step is not None and step >= steps:
             say(f"{name}: finished, {step} steps")
             return False
-        say(f"{name}: {f'goes on at step {step}' if step else 'starts'}, {steps} steps in {self.workdir / name}")
+        origin = self._section(name)["train"]["init_from"]
+        begins = f"starts from the weights of {origin}, with a fresh optimizer" if origin else "starts"
+        say(f"{name}: {f'goes on at step {step}' if step else begins}, {steps} steps in {self.workdir / name}")
         if jax.process_index() == 0:
             for stale in (evaluate.FILE, "samples.png", report.FILE):
                 (self.workdir / stale).unlink(missing_ok=True)
@@ -252,6 +255,12 @@ class Recipe:
                 "the priors learn the codes of the autoencoder, whose training is not finished; "
                 f"first: --stage=autoencoder --workdir={self.workdir}"
             )
+
+    def _check_not_imported(self, name: str) -> None:
+        """Imported weights are of step 0, and no training may write over them."""
+        if self._latest(name) == 0:
+            field = f"--config.{'' if name == 'autoencoder' else f'priors.{name}.'}train.init_from={self.workdir}"
+            raise UserError(f"{self.workdir / name} holds imported weights; to train on: --workdir=NEW {field}")
 
     def _check_init_from(self, name: str) -> None:
         folder = self._section(name)["train"]["init_from"]

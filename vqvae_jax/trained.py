@@ -117,7 +117,7 @@ class Trained:
         return self.decode(self.sample_tokens(count, seed, label, **pick))
 
     def sample_tokens(self, count: int, seed: int = 0, label: str | int | None = None, **pick: Any) -> Maps:
-        """As `sample`, but the token maps, int32 [count, h, w] a level."""
+        """As `sample`, but token maps, int32 [count, h, w] each, of the levels that the config has priors for."""
         if count < 1 or set(pick) - set(Pick._fields):
             asked = ", ".join(pick) or "nothing else"
             raise UserError(f"count is at least 1, and {', '.join(Pick._fields)} may be said; got {count}, {asked}")
@@ -142,7 +142,7 @@ class Trained:
     def _check_priors(self) -> None:
         if not self.config["priors"]:
             raise UserError(f"{self.workdir} was trained without priors, so it cannot sample; evaluate it instead")
-        for level in configs.levels(self.config):
+        for level in configs.levels(self.config)[: len(self.config["priors"])]:  # the upper levels alone will do
             if level not in self.priors:
                 train = f"python launch.py --config={self.workdir / configs.FILE} --workdir={self.workdir}"
                 raise UserError(f"the prior {level!r} of {self.workdir} was not trained yet; this goes on: {train}")

@@ -10,6 +10,7 @@ from vqvae_jax.files import read_json, write_json
 from vqvae_jax.types import UserError
 
 FILE = "config.json"
+LAYERS = "stack"  # in place of all sections: bare layers, imported
 # What may change when a run goes on, in each `train` section; all of `sample` may.
 CADENCES = {"steps", "epochs", "log_every", "evaluate_every", "checkpoint_every", "pictures_every", "keep"}
 
@@ -30,9 +31,13 @@ def load(workdir: str | Path) -> dict[str, Any]:
         train = f"python launch.py --config=configs/X.py --workdir={workdir}"
         raise UserError(f"{workdir} is not a workdir: no {FILE}; train first: {train}")
     try:
-        return complete(plain(read_json(path)))
+        written = plain(read_json(path))
+        config = {} if LAYERS in written else complete(written)
     except ValueError as error:  # UserError is one
         raise UserError(f"{path} is damaged ({error}); restore it, or use another --workdir") from error
+    if not config:
+        raise UserError(f"{workdir} holds layers without embedding and logits; it can be compared and exported only")
+    return config
 
 
 def agree(config: Mapping[str, Any], workdir: str | Path) -> None:

@@ -24,7 +24,7 @@ def read_npz(path: str | Path, key: str | None = None) -> dict[str, np.ndarray]:
 
     Args:
         path: of the file.
-        key: another prefix, such as "trained" for `trained/NAME`.
+        key: another prefix, such as "trained" for `trained/NAME`; "" reads all arrays by their whole names.
 
     Raises:
         UserError: it is damaged, has no arrays with the prefix, or some that are no numbers.
@@ -52,7 +52,7 @@ def write_npz(stream: IO[bytes], tensors: Mapping[str, np.ndarray]) -> None:
 
 
 def _chosen(members: dict[str, zipfile.ZipInfo], key: str | None, path: str | Path) -> dict[str, zipfile.ZipInfo]:
-    start = f"{key or PREFIX}/"
+    start = f"{PREFIX if key is None else key}/".removeprefix("/")
     chosen = {name.removeprefix(start): info for name, info in members.items() if name.startswith(start)}
     if not chosen and key:
         prefixes = sorted({plain(name.split("/")[0]) for name in members if "/" in name})

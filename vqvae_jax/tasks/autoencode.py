@@ -62,6 +62,10 @@ class AutoencodeTask:
         """One step on uint8 images: to be jitted, with `state` donated."""
         shift, revive = jax.random.split(jax.random.fold_in(state.key, state.step))
         images = normalise(augment(batch["image"], shift, self.flip, self.crop), self.range)
+        return self.learn(state, images, revive)
+
+    def learn(self, state: TrainState, images: Array, revive: Array) -> tuple[TrainState, dict[str, Array]]:
+        """One step on images as the model sees them; `revive` is the key of dead codes' new values."""
 
         def loss(moving):
             codebooks = {
@@ -69,7 +73,7 @@ class AutoencodeTask:
                 for name, (codes, others) in moving["codes"].items()
             }
             out = self.autoencoder.apply({"params": moving["network"]}, images, codebooks, key=revive, train=True)
-            return self._total(out.losses), out
+            return self.total(out.losses), out
 
         moving = trainable(state.params, state.codebooks)
         (total, out), grads = jax.value_and_grad(loss, has_aux=True)(moving)
@@ -122,7 +126,8 @@ class AutoencodeTask:
         grids = {name: logs.grid(x, 8, large) for name, x in (("original", originals), ("reconstruction", rows[-1]))}
         return grids if len(rows) == 1 else {**grids, "levels": logs.strip([originals, *rows], scale=large)}
 
-    def _total(self, losses: Mapping[str, Array]) -> Array:
+    def total(self, losses: Mapping[str, Array]) -> Array:
+        """The weighted sum of the loss terms."""
         return jnp.sum(jnp.stack([self._weight(term) * value for term, value in losses.items()]))
 
     def _weight(self, term: str) -> float:

@@ -1,0 +1,172 @@
+"""The recordings of PyTorch by the command line: imported, compared, exported. Float32 sums differ in their order.
+
+The recordings in tests/reference come from https://github.com/unixpickle/vq-vae-2 and, for the paper's VQ-VAE-2, from
+https://github.com/rosinality/vq-vae-2-pytorch. Three whole priors are too large to lie there: pytest --reference=DIR.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vqvae_jax.__main__ import main
+from vqvae_jax.compare import rows
+from vqvae_jax.networks import conv
+
+RECORDINGS = Path(__file__).parents[1] / "reference"
+HERE = (
+    "mnist_vae",
+    "hierarchical_vae",
+    "rosinality_vqvae2",
+    "pixel_conv_a",
+    "pixel_cnn_vector_condition",
+    "pixel_cnn_spatial_condition",
+)
+LARGE = ("mnist_generator", "top_prior", "bottom_prior")
+HEADS = {"pixel_cnn_spatial_condition": "4"}  # else 2, as weights do not show
+BEHIND = ("grad", "train", "trained")  # sections
+REACHED = 2e-5  # outputs, gradients and losses come this near; the command allows more
+
+
+def recording(name, pytestconfig):
+    folder = RECORDINGS if name in HERE else pytestconfig.getoption("--reference")
+    if folder is None:
+        pytest.skip(f"{name}.npz is too large for this repository; pytest --reference=DIR says where it lies")
+    return folder / f"{name}.npz"
+
+
+def bring(path, workdir):
+    """The file as a workdir."""
+    heads = HEADS.get(path.stem, "2")
+    assert main(["import", f"--checkpoint={path}", f"--workdir={workdir}", f"--heads={heads}"]) == 0
+
+
+def changed(path, to, arrays=None, without=()):
+    """A copy of a recording with some arrays replaced, by name, and some sections left out."""
+    with np.load(path) as file:
+        kept = {name: array for name, array in file.items() if name.split("/")[0] not in without}
+    np.savez(to, **{**kept, **(arrays or {})})
+    return to
+
+
+@pytest.mark.parametrize("name", HERE + LARGE)
+def test_imported_compared_and_exported(name, tmp_path, pytestconfig):
+    path, workdir, report = recording(name, pytestconfig), tmp_path / "run", tmp_path / "report.json"
+    bring(path, workdir)
+    assert main(["compare", f"--workdir={workdir}", f"--reference={path}", f"--report={report}"]) == 0
+    found = json.loads(report.read_text())["rows"]
+    check_all_is_compared(path, {row["tensor"]: row["note"] for row in found})
+    for row in found:
+        assert row["relative"] <= (1e-3 if row["tensor"].startswith("trained/") else REACHED), row
+    assert main(["export", f"--workdir={workdir}", f"--output={tmp_path / 'back.npz'}"]) == 0
+    check_same_bits(path, tmp_path / "back.npz")
+
+
+def check_all_is_compared(path, compared):
+    """No output, gradient or trained weight of the recording is passed over."""
+    with np.load(path) as file:
+        names = {name for name in file if name.split("/")[0] in ("output", "grad", "trained")}
+    names |= {"train/losses"} if any(name.startswith("trained/") for name in names) else set()
+    if "a tie" in compared.get("train/losses", ""):  # on the way: the weights went another way too
+        names = {name for name in names if not name.startswith("trained/")}
+    assert names <= set(compared)
+
+
+def check_same_bits(path, exported):
+    with np.load(path) as there, np.load(exported) as here:
+        wanted = {name for name in there if name.startswith("param/")}
+        assert wanted == set(here.files)
+        for name in wanted:
+            assert there[name].dtype == here[name].dtype and np.array_equal(there[name], here[name]), name
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_convolutions_as_elsewhere(name, tmp_path):
+    """Outputs and gradients with the convolutions that run where there is no CPU."""
+    path = changed(RECORDINGS / f"{name}.npz", tmp_path / f"{name}.npz", without=("train", "trained"))
+    bring(path, tmp_path / "run")
+    with conv.plain():
+        assert main(["compare", f"--workdir={tmp_path / 'run'}", f"--reference={path}"]) == 0
+
+
+def test_what_differs_fails_and_is_named(tmp_path, capsys):
+    path, workdir = RECORDINGS / "mnist_vae.npz", tmp_path / "run"
+    bring(path, workdir)
+    with np.load(path) as file:
+        images, total = file["output/reconstructions/0"].copy(), file["output/indices/0"]
+    images[0, 0, 3, 3] += 2e-4 * np.abs(images).max()
+    other = changed(path, tmp_path / "a.npz", {"output/reconstructions/0": images}, BEHIND)
+    assert main(["compare", f"--workdir={workdir}", f"--reference={other}"]) == 1
+    failed = [line for line in capsys.readouterr().out.splitlines() if "FAIL" in line]
+    assert len(failed) == 1 and failed[0].startswith("output/reconstructions/0")
+    far = (total + 7) % 32  # other codes, no ties
+    other = changed(path, tmp_path / "b.npz", {"output/indices/0": far}, BEHIND)
+    assert main(["compare", f"--workdir={workdir}", f"--reference={other}"]) == 1
+    assert "392 of 392 differ" in capsys.readouterr().out
+
+
+def test_a_weight_that_was_trained_since_is_named(tmp_path, capsys):
+    path = RECORDINGS / "pixel_conv_a.npz"
+    bring(path, tmp_path / "run")
+    with np.load(path) as file:
+        bias = file["param/vertical_conv.bias"] + np.float32(1e-3)
+    other = changed(path, tmp_path / "a.npz", {"param/vertical_conv.bias": bias})
+    assert main(["compare", f"--workdir={tmp_path / 'run'}", f"--reference={other}"]) == 1
+    assert "was the model trained since" in capsys.readouterr().out
+
+
+def test_behind_a_tie_the_recorded_codes_are_taken(tmp_path, monkeypatch, capsys):
+    """Two codes of the same place: the recording chose the second, ours the first; all else still agrees."""
+    path = RECORDINGS / "mnist_vae.npz"
+    with np.load(path) as file:
+        codes, indices = file["param/encoder_0.vq.dictionary"].copy(), file["output/indices/0"]
+        used = int(np.bincount(indices.ravel()).argmax())
+        twin = next(i for i in range(32) if i not in indices)
+    codes[twin] = codes[used]
+    chosen = np.where(indices == used, max(used, twin), indices)
+    arrays = {"param/encoder_0.vq.dictionary": codes, "output/indices/0": chosen}
+    other = changed(path, tmp_path / "a.npz", arrays, BEHIND)
+    bring(other, tmp_path / "run")
+    assert main(["compare", f"--workdir={tmp_path / 'run'}", f"--reference={other}"]) == 0
+    assert used < twin and " 0 of 392" not in capsys.readouterr().out
+
+
+class TestRows:
+    """What passes and what does not, by numbers small enough to see."""
+
+    def test_near_is_relative_to_the_largest(self):
+        recorded = np.array([0.0, -4.0])
+        assert rows.near("a", recorded + [3.9e-4, 0], recorded, 1e-4).passed
+        row = rows.near("a", recorded + [4.1e-4, 0], recorded, 1e-4)
+        assert not row.passed and row.largest == pytest.approx(4.1e-4) and row.mean == pytest.approx(2.05e-4)
+
+    def test_trained_is_relative_to_the_way(self):
+        before, recorded = np.zeros(2), np.array([3.0, 4.0])  # a way of 5
+        assert rows.trained("a", recorded + [0.24, 0], recorded, before).passed
+        assert not rows.trained("a", recorded + [0.26, 0], recorded, before).passed
+        assert rows.trained("a", before, before, before).passed
+        assert not rows.trained("a", before + 1e-3, before, before).passed
+
+    def test_losses_are_relative_to_themselves(self):
+        assert rows.stepwise("a", [100.0, 1.0009], np.array([100.0, 1.0])).passed
+        assert not rows.stepwise("a", [100.0, 1.0011], np.array([100.0, 1.0])).passed
+
+    def test_codes_may_differ_at_ties_alone(self):
+        codes, z_e = np.array([[0.0], [2.0], [5.0]]), np.array([[[[1.00001]]]])  # [1, 1, 1, 1]
+        recorded = np.array([[[0]]])
+        assert rows.indices("a", np.array([[[1]]]), recorded, z_e, codes).passed
+        assert not rows.indices("a", np.array([[[2]]]), recorded, z_e, codes).passed
+        assert not rows.indices("a", np.array([[[1]]]), recorded, z_e + 0.1, codes).passed
+        assert not rows.indices("a", np.array([[[1]]]), np.array([[[7]]]), z_e, codes).passed
+
+    def test_numbers_that_are_none_fail(self):
+        assert not rows.near("a", [np.nan], np.ones(1), 1e-4).passed
+        assert not rows.near("a", [[1.0]], np.ones(1), 1e-4).passed  # another shape
+
+    def test_the_table_shows_all_that_fails(self):
+        many = [rows.near(f"grad/{i}", [1.0], np.ones(1), 1e-3) for i in range(9)]
+        many.append(rows.near("grad/wrong", [2.0], np.ones(1), 1e-3))
+        lines = list(rows.table(many))
+        assert any("grad/wrong" in line and "FAIL" in line for line in lines)
+        assert "7 more pass" in lines[-2] and lines[-1] == "10 compared, 1 failed"

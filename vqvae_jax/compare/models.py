@@ -1,0 +1,82 @@
+"""Two workdirs on one test split: metrics beside each other, and a strip original | this one | the other."""
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vqvae_jax import data, evaluate, logs
+from vqvae_jax.data.tokens import TokenArrays
+from vqvae_jax.tasks.autoencode import AutoencodeTask
+from vqvae_jax.trained import Trained
+from vqvae_jax.types import UserError
+
+SHOWN = 16  # images in the strip
+STRIP = "comparison.png"
+
+
+def compare(
+    workdir: Path, against: Path, output: Path | None, images: Mapping[str, str], step: int | str | None = "best"
+) -> dict[str, Any]:
+    """Metrics of both, by workdir, as `evaluate` has them; but mse of images in [0, 1], whatever their ranges.
+
+    Args:
+        workdir: whose data are taken.
+        against: the other one.
+        output: of the strip, .png; None: comparison.png in the workdir.
+        images: changes to the section `dataset` of the workdir's config.
+        step: of the priors' checkpoints.
+
+    Raises:
+        UserError: they cannot see the same images.
+    """
+    models = [Trained(one, step) for one in (workdir, against)]
+    check(models)
+    asked = {**models[0].config["dataset"], **images}
+    arrays = evaluate.load_images(models[0], asked)
+    found = {"split": asked["test_split"], "images": len(arrays)}
+    found |= {str(model.workdir): metrics(model, arrays) for model in models}
+    shown = arrays.image[np.linspace(0, len(arrays) - 1, min(SHOWN, len(arrays))).astype(int)]
+    strip = [shown, *(model.reconstruct(shown)[-1] for model in models)]
+    logs.save_png(output or workdir / STRIP, logs.strip(strip, scale=max(1, 64 // shown.shape[1])))
+    return found
+
+
+def check(models: list[Trained]) -> None:
+    """UserError unless both take the same images."""
+    for model in models:
+        if not model.has_autoencoder:
+            raise UserError(f"{model.workdir} holds no autoencoder; its priors are compared by --reference only")
+    for fact in ("image_size", "channels"):
+        one, other = (model.facts[fact] for model in models)
+        if one != other:
+            raise UserError(
+                f"{models[0].workdir} and {models[1].workdir} do not see the same images: {fact} is {one} and {other}"
+            )
+
+
+def metrics(model: Trained, arrays: data.Arrays) -> dict[str, float]:
+    """Of one model, flat."""
+    module, weights = model.autoencoder
+    low, high = model.value_range
+    task = AutoencodeTask(module, None, {}, model.value_range)
+    summary = task.summary(evaluate.sums_over(task, weights, data.batches(arrays, evaluate.BATCH, 0)))
+    found = {name: value for name, value in summary.items() if name != "loss"}
+    found["mse"] /= (high - low) ** 2
+    if model.priors:
+        tokens = TokenArrays(model.encode(arrays.image), arrays.label)
+        for level in model.priors:
+            found[f"nll/{level}"] = evaluate.prior_metrics(model, level, tokens, None)["nll"]
+    return found
+
+
+def table(found: Mapping[str, Any]) -> Iterator[str]:
+    """A line a metric."""
+    (one, first), (other, second) = ((name, value) for name, value in found.items() if isinstance(value, Mapping))
+    yield f"{found['images']} images of {found['split']!r}: A is {one}, B is {other}"
+    yield f"{'':24}  {'A':>10}  {'B':>10}  {'B - A':>10}"
+    for name in {**first, **second}:
+        a, b = first.get(name, math.nan), second.get(name, math.nan)
+        yield f"{name:24}  {a:10.4f}  {b:10.4f}  {b - a:+10.4f}"

@@ -1,0 +1,263 @@
+"""A workdir's model on the inputs of a recording, tensor by tensor."""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vqvae_jax import config as configs
+from vqvae_jax import parts
+from vqvae_jax.autoencoders import VQVAE2, HierarchicalVAE
+from vqvae_jax.compare import rows
+from vqvae_jax.compare.recording import HOW, Recording, channels_first
+from vqvae_jax.compare.told import Told
+from vqvae_jax.interop import hierarchical, vqvae2
+from vqvae_jax.interop.exporting import load_stack, places_of, stack_or_stages
+from vqvae_jax.interop.places import Places, to_torch
+from vqvae_jax.networks import conv
+from vqvae_jax.tasks.autoencode import AutoencodeTask
+from vqvae_jax.tasks.optimize import make_optimizer, new_state
+from vqvae_jax.types import Condition, Model, UserError
+
+Row = rows.Row
+TWINS: dict[type, Any] = {HierarchicalVAE: hierarchical, VQVAE2: vqvae2}  # what their outputs are called
+ADAM = {
+    "b1": 0.9,
+    "b2": 0.999,
+    "eps": 1e-8,
+    "weight_decay": 0.0,
+    "clip": 0.0,
+    "schedule": "constant",
+    "warmup_steps": 0,
+}
+
+
+def compare(workdir: Path, reference: Path, step: int | str | None = "best") -> list[Row]:
+    """Every output, gradient and step of training that the recording has.
+
+    Args:
+        workdir: of a training, or of an import.
+        reference: what was recorded, .npz.
+        step: of a prior's checkpoint.
+
+    Raises:
+        UserError: the recording is of another kind of model, or lacks what is needed.
+    """
+    recording = Recording(reference)
+    check_kind(workdir, recording)
+    found = KINDS[recording.kind](workdir, recording, step)
+    if not any(row.tensor.startswith("output/") for row in found):
+        raise UserError(
+            f"{reference} has none of the outputs of this model; it has {named(recording, 'output')}; {HOW}"
+        )
+    return found
+
+
+def check_kind(workdir: Path, recording: Recording) -> None:
+    """UserError unless the workdir holds such a model."""
+    stages = stack_or_stages(workdir)
+    what = {"autoencoder": "an autoencoder", "prior": "a prior", "stack": "layers without embedding"}
+    there = {"autoencoder": "autoencoder" in stages, "stack": "stack" in stages}
+    there["prior"] = bool(set(stages) - {"autoencoder", "stack"})
+    if not there[recording.kind]:
+        raise UserError(f"{recording.path} records {what[recording.kind]}, and {workdir} holds {' and '.join(stages)}")
+
+
+def autoencoder(workdir: Path, recording: Recording, step: Any) -> list[Row]:
+    """Outputs, gradients, a training. Where a tie fell the other way, what lies behind it is taken from the record."""
+    config, facts = configs.load(workdir), parts.read_facts(workdir)
+    module, model = parts.load_autoencoder(workdir, config, facts)
+    twin = twin_of(module)
+    images = jnp.asarray(recording["input/images"], jnp.float32)
+    check_images(images, facts["channels"], config, recording)
+    places, names = places_of(module, model), twin.index_names(module)
+    ours, z_e, grads = run(twin, module, model, images)
+    every = (index_row(names[level], ours, recording, z_e[level], model.codebooks[level]) for level in names)
+    codes = [row for row in every if row is not None]
+    if any(row.largest > 0 for row in codes) and all(row.passed for row in codes):
+        told = {level: recording[f"output/{name}"] for level, name in names.items() if f"output/{name}" in recording}
+        ours, _, grads = run(twin, module, model, images, told)
+    ours = {name: value for name, value in ours.items() if name not in names.values()}
+    found = weights(model, places, recording) + codes + outputs(ours, recording)
+    found += gradients(grads, places, recording)
+    if "train/batches" in recording:
+        found += training_at_best(twin, module, model, places, recording, any(row.largest > 0 for row in codes))
+    return found
+
+
+def run(twin: Any, module: Any, model: Model, images: Any, told: Mapping[str, Any] | None = None):
+    """Outputs by name, encodings by level, gradients like the model; `told`: indices by level, used as they are."""
+    seen: dict[str, Any] = {}
+    quantizers = tuple(
+        Told(quantizer, level, seen, (told or {}).get(level))
+        for quantizer, level in zip(module.quantizers, module.level_names, strict=True)
+    )
+
+    @jax.jit
+    def forward(model):
+        def loss(params, codes):
+            books = {level: book.replace(codes=codes[level]) for level, book in model.codebooks.items()}
+            seen.clear()
+            out = module.clone(quantizers=quantizers).apply({"params": params}, images, books)
+            return AutoencodeTask(module, None, twin.LOSS_WEIGHTS).total(weighed(twin, out.losses)), (out, dict(seen))
+
+        codes = {level: book.codes for level, book in model.codebooks.items()}
+        (params, of_codes), (out, z_e) = jax.grad(loss, (0, 1), has_aux=True)(model.params, codes)
+        books = {level: book.replace(codes=of_codes[level]) for level, book in model.codebooks.items()}
+        return twin.outputs(module, model, images, out), z_e, Model(params, books)
+
+    return jax.tree.map(np.asarray, forward(model))
+
+
+def weighed(twin: Any, losses: Mapping[str, Any]) -> dict[str, Any]:
+    """The terms that the twin knows: its codes may move without a loss."""
+    return {term: value for term, value in losses.items() if term.split("/")[0] in twin.LOSS_WEIGHTS}
+
+
+def training_at_best(
+    twin: Any, module: Any, model: Model, places: Places, recording: Recording, parted: bool
+) -> list[Row]:
+    """The recorded training; once more with sums in another order where only a tie on its way can be to blame."""
+    found = training(twin, module, model, places, recording, parted)
+    if all(row.passed for row in found) or not found[0].passed:
+        return found
+    with conv.plain():
+        again = training(twin, module, model, places, recording, parted)
+    return again if all(row.passed for row in again) else found
+
+
+def training(twin: Any, module: Any, model: Model, places: Places, recording: Recording, parted: bool) -> list[Row]:
+    """The recorded steps of Adam; `parted`: codes differ from the start, so that weights need not end alike."""
+    batches, losses = recording["train/batches"], recording["train/losses"]
+    tx = make_optimizer(ADAM | {"learning_rate": twin.LEARNING_RATE}, len(losses))
+    task = AutoencodeTask(module, tx, twin.LOSS_WEIGHTS)
+    state = new_state(jax.random.key(0), model.params, model.codebooks, tx, 0.0)
+    learn = jax.jit(task.learn)
+    ours = []
+    for i in range(len(losses)):
+        state, metrics = learn(state, jnp.asarray(batches[i % len(batches)]), jax.random.key(i))
+        ours.append([float(loss) for loss in twin.training_losses(metrics)])
+    found = [rows.stepwise("train/losses", ours, losses)]
+    if parted:
+        return [found[0]._replace(note="trained weights are left out: a tie between two codes fell the other way")]
+    before, after = to_torch(model, places), to_torch(task.model(state), places)
+    ends = recording.of("trained")
+    return found + [end(twin, name, after[name], ends[name], before[name]) for name in ends if name in after]
+
+
+def end(twin: Any, name: str, ours: np.ndarray, recorded: np.ndarray, before: np.ndarray) -> Row:
+    """One tensor after a training."""
+    if re.match(twin.COUNTED, name):
+        return rows.counted(f"trained/{name}", ours, recorded)
+    if re.match(twin.AVERAGED, name):
+        return rows.near(f"trained/{name}", ours, recorded, rows.AVERAGES)
+    return rows.trained(f"trained/{name}", ours, recorded, before)
+
+
+def prior(workdir: Path, recording: Recording, step: Any) -> list[Row]:
+    """Logits, and gradients of Σ logits · cotangent."""
+    config, facts = configs.load(workdir), parts.read_facts(workdir)
+    tokens, *coarse = (jnp.asarray(one, jnp.int32) for one in recording.several("input"))
+    levels = configs.levels(config)
+    if len(coarse) >= len(levels) or levels[len(coarse)] not in config["priors"]:
+        there = ", ".join(config["priors"])
+        raise UserError(
+            f"{recording.path} records a prior under {len(coarse)} coarser maps; {workdir} holds {there} of {levels}"
+        )
+    module, model = parts.load_prior(workdir, config, facts, levels[len(coarse)], step)
+    sizes = (*module.coarse_sizes, module.vocab_size)
+    for one, size in zip((*coarse, tokens), sizes, strict=True):
+        if jnp.max(one) >= size or jnp.min(one) < 0:
+            raise UserError(f"{recording.path} has tokens up to {jnp.max(one)}, the model knows {size}")
+    condition = Condition(coarse=tuple(coarse))
+    forward = lambda params: [module.apply({"params": params}, tokens, condition)]  # noqa: E731
+    return by_cotangents(forward, model, places_of(module, model), recording)
+
+
+def stack(workdir: Path, recording: Recording, step: Any) -> list[Row]:
+    """Both stacks, and gradients of Σ stack · cotangent."""
+    module, model, places = load_stack(workdir)
+    inputs = [jnp.asarray(one, jnp.float32) for one in recording.several("input")]
+    if inputs[0].ndim != 4 or inputs[0].shape[-1] != module.layers[0].depth_in:
+        raise UserError(
+            f"{recording.path}: input/0 wants {module.layers[0].depth_in} channels, it is {inputs[0].shape}"
+        )
+    forward = lambda params: list(module.apply({"params": params}, *inputs))  # noqa: E731
+    return by_cotangents(forward, model, places, recording)
+
+
+KINDS = {"autoencoder": autoencoder, "prior": prior, "stack": stack}
+
+
+def by_cotangents(forward: Callable, model: Model, places: Places, recording: Recording) -> list[Row]:
+    """output/0 …, and the pull-back of cotangent/0 … where those are recorded."""
+    cotangents = [jnp.asarray(one, jnp.float32) for one in recording.several("cotangent")]
+
+    @jax.jit
+    def both(params):
+        values, pull = jax.vjp(forward, params)
+        fitting = [one.shape for one in cotangents] == [one.shape for one in values]
+        return values, pull(cotangents)[0] if fitting else None
+
+    values, grads = jax.tree.map(np.asarray, both(model.params))
+    found = weights(model, places, recording) + outputs({str(i): value for i, value in enumerate(values)}, recording)
+    return found + (gradients(Model(grads, {}), places, recording) if grads is not None else [])
+
+
+def weights(model: Model, places: Places, recording: Recording) -> list[Row]:
+    """Whether the recorded weights are those of the workdir: one row for all, and one for each that differs."""
+    recorded, ours = recording.of("param"), to_torch(model, places)
+    common = [name for name in ours if name in recorded]
+    each = [rows.near(f"param/{name}", ours[name], recorded[name], 0.0) for name in common]
+    differing = [row._replace(note="another weight: was the model trained since?") for row in each if not row.passed]
+    whole = Row(f"param/ ({len(common)} tensors)", (), 0.0, 0.0, 0.0, 0.0, True, "the same bits")
+    return differing or ([whole] if common else [])
+
+
+def outputs(ours: Mapping[str, Any], recording: Recording) -> list[Row]:
+    """Those that both have."""
+    recorded = recording.of("output")
+    names = [name for name in recorded if name in ours]
+    return [rows.near(f"output/{name}", channels_first(ours[name]), recorded[name], rows.OUTPUTS) for name in names]
+
+
+def index_row(name: str, ours: Mapping[str, Any], recording: Recording, z_e: Any, codebook: Any) -> Row | None:
+    """Of one level's codes, where they were recorded."""
+    if f"output/{name}" not in recording:
+        return None
+    return rows.indices(f"output/{name}", ours[name], recording[f"output/{name}"], z_e, np.asarray(codebook.codes))
+
+
+def gradients(grads: Model, places: Places, recording: Recording) -> list[Row]:
+    """Every recorded one."""
+    recorded = recording.of("grad")
+    ours = to_torch(grads, {name: place for name, place in places.items() if name in recorded})
+    return [rows.near(f"grad/{name}", ours[name], recorded[name], rows.GRADIENTS) for name in recorded if name in ours]
+
+
+def twin_of(module: Any) -> Any:
+    """How the PyTorch twin of an autoencoder calls its outputs."""
+    for kind, twin in TWINS.items():
+        if isinstance(module, kind):
+            return twin
+    raise UserError(
+        f"there is no PyTorch reference of {type(module).__name__}; compare it with another workdir: --against"
+    )
+
+
+def check_images(images: Any, channels: int, config: Mapping[str, Any], recording: Recording) -> None:
+    """UserError unless the model takes such images."""
+    stride = configs.autoencoder_kind(config).stride(config["autoencoder"])
+    if images.ndim != 4 or images.shape[-1] != channels or any(side % stride for side in images.shape[1:3]):
+        wanted = f"[B, {channels}, H, W], sides multiples of {stride}"
+        raise UserError(
+            f"{recording.path}: input/images wants {wanted}; it is {recording.arrays['input/images'].shape}"
+        )
+
+
+def named(recording: Recording, section: str) -> str:
+    return ", ".join(list(recording.of(section))[:8])

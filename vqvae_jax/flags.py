@@ -1,0 +1,77 @@
+"""Flags of commands: how they are read, and what is said of a wrong one."""
+
+import argparse
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from vqvae_jax.types import UserError
+
+DATASET = {"config.dataset.name": "--dataset", "--config.dataset.test_split": "--split", "--config.dataset.": "--"}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line, and whose flags are written in full."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; {self.prog} --help shows all flags\n")
+
+
+def add_workdir(one: argparse.ArgumentParser, command) -> None:
+    """The flag of every command, and what it calls."""
+    one.add_argument("--workdir", type=Path, required=True, help="where the run lives")
+    one.set_defaults(command=command)
+
+
+def add_images(one: argparse.ArgumentParser) -> None:
+    """Which images are measured."""
+    one.add_argument("--dataset", help="other images: a name of TFDS, openmoji, npz, folder … (default: the config's)")
+    one.add_argument("--path", help="where they lie, if it must be told")
+    one.add_argument("--split", help="another split than the config's dataset.test_split")
+
+
+def images_of(given: argparse.Namespace) -> dict[str, str]:
+    """Changes to the config's section `dataset`."""
+    asked = {"name": given.dataset, "path": given.path, "test_split": given.split}
+    if given.dataset and not given.path:
+        asked["path"] = ""
+    return {name: value for name, value in asked.items() if value is not None}
+
+
+def positive(text: str) -> int:
+    """A whole number above 0."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"wants a whole number above 0, got {text!r}")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """A whole number of 32 bits: JAX would cut off the rest."""
+    if not text.removeprefix("-").isdecimal() or not -(2**31) <= int(text) < 2**31:
+        raise argparse.ArgumentTypeError(f"wants a whole number between {-(2**31)} and {2**31 - 1}, got {text!r}")
+    return int(text)
+
+
+def step(text: str) -> int | str | None:
+    """What `Checkpoints` take for a step."""
+    if text in ("best", "latest"):
+        return {"best": "best", "latest": None}[text]
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"wants a number, best or latest, got {text!r}")
+    return int(text)
+
+
+@contextlib.contextmanager
+def flags_in_place_of(flags: dict[str, str]) -> Iterator[None]:
+    """Errors name what is typed here, not the fields of a config."""
+    try:
+        yield
+    except UserError as error:
+        text = str(error)
+        for field, flag in flags.items():
+            text = text.replace(field, flag)
+        raise UserError(text) from error

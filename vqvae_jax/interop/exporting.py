@@ -1,0 +1,129 @@
+"""A stage of a workdir under PyTorch's names, for load_state_dict."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vqvae_jax import config as configs
+from vqvae_jax import parts
+from vqvae_jax.autoencoders import VQVAE2, HierarchicalVAE
+from vqvae_jax.checkpoint import Checkpoints
+from vqvae_jax.files import read_json
+from vqvae_jax.interop import files, hierarchical, pixelcnn, stacks, vqvae2
+from vqvae_jax.interop.importing import STACK, UNUSED
+from vqvae_jax.interop.places import Places, to_torch
+from vqvae_jax.priors.pixelcnn import MNISTGenerator, PixelCNNPrior
+from vqvae_jax.types import Model, UserError, unknown
+
+Step = int | str | None
+PLACES: dict[type, Any] = {HierarchicalVAE: hierarchical.places, VQVAE2: vqvae2.places, PixelCNNPrior: pixelcnn.places}
+
+
+def export_weights(workdir: Path, output: Path, stage: str = "", step: Step = "best") -> tuple[str, int]:
+    """Writes one stage.
+
+    Args:
+        workdir: of a training, or of an import.
+        output: x.safetensors or x.npz.
+        stage: "autoencoder", or the level of a prior; "": the autoencoder, else the only one.
+        step: of the checkpoint: a number, "best" or None for the latest; the autoencoder's is the latest by itself.
+
+    Returns:
+        The stage, and how many tensors.
+
+    Raises:
+        UserError: nothing of that stage is there, or PyTorch's references have no names for it.
+    """
+    stage = chosen(workdir, stage)
+    tensors = STAGES.get(stage, of_prior)(workdir, stage, step)
+    files.write(output, tensors)
+    return stage, len(tensors)
+
+
+def stack_or_stages(workdir: Path) -> list[str]:
+    """What is there: "autoencoder", levels of priors, or "stack".
+
+    Raises:
+        UserError: nothing.
+    """
+    there = sorted(path.parent.name for path in workdir.glob("*/checkpoints"))
+    if not there:
+        raise UserError(f"{workdir} holds no trained model; train or import one: python -m vqvae_jax import --help")
+    return there
+
+
+def chosen(workdir: Path, stage: str) -> str:
+    """The stage that is meant."""
+    there = stack_or_stages(workdir)
+    if stage in there:
+        return stage
+    if stage:
+        raise UserError(unknown(f"{workdir} has no stage", stage, there))
+    if "autoencoder" in there or len(there) == 1:
+        return "autoencoder" if "autoencoder" in there else there[0]
+    raise UserError(f"{workdir} has several stages, say which: {' or '.join(f'--stage={one}' for one in there)}")
+
+
+def of_autoencoder(workdir: Path, stage: str, step: Step) -> dict[str, np.ndarray]:
+    """The reference's names; its codebooks know no moving averages, so those of an `ema` quantizer stay behind."""
+    config, facts = configs.load(workdir), parts.read_facts(workdir)
+    module, model = parts.load_autoencoder(workdir, config, facts, None if step == "best" else step)
+    return to_torch(model, places_of(module, model)) | averages(module, model)
+
+
+def of_prior(workdir: Path, stage: str, step: Step) -> dict[str, np.ndarray]:
+    """The reference's names, with what its generator carries along unused."""
+    config, facts = configs.load(workdir), parts.read_facts(workdir)
+    module, model = parts.load_prior(workdir, config, facts, stage, step)
+    tensors = to_torch(model, places_of(module, model))
+    if (workdir / stage / UNUSED).is_file():
+        return tensors | files.read(workdir / stage / UNUSED)
+    if isinstance(module, MNISTGenerator):  # PyTorch wants them: load_state_dict is strict
+        unused = pixelcnn.unused_by_generator(module)
+        return tensors | {name: np.zeros(shape, np.float32) for name, shape in unused.items()}
+    return tensors
+
+
+def of_stack(workdir: Path, stage: str, step: Step) -> dict[str, np.ndarray]:
+    """Bare layers."""
+    _, model, places = load_stack(workdir)
+    return to_torch(model, places)
+
+
+STAGES = {"autoencoder": of_autoencoder, STACK: of_stack}
+
+
+def load_stack(workdir: Path) -> tuple[Any, Model, Places]:
+    """(module, Model, Places) of imported layers."""
+    config = read_json(workdir / configs.FILE)
+    module = stacks.build(config)
+    like = stacks.abstract(module)
+    with Checkpoints(workdir / STACK / "checkpoints") as checkpoints:
+        return module, checkpoints.restore_model(None, like), stacks.places(module, like, config["numbered"])
+
+
+def places_of(module: Any, model: Model) -> Places:
+    """Where the tensors of a module's PyTorch twin lie.
+
+    Raises:
+        UserError: it has none.
+    """
+    for kind, places in PLACES.items():
+        if isinstance(module, kind):
+            return places(module, model)
+    names = ", ".join(kind.__name__ for kind in PLACES)
+    raise UserError(f"there is no PyTorch reference of {type(module).__name__}; what is exported: {names}")
+
+
+def averages(module: Any, model: Model) -> dict[str, np.ndarray]:
+    """For rosinality's buffers where codes are no moving averages: as if each stood for one vector."""
+    if not isinstance(module, VQVAE2):
+        return {}
+    found: dict[str, np.ndarray] = {}
+    for level, short in vqvae2.SHORT.items():
+        codes = np.asarray(model.codebooks[level].codes)
+        if "count" not in model.codebooks[level].stats:
+            found[f"quantize_{short}.cluster_size"] = np.ones(len(codes), np.float32)
+            found[f"quantize_{short}.embed_avg"] = codes.T
+    return found

@@ -1,0 +1,38 @@
+"""What a file's names and shapes are recognised as."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, NamedTuple
+
+from vqvae_jax.interop.places import Places, Shape, shapes
+from vqvae_jax.types import Model
+
+Shapes = Mapping[str, Shape]
+Kind = Literal["autoencoder", "prior", "stack"]
+
+
+class Match(NamedTuple):
+    """An architecture that a file may hold the weights of; whether it does, `wanted` says."""
+
+    title: str
+    kind: Kind
+    section: dict[str, Any]  # of a config: config.autoencoder, config.priors.LEVEL, or the layers of a stack
+    facts: dict[str, Any]  # what shapes say beside the section, see each architecture
+    module: Any
+    like: Model  # shapes of its parameters and codebooks
+    places: Places
+    unused: dict[str, Shape] = {}  # tensors that its own PyTorch code never uses
+
+    @property
+    def wanted(self) -> dict[str, Shape]:
+        """PyTorch's names and shapes of all tensors that belong to it."""
+        return shapes(self.places, self.like) | self.unused
+
+
+Matcher = Callable[[Shapes, int], Match | None]  # shapes, heads of attention → None where it is certainly another
+
+
+def vote(values: Iterable[int]) -> int | None:
+    """The most common one: a single tensor of a wrong shape shall not mislead."""
+    ranked = Counter(values).most_common(1)
+    return ranked[0][0] if ranked else None

@@ -1,0 +1,143 @@
+"""Where each tensor of a PyTorch model lies in ours, and how its axes lie there.
+
+convolution         OIHW  ↔  HWIO
+4x4 transposed one  IOHW  ↔  HWIO, not flipped
+linear layer        [out, in]  ↔  [in, out]
+the rest            as it is
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from vqvae_jax.types import Model
+
+Shape = tuple[int, ...]
+Rename = str | Callable[[re.Match[str]], str]
+Renames = tuple[tuple[str, Rename], ...]  # regular expressions of our names and what PyTorch calls them, in order
+LEAVES = (("kernel$", "weight"), ("scale$", "weight"), ("embedding$", "weight"))
+
+
+class Layout(NamedTuple):
+    """The same numbers, here and there."""
+
+    theirs: Callable[[np.ndarray], np.ndarray]
+    ours: Callable[[np.ndarray], np.ndarray]
+
+
+class Place(NamedTuple):
+    """One tensor: its path in a `Model`, such as ("params", "encoder_0", "conv1", "kernel")."""
+
+    path: tuple[str, ...]
+    layout: Layout
+
+
+Places = dict[str, Place]  # by PyTorch's names
+
+AS_IT_IS = Layout(lambda x: x, lambda x: x)
+TRANSPOSED = Layout(lambda x: x.T, lambda x: x.T)
+CONV = Layout(lambda x: x.transpose(3, 2, 0, 1), lambda x: x.transpose(2, 3, 1, 0))
+CONV_TRANSPOSE = Layout(lambda x: x.transpose(2, 3, 0, 1), lambda x: x.transpose(2, 3, 0, 1))
+
+
+def countdown(start: int) -> Layout:
+    """Steps a code was unused, int32; the reference counts down from `start` to 0, int64."""
+    return Layout(
+        lambda idle: np.maximum(start - idle.astype(np.int64), 0),
+        lambda left: (start - left).astype(np.int32),
+    )
+
+
+def of_params(params: Any, renames: Renames) -> Places:
+    """Place of every parameter; `params` may be shapes alone."""
+    found = {}
+    for path, leaf in by_path(params).items():
+        found[renamed(".".join(path), renames)] = Place(("params", *path), layout_of(path, len(leaf.shape), leaf.shape))
+    return found
+
+
+def renamed(name: str, renames: Renames) -> str:
+    """PyTorch's name of one of our parameters."""
+    for pattern, theirs in (*renames, *LEAVES):
+        name = re.sub(pattern, theirs, name)
+    return name
+
+
+def layout_of(path: tuple[str, ...], axes: int, shape: Shape) -> Layout:
+    """By the kind of a parameter. All 4x4 kernels outside of encoders are those of transposed convolutions."""
+    if path[-1] != "kernel":
+        return AS_IT_IS
+    if axes == 2:
+        return TRANSPOSED
+    upwards = shape[:2] == (4, 4) and not path[0].startswith("encoder")
+    return CONV_TRANSPOSE if upwards else CONV
+
+
+def to_torch(model: Model, places: Places) -> dict[str, np.ndarray]:
+    """Each tensor by PyTorch's name, laid out as there."""
+    leaves = by_path({"params": model.params, "codebooks": as_dicts(model.codebooks)})
+    return {name: place.layout.theirs(np.asarray(leaves[place.path])) for name, place in places.items()}
+
+
+def from_torch(tensors: Mapping[str, np.ndarray], places: Places, like: Model) -> Model:
+    """A model shaped like `like` of numpy arrays; what PyTorch has no tensor for is 0."""
+    given = {place.path: np.array(place.layout.ours(tensors[name])) for name, place in places.items()}
+
+    def leaf(path: Any, shape: Any) -> np.ndarray:
+        array = given.get(tuple(map(_key, path)))
+        return np.zeros(shape.shape, shape.dtype) if array is None else np.ascontiguousarray(array, shape.dtype)
+
+    return jax.tree_util.tree_map_with_path(leaf, like)
+
+
+def shapes(places: Places, like: Model) -> dict[str, Shape]:
+    """PyTorch's shape of every tensor that a model shaped like `like` has."""
+    leaves = by_path({"params": like.params, "codebooks": as_dicts(like.codebooks)})
+    return {name: _theirs(place.layout, leaves[place.path].shape) for name, place in places.items()}
+
+
+def by_path(tree: Any) -> dict[tuple[str, ...], Any]:
+    """Leaves of nested dicts and dataclasses."""
+    return {tuple(map(_key, path)): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def as_dicts(codebooks: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        level: {"codes": book.codes, "params": book.params, "stats": book.stats} for level, book in codebooks.items()
+    }
+
+
+def differences(wanted: Mapping[str, Shape], there: Mapping[str, Shape]) -> list[str]:
+    """What a file lacks, has too much of, or has in another shape: one sentence a kind, all names."""
+    missing = [f"{name} {list(wanted[name])}" for name in wanted if name not in there]
+    left_over = [f"{name} {list(there[name])}" for name in there if name not in wanted]
+    other = [
+        f"{name} is {list(there[name])}, not {list(wanted[name])}"
+        for name in wanted
+        if name in there and wanted[name] != there[name]
+    ]
+    said = (("missing", missing), ("left over", left_over), ("of another shape", other))
+    return [f"{what}: {', '.join(names)}" for what, names in said if names]
+
+
+def shapes_of(tensors: Mapping[str, Any]) -> dict[str, Shape]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _theirs(layout: Layout, shape: Shape) -> Shape:
+    # An array without memory: one element, seen everywhere.
+    seen = np.broadcast_to(np.zeros((), np.int8), shape) if math.prod(shape) else np.empty(shape, np.int8)
+    return layout.theirs(seen).shape
+
+
+def _key(entry: Any) -> str:
+    return str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", entry))))
+
+
+def numbers(names: Iterable[str], pattern: str) -> list[int]:
+    """The numbers that a pattern's group finds in names, each once, ascending."""
+    return sorted({int(found[1]) for name in names if (found := re.match(pattern, name))})
