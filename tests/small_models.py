@@ -16,6 +16,7 @@ CASES = {
     "hierarchical-4": {"levels": 4, "width": WIDTH},
     "vqvae-1": {"halvings": 1, "width": WIDTH, "residual_width": 2, "residual_blocks": 1},
     "vqvae-2": {"halvings": 2, "width": WIDTH, "residual_width": 8},
+    "vqvae2": {"width": WIDTH, "residual_width": 2},
 }
 
 

@@ -13,10 +13,11 @@ from vqvae_jax.checkpoint import Checkpoints
 GENERATOR = {"name": "mnist_generator", "depth": 8, "layers": 1}
 PIXELCNN = {"name": "pixelcnn", "depth": 8, "layers": 1, "condition_blocks": 1}
 EVERY = {"batch_size": 16, "log_every": 1, "evaluate_every": 2, "checkpoint_every": 1}
-# Autoencoder, prior, levels, channels, image size: as fashion_mnist_pixelcnn and cifar10_vqvae, smaller.
+# Autoencoder, prior, levels, channels, image size: as fashion_mnist_pixelcnn, cifar10_vqvae, openmoji_vqvae2, smaller.
 KINDS = {
     "one level and the reference's generator": ({"levels": 1, "width": 8}, GENERATOR, ("codes",), 1, 12),
     "vqvae": ({"name": "vqvae", "width": 8, "residual_width": 4}, PIXELCNN, ("codes",), 3, 16),
+    "vqvae2": ({"name": "vqvae2", "width": 8, "residual_width": 4}, PIXELCNN, ("top", "bottom"), 3, 16),
 }
 
 

@@ -16,9 +16,8 @@ import numpy as np
 import optax
 import pytest
 import reference_names as names
-from jax import lax
 
-from vqvae_jax.autoencoders import HierarchicalVAE
+from vqvae_jax.autoencoders import VQVAE2, HierarchicalVAE
 from vqvae_jax.networks import conv
 from vqvae_jax.priors import BottomPrior, MNISTGenerator, TopPrior
 from vqvae_jax.priors.layers import PixelAttention, PixelConvA, PixelConvB
@@ -143,10 +142,11 @@ class VAE:
         return state, jax.jit(task.train_step)
 
 
-def as_uint8(images: np.ndarray) -> np.ndarray:
-    """Float images that were uint8 once, as training takes them."""
-    back = np.round(images * 255).astype(np.uint8)
-    np.testing.assert_array_equal(back.astype(np.float32) / np.float32(255), images)
+def as_uint8(images: np.ndarray, low: int = 0) -> np.ndarray:
+    """Float images from `low` to 1 that were uint8 once, as training takes them."""
+    span = np.float32(255 / (1 - low))
+    back = np.round((images - low) * span).astype(np.uint8)
+    np.testing.assert_array_equal(back.astype(np.float32) / span + low, images)
     return back
 
 
@@ -282,126 +282,98 @@ def test_whole_prior(name, pytestconfig):
 # --- codebooks as moving averages: the paper's VQ-VAE-2, https://github.com/rosinality/vq-vae-2-pytorch
 
 
-EMA = EMAQuantizer(64, 16, decay=0.99, revive_after=0)
+class VQVAE2Recording:
+    """The recorded VQ-VAE-2 as ours: images [B, H, W, C] in [-1, 1], levels top, bottom."""
+
+    def __init__(self):
+        self.model = VQVAE2((EMAQuantizer(64, 16, decay=0.99, revive_after=0),) * 2, width=32, residual_width=16)
+        self.recording = Recording(RECORDINGS / "rosinality_vqvae2.npz")
+        self.images = self.recording["input/images"]
+        self.output = {name: names.images(array) for name, array in self.recording.of("output").items()}
+        self.tokens = (self.output["id_t"], self.output["id_b"])
+        self.params = jax.tree.map(jnp.asarray, names.params(self.recording.of("param")))
+        self.codebooks = {}
+        for level, one in names.averages(self.recording.of("param")).items():
+            one = jax.tree.map(jnp.asarray, one)
+            stats = {"idle": jnp.zeros(64, jnp.int32), "count": one["count"], "sum": one["sum"]}
+            self.codebooks[level] = Codebook(one["codes"], stats=stats)
+        init = jax.eval_shape(self.model.init, jax.random.key(0), self.images, self.codebooks)["params"]
+        assert jax.tree.map(jnp.shape, self.params) == jax.tree.map(jnp.shape, init)
+
+    def forward(self):
+        """Reconstruction, decoded tokens, gradients of mse + 0.25 diff, and both z_e, compiled anew."""
+
+        def loss(params):
+            out, seen = self.model.apply(
+                {"params": params},
+                self.images,
+                self.codebooks,
+                mutable="intermediates",
+                capture_intermediates=lambda module, _: str(module.name).startswith("to_code_"),
+            )
+            z_e = [seen["intermediates"][f"to_code_{level}"]["__call__"][0] for level in self.model.level_names]
+            return out.losses["reconstruction"] + 0.25 * diff(out.losses), (out, z_e)
+
+        def compute(params):
+            decoded = self.model.apply({"params": params}, self.tokens, self.codebooks, method="decode")
+            return jax.value_and_grad(loss, has_aux=True)(params), decoded
+
+        ((_, (out, z_e)), grads), decoded = jax.jit(compute)(self.params)
+        return out, z_e, grads, decoded
+
+    def same_codes(self, tokens, z_e) -> bool:
+        """Whether all codes are the recorded ones; where one is not, it is a tie, or the test fails."""
+        return all(
+            assert_same_codes(got, want, np.asarray(z, np.float64), self.codebooks[level].codes)
+            for got, want, z, level in zip(tokens, self.tokens, z_e, self.model.level_names, strict=True)
+        )
 
 
-def rosinality(params, codebooks, images, train=False, seen=None):
-    """Its forward in plain functions, NCHW, around our quantizer: image [B, 3, H, W], {"t", "b"} quantized, diff.
+def diff(losses):
+    """The reference's name for the commitment of both levels."""
+    return losses["commitment/top"] + losses["commitment/bottom"]
 
-    `seen`, a dict, gets the encodings: outside of jit.
+
+@EVERY_CONV
+def test_vqvae2_codes_reconstructions_losses_and_gradients(formulation, monkeypatch):
+    vae = VQVAE2Recording()
+    with formulation():
+        out, z_e, grads, decoded = vae.forward()
+        if not vae.same_codes(out.tokens, z_e):  # what lies behind a tie is compared from the recorded codes
+            look_up(monkeypatch, vae.tokens)
+            out, z_e, grads, decoded = vae.forward()
+    for i, (quantizer, level) in enumerate(zip(vae.model.quantizers, vae.model.level_names, strict=True)):
+        np.testing.assert_array_equal(out.tokens[i], vae.tokens[i])
+        looked_up = quantizer.lookup(vae.codebooks[level], (out.tokens[i],))
+        assert_near(looked_up, vae.output[f"quant_{level[0]}"], OUTPUTS)
+        assert_near(out.codebooks[level].codes, vae.codebooks[level].codes, 0)
+    assert_near((out.images, diff(out.losses)), (vae.output["dec"], vae.output["diff"][0]), OUTPUTS)
+    assert_near(decoded, vae.output["decode_code"], OUTPUTS)
+    assert_near(grads, names.params(vae.recording.of("grad")), GRADIENTS)
+
+
+def test_vqvae2_training_step_by_step():
+    """The recorded Adam training: each step's losses, then weights and moving averages.
+
+    In plain `lax`: the two best distances of one top vector differ by 8e-5, a tie, and in the compiled step the other
+    formulations' rounding takes the other code; the weights then go another way.
     """
-    relu = jax.nn.relu
-
-    def bias(name):
-        return params[f"{name}.bias"][None, :, None, None]
-
-    def conv2d(name, x, stride=1):
-        kernel = params[f"{name}.weight"]
-        side = (kernel.shape[-1] - 1) // 2
-        return lax.conv_general_dilated(x, kernel, (stride, stride), [(side, side)] * 2) + bias(name)
-
-    def doubled(name, x):  # transposed convolution 4x4, stride 2, padding 1
-        kernel = params[f"{name}.weight"][:, :, ::-1, ::-1].swapaxes(0, 1)
-        return lax.conv_general_dilated(x, kernel, (1, 1), [(2, 2)] * 2, lhs_dilation=(2, 2)) + bias(name)
-
-    def residuals(name, x, first):
-        for i in (first, first + 1):
-            x = x + conv2d(f"{name}.{i}.conv.3", relu(conv2d(f"{name}.{i}.conv.1", relu(x))))
-        return relu(x)
-
-    def quantize(level, x):
-        z_e = jnp.moveaxis(conv2d(f"quantize_conv_{level}", x), 1, -1)
-        if seen is not None:
-            seen[level] = z_e
-        coded[level] = EMA(codebooks[level], z_e, key=jax.random.key(0), train=train)
-        return jnp.moveaxis(coded[level].z_q, -1, 1)
-
-    coded = {}
-    x = relu(conv2d("enc_b.blocks.0", images, 2))
-    x = conv2d("enc_b.blocks.4", relu(conv2d("enc_b.blocks.2", x, 2)))
-    bottom = residuals("enc_b.blocks", x, 5)
-    x = conv2d("enc_t.blocks.2", relu(conv2d("enc_t.blocks.0", bottom, 2)))
-    top = quantize("t", residuals("enc_t.blocks", x, 3))
-    x = doubled("dec_t.blocks.4", residuals("dec_t.blocks", conv2d("dec_t.blocks.0", top), 1))
-    bottom = quantize("b", jnp.concatenate([x, bottom], axis=1))
-    x = jnp.concatenate([doubled("upsample_t", top), bottom], axis=1)
-    x = doubled("dec.blocks.4", residuals("dec.blocks", conv2d("dec.blocks.0", x), 1))
-    return doubled("dec.blocks.6", relu(x)), coded, sum(one.losses["commitment"] for one in coded.values())
-
-
-def rosinality_loss(params, codebooks, images, train=False):
-    image, coded, diff = rosinality(params, codebooks, images, train)
-    mse = jnp.mean(jnp.square(image - images))
-    return mse + 0.25 * diff, (image, coded, mse, diff)
-
-
-def ema_state(arrays) -> tuple[dict, dict[str, Codebook]]:
-    """Its parameters, and its buffers as our codebooks: [D, K] there, [K, D] here."""
-    params = {name: array for name, array in arrays.items() if not name.startswith(("quantize_t.", "quantize_b."))}
-    codebooks = {}
-    for level in ("t", "b"):
-        embed, count, total = (arrays[f"quantize_{level}.{one}"] for one in ("embed", "cluster_size", "embed_avg"))
-        stats = {"idle": np.zeros(len(count), np.int32), "count": count, "sum": total.T}
-        codebooks[level] = Codebook(embed.T, stats=stats)
-    return params, codebooks
-
-
-def same_ema_codes() -> bool:
-    """Whether all codes are the recorded ones; where one is not, it is a tie, or the test fails."""
-    recording = Recording(RECORDINGS / "rosinality_vqvae2.npz")
-    params, codebooks = ema_state(recording.of("param"))
-    seen: dict = {}
-    coded = rosinality(params, codebooks, recording.arrays["input/images"], seen=seen)[1]
-    want = {level: recording.of("output")[f"id_{level}"] for level in coded}
-    return all(
-        assert_same_codes(
-            coded[level].indices[0], want[level], np.asarray(seen[level], np.float64), codebooks[level].codes
-        )
-        for level in ("t", "b")
-    )
-
-
-def test_ema_codes_losses_and_gradients(monkeypatch):
-    recording = Recording(RECORDINGS / "rosinality_vqvae2.npz")
-    want, images = recording.of("output"), recording.arrays["input/images"]
-    params, codebooks = ema_state(recording.of("param"))
-    if not same_ema_codes():  # what lies behind a tie is compared from the recorded codes
-        look_up(monkeypatch, [want["id_t"], want["id_b"]])
-    value_and_grad = jax.jit(jax.value_and_grad(rosinality_loss, has_aux=True))
-    (_, (image, coded, _, diff)), grads = value_and_grad(params, codebooks, images)
-    for level in ("t", "b"):
-        np.testing.assert_array_equal(coded[level].indices[0], want[f"id_{level}"])
-        assert_near(np.moveaxis(coded[level].z_q, -1, 1), want[f"quant_{level}"], OUTPUTS)
-        assert_near(coded[level].codebook.codes, codebooks[level].codes, 0)
-    assert_near((image, diff), (want["dec"], want["diff"][0]), OUTPUTS)
-    assert_near(grads, recording.of("grad"), GRADIENTS)
-
-
-def test_ema_training_step_by_step():
-    """The recorded Adam training: each step's losses, then weights and moving averages."""
-    recording = Recording(RECORDINGS / "rosinality_vqvae2.npz")
-    before, codebooks = ema_state(recording.of("param"))
-    tx = optax.adam(3e-4)
-
-    @jax.jit
-    def step(params, codebooks, moments, images):
-        (_, (_, coded, mse, diff)), grads = jax.value_and_grad(rosinality_loss, has_aux=True)(
-            params, codebooks, images, train=True
-        )
-        updates, moments = tx.update(grads, moments)
-        return optax.apply_updates(params, updates), {k: q.codebook for k, q in coded.items()}, moments, (mse, diff)
-
-    params, moments = before, tx.init(before)
-    batches = recording.arrays["train/batches"]
-    for i, want in enumerate(recording["train/losses"]):
-        params, codebooks, moments, losses = step(params, codebooks, moments, batches[i % len(batches)])
-        np.testing.assert_allclose(losses, want, rtol=LOSSES, err_msg=f"step {i}")
-    if not same_ema_codes():
+    vae = VQVAE2Recording()
+    batches, losses = vae.recording["train/batches"], vae.recording["train/losses"]
+    adam = ADAM | {"learning_rate": 3e-4, "schedule": "constant", "warmup_steps": 0}
+    tx = make_optimizer(adam, len(losses))
+    task = AutoencodeTask(vae.model, tx, {"reconstruction": 1.0, "commitment": 0.25}, range=(-1.0, 1.0))
+    state, step = new_state(jax.random.key(0), vae.params, vae.codebooks, tx, 0.0), jax.jit(task.train_step)
+    with conv.plain():
+        for i, want in enumerate(losses):
+            state, metrics = step(state, {"image": as_uint8(batches[i % len(batches)], low=-1)})
+            got = np.array([metrics["reconstruction"], diff(metrics)])
+            np.testing.assert_allclose(got, want, rtol=LOSSES, err_msg=f"step {i}")
+        out, z_e, *_ = vae.forward()
+    if not vae.same_codes(out.tokens, z_e):
         pytest.skip("losses agree; a tie between two codes fell the other way, so the weights went another way too")
-    trained, averages = ema_state(recording.of("trained"))
-    assert_trained(params, trained, before)
-    for level in ("t", "b"):
-        got, want = codebooks[level], averages[level]
-        for name in ("count", "sum"):
-            assert_near(got.stats[name], want.stats[name], AVERAGES)
-        assert_near(got.codes, want.codes, AVERAGES)
+    trained = vae.recording.of("trained")
+    assert_trained(state.params, names.params(trained), names.params(vae.recording.of("param")))
+    for level, want in names.averages(trained).items():
+        got = state.codebooks[level]
+        assert_near({"codes": got.codes, "count": got.stats["count"], "sum": got.stats["sum"]}, want, AVERAGES)

@@ -2,7 +2,8 @@
 
 from vqvae_jax.autoencoders.hierarchical import HierarchicalVAE
 from vqvae_jax.autoencoders.vqvae import VQVAE
+from vqvae_jax.autoencoders.vqvae2 import VQVAE2
 
-AUTOENCODERS = {"hierarchical": HierarchicalVAE, "vqvae": VQVAE}
+AUTOENCODERS = {"hierarchical": HierarchicalVAE, "vqvae": VQVAE, "vqvae2": VQVAE2}
 
-__all__ = ["AUTOENCODERS", "VQVAE", "HierarchicalVAE"]
+__all__ = ["AUTOENCODERS", "VQVAE", "VQVAE2", "HierarchicalVAE"]

@@ -21,7 +21,10 @@ LEVEL = "codes"
 
 
 class Encoder(nn.Module):
-    """[B, H, W, C] → [B, h, w, features], each side divided by 2 ** halvings."""
+    """[B, H, W, C] → [B, h, w, features], each side divided by 2 ** halvings.
+
+    With `features` 0 the 1x1 convolution at the end is left out: [B, h, w, width], after a relu.
+    """
 
     width: int
     features: int
@@ -38,7 +41,8 @@ class Encoder(nn.Module):
         x = Conv(self.width, 3, padding=(1, 1), dtype=self.dtype, name="conv")(x)
         for i in range(self.blocks):
             x = Residual(self.dtype, self.inner, name=f"residual{i}")(x)
-        return Conv(self.features, 1, dtype=self.dtype, name="to_code")(nn.relu(x))
+        x = nn.relu(x)
+        return Conv(self.features, 1, dtype=self.dtype, name="to_code")(x) if self.features else x
 
 
 class Decoder(nn.Module):
