@@ -5,16 +5,18 @@ int [B, h, w].
 """
 
 import random
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import flax
 import numpy as np
 import torch
 from torch.nn import functional as F
 from vq_vae_2 import vq_vae
 from vq_vae_2.examples.mnist.model import Generator
+
+from vqvae_jax.interop.importing import HEADS
+from vqvae_jax.interop.places import from_torch
+from vqvae_jax.interop.recognise import recognise
 
 np.int = int  # the reference still says np.int, which NumPy 1.24 took away
 BATCH = 64  # images at once where nothing is learned
@@ -100,26 +102,9 @@ def build(levels: int, channels: int, width: int, codes: int) -> vq_vae.VQVAE:
 
 def params(module: torch.nn.Module) -> dict[str, Any]:
     """Copies of the weights as a tree like ours, without codebooks."""
-    arrays = {name: value.detach().numpy().copy() for name, value in module.state_dict().items()}
-    # The generator's B layers have a cond_layer that they never use.
-    kept = {name: array for name, array in arrays.items() if not re.search(r"\.vq\.|\.cond_layer\.", name)}
-    return flax.traverse_util.unflatten_dict({our_name(n): our_array(n, a) for n, a in kept.items()}, sep="/")
-
-
-def our_name(name: str) -> str:
-    name = re.sub(r"(residual\d)\.1", r"\1.conv1", name)  # 0 and 2 are relus
-    name = re.sub(r"(residual\d)\.3", r"\1.conv2", name)
-    name = re.sub(r"^model\.layer_", "pixel_cnn.layers_", name)
-    leaf = "scale" if ".norm." in name else "embedding" if name.startswith("embed.") else "kernel"
-    return re.sub("weight$", leaf, name).replace(".", "/")
-
-
-def our_array(name: str, array: np.ndarray) -> np.ndarray:
-    """OIHW → HWIO; IOHW → HWIO for transposed convolutions, which are the decoders' 4x4 ones."""
-    if array.ndim != 4:
-        return array
-    transposed = name.startswith("decoder_") and array.shape[2:] == (4, 4)
-    return array.transpose(2, 3, 0, 1) if transposed else array.transpose(2, 3, 1, 0)
+    tensors = {name: value.detach().numpy().copy() for name, value in module.state_dict().items()}
+    match = recognise(tensors, type(module).__name__, HEADS)
+    return from_torch(tensors, match.places, match.like).params
 
 
 def update(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
