@@ -1,4 +1,4 @@
-"""The paper's VQ-VAE-2, beyond the contract: the bottom is told of the top. test_reference.py recomputes all of it."""
+"""The paper's VQ-VAE-2, beyond the contract: the bottom is told of the top. tests/compare recomputes all of it."""
 
 import jax
 import jax.numpy as jnp
