@@ -1,6 +1,7 @@
 """Use what was trained: python -m vqvae_jax COMMAND --workdir=DIR …"""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -184,6 +185,9 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; what is whole stays, the same command goes on from there", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # who reads has seen enough: python -m vqvae_jax … | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:  # a place that cannot be written, a disk that is full
         print(f"error: {error}; choose another place, or make room", file=sys.stderr)
         return 2

@@ -70,6 +70,9 @@ def cards(metrics: Mapping[str, Any], levels: Sequence[str]) -> Iterator[Card]:
         perplexity = number(measured.get(f"perplexity/{level}"), ".1f")
         yield Card(f"Codes used, {level}", number(measured[f"usage/{level}"], ".1%"), f"perplexity {perplexity}")
     for level, prior in metrics.get("priors", {}).items():
+        if "position_entropy" not in prior:  # imported: the tokens that it learned from are not here
+            yield Card(f"nll, {level}", number(prior["nll"], ".3f"), "nats a token")
+            continue
         note = f"{number(prior['nll'], '.3f')} / {number(prior['position_entropy'], '.3f')} nats a token"
         ratio = number(prior["nll_over_position_entropy"], ".3f")
         yield Card(f"nll / position entropy, {level}", ratio, note)
