@@ -13,7 +13,7 @@ PACKAGE = ROOT / "vqvae_jax"
 
 # A room imports from rooms of lower storeys, and of its own storey without going round in circles.
 STOREYS = (
-    ("networks", "types", "devices", "files", "flags"),
+    ("networks", "types", "devices", "doctor", "files", "flags"),
     ("autoencoders", "priors", "quantizers"),
     ("checkpoint", "logs", "data"),
     ("parts",),

@@ -16,10 +16,11 @@ from vqvae_jax.files import atomically, write_json
 from vqvae_jax.tasks.autoencode import AutoencodeTask
 from vqvae_jax.tasks.prior import PriorTask
 from vqvae_jax.trained import Trained
-from vqvae_jax.types import Model, UserError
+from vqvae_jax.types import Codebook, Model, UserError
 
 FILE = "metrics.json"
-COUNTS = "code_counts.npz"  # how often each code was used over the split, float [K] by level
+# How often each code was used over the split, float [K] by token map; and by level, "length/LEVEL" and "idle/LEVEL".
+COUNTS = "code_counts.npz"
 BATCH = 64  # images
 SHOWN = 16  # images in the strip
 
@@ -98,12 +99,23 @@ def _autoencoder(model: Trained, arrays: data.Arrays, metrics: dict[str, Any], s
     summary = {name: value for name, value in task.summary(sums).items() if name != "loss"}
     metrics |= {"images": len(arrays), "autoencoder": summary}
     counts: Any = {name.removeprefix("codes/"): value for name, value in sums.items() if name.startswith("codes/")}
+    for level, codebook in weights.codebooks.items():
+        counts |= {f"{name}/{level}": value for name, value in lengths_and_ages(codebook).items()}
     with atomically(model.workdir / COUNTS.replace(".npz", f"{suffix}.npz")) as path, path.open("wb") as file:
         np.savez(file, **counts)
     shown = arrays.image[np.linspace(0, len(arrays) - 1, min(SHOWN, len(arrays))).astype(int)]
     strip = logs.strip([shown, *model.reconstruct(shown)], scale=max(1, 64 // shown.shape[1]))
     logs.save_png(model.workdir / f"reconstructions{suffix}.png", strip)
     return token_files.TokenArrays(model.encode(arrays.image), arrays.label)
+
+
+def lengths_and_ages(codebook: Codebook) -> dict[str, np.ndarray]:
+    """Of each code, its length and the training steps since it was last used; nothing without a table."""
+    if not codebook.codes.size:
+        return {}
+    found = {"length": np.linalg.norm(np.asarray(codebook.codes), axis=-1).reshape(-1)}
+    idle = codebook.stats.get("idle")
+    return found if idle is None else found | {"idle": np.asarray(idle).reshape(-1)}
 
 
 def sums_over(task: Any, model: Model, split: Any) -> dict[str, np.ndarray]:

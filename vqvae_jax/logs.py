@@ -78,6 +78,11 @@ class Log:
         if self._on:
             self._progress.show(step, text)
 
+    def say(self, text: str) -> None:
+        """A line that is to be noticed, below the progress."""
+        if self._on:
+            print(f"\n{text}", file=sys.stderr, flush=True)
+
     def close(self) -> None:
         """Flushes everything."""
         if self._on:

@@ -17,7 +17,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vqvae_jax.checkpoint import Checkpoints
-from vqvae_jax.logs import Log
+from vqvae_jax.doctor import Doctor
+from vqvae_jax.logs import Log, read_metrics
 from vqvae_jax.types import Data, Model, Task, TrainState, UserError
 
 
@@ -125,7 +126,7 @@ def make_mesh(batch_size: int) -> jax.sharding.Mesh:
 
 def _loop(run: Run, state: TrainState, start: int, checkpoints, log: Log, stop: "Stop", config: dict) -> None:
     settings, total = run.settings, run.settings["steps"]
-    waiting = Late(log)
+    waiting = Late(log, Doctor(read_metrics(log.folder / "metrics.jsonl")))
     with prefetched(lambda step: run.place(run.data.batch(step)), start, total) as batches:
         for done, batch in zip(range(start + 1, total + 1), batches, strict=False):
             state, metrics = run.step(state, batch)
@@ -174,8 +175,8 @@ def epoch_ending(settings: Mapping[str, Any], data: Data, done: int) -> int | No
 class Late:
     """Metrics are fetched when the next ones come, so that the device is not waited for."""
 
-    def __init__(self, log: Log):
-        self.log, self.text = log, ""
+    def __init__(self, log: Log, doctor: Doctor):
+        self.log, self.doctor, self.text = log, doctor, ""
         self._waiting: tuple[int, dict[str, jax.Array]] | None = None
 
     def put(self, step: int, metrics: dict[str, jax.Array]) -> None:
@@ -189,6 +190,8 @@ class Late:
             step, metrics = self._waiting
             values = {name: float(value) for name, value in jax.device_get(metrics).items()}
             self.log.metrics(step, values, "train")
+            for illness in self.doctor.see(step, values):
+                self.log.say(f"collapse of {illness}")
             self.text, self._waiting = f"loss {values['loss']:.4g}", None
 
 

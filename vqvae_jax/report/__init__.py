@@ -11,8 +11,9 @@ from typing import Any
 
 from vqvae_jax import config as configs
 from vqvae_jax import evaluate, logs
+from vqvae_jax.doctor import Doctor
 from vqvae_jax.files import atomically
-from vqvae_jax.report.curves import codes, stage
+from vqvae_jax.report.curves import codes, health, stage
 from vqvae_jax.report.libraries import imported
 from vqvae_jax.report.pictures import captions, picture
 from vqvae_jax.report.words import about, cards, commands, facts, meaning, metrics_of, number, with_priors
@@ -57,6 +58,8 @@ def contents(workdir: Path) -> dict[str, Any]:
         "samples": picture(workdir, "samples", [*reversed(with_priors(config))]),
         "stages": [stage(name, entries[name], config) for name in entries],
         "codes": list(codes(workdir / evaluate.COUNTS, configs.levels(config))),
+        "health": list(health(workdir / evaluate.COUNTS, configs.levels(config))),
+        "illnesses": [str(illness) for illness in Doctor(entries.get("autoencoder", [])).present()],
         "metrics": [(name, number(value), meaning(name)) for name, value in evaluate.flat(metrics)],
         "config": config,
         "facts": facts(workdir),

@@ -9,10 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vqvae_jax import config as configs
+from vqvae_jax.doctor import RECENT
 from vqvae_jax.report.libraries import imported
 from vqvae_jax.report.words import in_order
 
 POINTS = 400  # of a curve, at most
+BINS = 30  # of a histogram
+HISTOGRAMS = {"length": "length of the codes", "idle": "training steps since a code was used"}
 INK = "#010203"  # becomes the colour of the page's text, light or dark
 COLOURS = ("#3b7dd8", "#e0782f", "#35a065", "#ad5cc9", "#b8962b", "#3aa6b0", "#d6517d", "#7a7f87")
 TRAIN, HELD_OUT = COLOURS[:2]
@@ -96,7 +99,15 @@ def autoencoder_panels(entries: list[dict[str, Any]], levels: Sequence[str]) -> 
         Panel("PSNR", "dB, held out", [Line("held_out/psnr", "", HELD_OUT, "o-")]),
         Panel("Perplexity of the codes", "lines a batch, dots held out", health["perplexity"]),
         Panel("Share of codes used", "lines a batch, dots held out", health["usage"]),
+        Panel("Codes used lately", f"share used in the last {RECENT} steps", watched("recent_usage", maps)),
+        Panel("Longest code", "length", watched("code_norm_max", maps), log=True),
+        Panel("Revived codes", "in a step", watched("revived", maps)),
     ]
+
+
+def watched(metric: str, maps: Sequence[tuple[str, str]]) -> list[Line]:
+    """One metric of the codebooks in training, a line a level."""
+    return [Line(f"train/{metric}/{name}", name, colour) for name, colour in maps]
 
 
 def prior_panels() -> list[Panel]:
@@ -148,7 +159,7 @@ def codes(path: Path, levels: Sequence[str]) -> Iterator[dict[str, Any]]:
     if not path.is_file():
         return
     with np.load(path) as counts:
-        for name in in_order(counts, levels):
+        for name in in_order([name for name in counts if "/" not in name], levels):
             share = np.sort(counts[name].astype(np.float64))[::-1] / max(1, counts[name].sum())
             used = share[share > 0]
             yield {
@@ -159,6 +170,27 @@ def codes(path: Path, levels: Sequence[str]) -> Iterator[dict[str, Any]]:
                 "perplexity": f"{np.exp(-np.sum(used * np.log(used))):.1f}",
                 "most": f"{share[0]:.1%}",
             }
+
+
+def health(path: Path, levels: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Histograms of what the codes themselves are like, (caption, SVG): lengths, and steps unused."""
+    if not path.is_file():
+        return
+    with np.load(path) as counts:
+        for name in [name for name in counts if "/" in name]:
+            what, _, level = name.partition("/")
+            if level in levels and what in HISTOGRAMS:
+                yield f"{level}: {HISTOGRAMS[what]}", spread(counts[name], HISTOGRAMS[what])
+
+
+def spread(values: np.ndarray, label: str) -> Any:
+    """How many codes have which value, as SVG."""
+
+    def draw(axes: Any) -> None:
+        axes.hist(values[np.isfinite(values)], bins=BINS, color=TRAIN, alpha=0.75)
+        axes.set(xlabel=label, ylabel="codes")
+
+    return svg(draw, label)
 
 
 def histogram(share: np.ndarray, name: str) -> Any:

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vqvae_jax import codec, logs
+from vqvae_jax import codec, doctor, logs
 from vqvae_jax.data.augment import augment, normalise, to_uint8
 from vqvae_jax.networks.measure import psnr, ssim
 from vqvae_jax.quantizers import codebook as cb
 from vqvae_jax.tasks.optimize import apply_gradients, new_state, trainable, with_model
-from vqvae_jax.types import Array, Model, TrainState, UserError, unknown
+from vqvae_jax.types import Array, Codebook, Model, TrainState, UserError, unknown
 
 SHOWN = 32  # pictures in a grid
 
@@ -143,7 +143,10 @@ class AutoencodeTask:
             counts = cb.counts(tokens, self._vocabulary()[name])
             metrics[f"batch_usage/{name}"] = cb.usage(counts)
             metrics[f"batch_perplexity/{name}"] = cb.perplexity(counts)
-        return metrics | {f"revived/{name}": jnp.sum(dead) for name, dead in out.fresh.items()}
+        metrics |= {f"revived/{name}": jnp.sum(dead) for name, dead in out.fresh.items()}
+        for level, codebook in out.codebooks.items():
+            metrics |= {f"{name}/{level}": value for name, value in age_and_size(codebook).items()}
+        return metrics
 
     def _vocabulary(self) -> dict[str, int]:
         """Codes of each token map."""
@@ -157,3 +160,15 @@ class AutoencodeTask:
             depths = len(quantizer.vocab_sizes)
             names += [level] if depths == 1 else [f"{level}.{i}" for i in range(depths)]
         return tuple(names)
+
+
+def age_and_size(codebook: Codebook) -> dict[str, Array]:
+    """What `doctor` watches: the share of codes used lately, steps unused, and lengths; nothing without a table."""
+    if not codebook.codes.size:
+        return {}
+    lengths = jnp.linalg.norm(codebook.codes, axis=-1)
+    found = {"code_norm": jnp.median(lengths), "code_norm_max": jnp.max(lengths)}
+    if "idle" in codebook.stats:
+        idle = codebook.stats["idle"]
+        found |= {"recent_usage": jnp.mean(idle < doctor.RECENT), "code_age": jnp.mean(idle)}
+    return found

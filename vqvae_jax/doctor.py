@@ -1,0 +1,89 @@
+"""Collapse that explains itself: which level, since when, what to try. Reads the metrics that a training logs.
+
+recent_usage/LEVEL     share of the codes that were used in the last RECENT steps
+batch_perplexity/LEVEL of one batch
+code_norm/LEVEL        median length of the codes; code_norm_max/LEVEL the longest
+revived/LEVEL          codes that got a new value in this step
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+RECENT = 100  # steps
+LOW = 0.2  # of the codes: below, a level has collapsed
+FEW = 2.0  # perplexity of a batch: below, one code does nearly all
+LONG = 100.0  # times the median length: such a code flew off
+PATIENCE = 3  # logged steps in a row before anything is said
+
+
+class Illness(NamedTuple):
+    """What is wrong with one level."""
+
+    level: str
+    since: int  # step
+    what: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.level}: {self.what}, since step {self.since}; {self.advice}"
+
+
+class Doctor:
+    """Watches the levels of one training, logged step after logged step."""
+
+    def __init__(self, entries: Iterable[Mapping[str, Any]] = ()):
+        self._ill: dict[str, list[tuple[int, Illness]]] = {}  # level → the logged steps of its present illness
+        for entry in entries:
+            values = {name.removeprefix("train/"): v for name, v in entry.items() if name.startswith("train/")}
+            self.see(entry["step"], values)
+
+    def see(self, step: int, values: Mapping[str, Any]) -> list[Illness]:
+        """What becomes certain with this logged step: an illness is told once, when it has lasted."""
+        told = []
+        for level in (name.removeprefix("recent_usage/") for name in values if name.startswith("recent_usage/")):
+            found = look(level, step, values)
+            before = self._ill.get(level, [])
+            self._ill[level] = [*before[:PATIENCE], (step, found)] if found else []
+            if found and len(before) + 1 == PATIENCE:
+                told.append(found._replace(since=before[0][0] if before else step))
+        return told
+
+    def present(self) -> list[Illness]:
+        """The illnesses that have lasted to the end."""
+        lasting = [seen for seen in self._ill.values() if len(seen) >= PATIENCE]
+        return [seen[-1][1]._replace(since=seen[0][0]) for seen in lasting]
+
+
+def look(level: str, step: int, values: Mapping[str, Any]) -> Illness | None:
+    """What one logged step shows of a level; codes have RECENT steps' time to be used at all."""
+    usage, perplexity = values.get(f"recent_usage/{level}"), values.get(f"batch_perplexity/{level}")
+    usual, longest = values.get(f"code_norm/{level}"), values.get(f"code_norm_max/{level}")
+    if usual and longest and longest > LONG * usual:
+        return Illness(level, step, f"a code is {longest / usual:.0f} times as long as most", FLOWN)
+    if step < RECENT or usage is None:
+        return None
+    if usage < LOW:
+        return Illness(level, step, f"only {usage:.0%} of its codes were used in {RECENT} steps", unused(level, values))
+    if perplexity is not None and perplexity < FEW:
+        return Illness(level, step, f"one code does nearly all, batch perplexity {perplexity:.1f}", ONE)
+    return None
+
+
+def unused(level: str, values: Mapping[str, Any]) -> str:
+    """What to try where codes lie idle."""
+    if values.get(f"revived/{level}"):
+        return (
+            "codes are revived and not kept, the encodings lie too close together: try a lower learning rate, a "
+            f"smaller --config.loss_weights.commitment, or fewer codes for {level}"
+        )
+    return (
+        "try --config.autoencoder.quantizer.name=ema or cvq, or --config.autoencoder.quantizer.revive_after=20; "
+        "docs/codebooks.md compares them"
+    )
+
+
+FLOWN = "it flew off: start counts of moving averages at 1, or lower the learning rate"
+ONE = (
+    "the encoder gives every place the same vector: try a lower learning rate, or a smaller "
+    "--config.loss_weights.commitment for this level, so that its encodings can grow"
+)
