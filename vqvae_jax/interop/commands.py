@@ -47,12 +47,13 @@ def import_(given: argparse.Namespace) -> None:
     """A file becomes a stage of a workdir."""
     from vqvae_jax import config as configs
     from vqvae_jax.interop import importing
+    from vqvae_jax.interop.stages import STACK
 
     stage, title = importing.import_weights(
         given.checkpoint, given.workdir, given.image_size, given.heads or importing.HEADS, given.key
     )
     print(f"{given.workdir / stage}: {title}")
-    if stage == importing.STACK:
+    if stage == STACK:
         print("layers alone: they can be compared and exported")
         return
     config = configs.load(given.workdir)

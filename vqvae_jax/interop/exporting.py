@@ -11,8 +11,9 @@ from vqvae_jax.autoencoders import VQVAE2, HierarchicalVAE
 from vqvae_jax.checkpoint import Checkpoints
 from vqvae_jax.files import read_json
 from vqvae_jax.interop import files, hierarchical, pixelcnn, stacks, vqvae2
-from vqvae_jax.interop.importing import STACK, UNUSED
+from vqvae_jax.interop.importing import UNUSED
 from vqvae_jax.interop.places import Places, to_torch
+from vqvae_jax.interop.stages import STACK
 from vqvae_jax.priors.pixelcnn import MNISTGenerator, PixelCNNPrior
 from vqvae_jax.types import Model, UserError, unknown
 

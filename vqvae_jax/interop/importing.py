@@ -18,14 +18,12 @@ from vqvae_jax.interop import files
 from vqvae_jax.interop.matches import Match
 from vqvae_jax.interop.places import from_torch
 from vqvae_jax.interop.recognise import recognise
+from vqvae_jax.interop.stages import NEW, fitting_facts, prior_section
 from vqvae_jax.interop.state_dicts import unwrapped
 from vqvae_jax.types import UserError
 
-STACK = "stack"  # the stage of bare layers
 UNUSED = "unused.npz"  # in a stage: tensors that came along and that nothing uses, kept for `export`
 HEADS = 2  # of the reference's attention
-ONE_LEVEL = 28  # pixels, where nothing says otherwise
-MORE_LEVELS = 256
 
 
 def import_weights(
@@ -60,51 +58,6 @@ def import_weights(
     return stage, match.title
 
 
-def autoencoder(match: Match, image_size: int) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Stage, config and facts of a new workdir."""
-    size = image_size or match.facts["image_size"]
-    check_size(match.section, size)
-    config = {
-        "dataset": {"name": "folder", "image_size": size, "range": match.facts["range"]},
-        "autoencoder": match.section,
-        "loss_weights": match.facts["loss_weights"],
-    }
-    return "autoencoder", configs.complete(config), facts_of(size, match.facts["channels"])
-
-
-def prior(match: Match, image_size: int) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Stage, config and facts of a workdir whose data are tokens: the autoencoder is not there, only described."""
-    coarse, size = match.facts["coarse_sizes"], image_size
-    count = 1 if match.section["merge"] == "sum" and not coarse else max(2, len(coarse) + 1)
-    vocabularies = [*coarse, match.facts["vocab_size"]]
-    quantizer = {"name": "vq", "codebook_size": vocabularies[0]}
-    section = {"name": "hierarchical", "levels": count, "quantizer": quantizer}
-    size = size or (ONE_LEVEL if count == 1 else MORE_LEVELS)
-    check_size(section, size)
-    names = configs.levels({"autoencoder": section})
-    each = zip(names, vocabularies, strict=False)
-    section["quantizers"] = {name: quantizer | {"codebook_size": k} for name, k in each if k != vocabularies[0]}
-    level = names[len(coarse)]
-    sides = [size // 4 // 2 ** (count - 1 - i) for i in range(len(vocabularies))]
-    levels = [[name, [side, side], k] for name, side, k in zip(names, sides, vocabularies, strict=False)]
-    config = {
-        "dataset": {"name": "tokens", "image_size": size},
-        "autoencoder": section,
-        "priors": {level: prior_section(match)},
-    }
-    labels = list(map(str, range(match.facts["num_labels"])))
-    facts = facts_of(size, 3, labels) | {"levels": levels, "autoencoder": None}
-    return level, configs.complete(config), facts
-
-
-def stack(match: Match, image_size: int) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Bare layers: there is nothing but them."""
-    return STACK, match.section, {}
-
-
-NEW = {"autoencoder": autoencoder, "prior": prior, "stack": stack}
-
-
 def add_prior(match: Match, tensors: Mapping[str, Any], kept: dict[str, Any], workdir: Path, image_size: int) -> str:
     """A stage more in a workdir. Its config names the stage once all of it is there."""
     config, facts = configs.load(workdir), parts.read_facts(workdir)
@@ -125,48 +78,6 @@ def add_prior(match: Match, tensors: Mapping[str, Any], kept: dict[str, Any], wo
     write_json(workdir / parts.FACTS, facts)
     configs.save(config, workdir)
     return level
-
-
-def fitting_facts(match: Match, config: Mapping[str, Any], facts: dict[str, Any], workdir: Path) -> dict[str, Any]:
-    """The workdir's facts with what the prior adds: labels, and the size of its map where only priors are there.
-
-    Raises:
-        UserError: it is a prior over other codes.
-    """
-    wanted = [*match.facts["coarse_sizes"], match.facts["vocab_size"]]
-    names, known = configs.levels(config), [one.vocab_size for one in parts.token_levels(config, facts)]
-    if "levels" in facts and len(known) < len(wanted) and known == wanted[: len(known)]:
-        side = facts["levels"][-1][1][0] * 2
-        facts = {**facts, "levels": [*facts["levels"], [names[len(known)], [side, side], wanted[-1]]]}
-    elif known[: len(wanted)] != wanted:
-        said = ", ".join(f"{name} {size}" for name, size in zip(names, known, strict=False))
-        raise UserError(f"{match.title} models codes of {wanted} a level, coarse to fine; {workdir} has {said}")
-    labels = facts["label_names"]
-    if match.facts["num_labels"] and labels and len(labels) != match.facts["num_labels"]:
-        raise UserError(f"{match.title} knows {match.facts['num_labels']} labels, {workdir} has {len(labels)}")
-    numbered = list(map(str, range(match.facts["num_labels"])))
-    return facts if labels or not numbered else {**facts, "label_names": numbered, "label_counts": [1] * len(numbered)}
-
-
-def prior_section(match: Match) -> dict[str, Any]:
-    """Of a config; it is trained as the reference trains its own."""
-    rate = 1e-3 if match.section["merge"] == "sum" else 1e-4
-    return {**match.section, "optimizer": {"learning_rate": rate}}
-
-
-def facts_of(size: int, channels: int, labels: list[str] | None = None) -> dict[str, Any]:
-    """data.json: no images were seen."""
-    labels = labels or []
-    return {"image_size": size, "channels": channels, "label_names": labels, "label_counts": [1] * len(labels)}
-
-
-def check_size(section: Mapping[str, Any], size: int) -> None:
-    """UserError unless the levels come out even."""
-    stride = configs.autoencoder_kind({"autoencoder": section}).stride(section)
-    if size % stride:
-        raise UserError(
-            f"--image_size={size} must be a multiple of {stride}; nearest: {max(1, round(size / stride)) * stride}"
-        )
 
 
 def write_stage(folder: Path, model: Any, config: Mapping[str, Any], kept: Mapping[str, Any]) -> None:
