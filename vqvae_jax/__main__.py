@@ -8,6 +8,7 @@ from pathlib import Path
 from vqvae_jax.compare.commands import add_compare
 from vqvae_jax.flags import (
     DATASET,
+    MEASURED,
     Parser,
     add_images,
     add_workdir,
@@ -167,7 +168,7 @@ def evaluate(given: argparse.Namespace) -> None:
     """Measure, print, write metrics.json."""
     from vqvae_jax import evaluate as measuring
 
-    with flags_in_place_of(DATASET):
+    with flags_in_place_of(MEASURED):
         print("\n".join(measuring.lines(measuring.evaluate(given.workdir, images_of(given)))))
 
 

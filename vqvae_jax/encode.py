@@ -166,7 +166,8 @@ def decode(workdir: Path, tokens: Path, output: Path, levels: int = 0) -> int:
         UserError: tokens of another model, or damaged ones.
     """
     model, told = Trained(workdir), token_files.about(tokens)
-    if told["source"].get("autoencoder") != model.checksum:
+    made_by = told["source"].get("autoencoder", "?")  # None: drawn from imported priors, which do not know
+    if made_by is not None and made_by != model.checksum:
         raise UserError(
             f"the tokens in {tokens} were made by another autoencoder than the one in {workdir}: its checksum differs; "
             "decode them with the workdir they were encoded with"

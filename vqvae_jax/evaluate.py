@@ -22,6 +22,7 @@ FILE = "metrics.json"
 # How often each code was used over the split, float [K] by token map; and by level, "length/LEVEL" and "idle/LEVEL".
 COUNTS = "code_counts.npz"
 BATCH = 64  # images
+SAID = ("name", "path", "test_split")  # what of other images stands in the names of files
 SHOWN = 16  # images in the strip
 
 
@@ -47,14 +48,16 @@ def evaluate(workdir: Path, images: Mapping[str, str] | None = None) -> dict[str
 def measure(model: Trained, images: Mapping[str, str] | None = None) -> dict[str, Any]:
     """As `evaluate`, of what is loaded already."""
     asked = {**model.config["dataset"], **(images or {})}
-    other = [asked[name] for name in ("name", "test_split") if asked[name] != model.config["dataset"][name]]
-    suffix = "".join(f"_{one}" for one in other)
+    suffix = "".join(f"_{Path(asked[name]).stem}" for name in SAID if asked[name] != model.config["dataset"][name])
     metrics: dict[str, Any] = {"split": asked["test_split"]}
     if model.has_autoencoder:
         arrays = load_images(model, asked)
         tokens = _autoencoder(model, arrays, metrics, suffix)
     else:
-        _check_same(model, parts.facts_of_tokens(model.config), ("label_names", "levels", "autoencoder"))
+        facts = parts.facts_of_tokens({**model.config, "dataset": asked})
+        # Imported priors do not say of which autoencoder their tokens are.
+        unknown = [] if model.facts["autoencoder"] is None else ["autoencoder"]
+        _check_same(model, facts, ("label_names", "levels", *unknown))
         tokens = token_files.load(asked, "test")
         metrics["images"] = len(tokens)
     if model.priors:
@@ -77,7 +80,8 @@ def load_images(model: Trained, asked: Mapping[str, Any]) -> data.Arrays:
 def training_tokens(model: Trained) -> token_files.TokenArrays | None:
     """What the priors were trained on; None where they were imported."""
     if not model.has_autoencoder:
-        return token_files.load(model.config["dataset"], "train")
+        known = model.config["dataset"]["path"]
+        return token_files.load(model.config["dataset"], "train") if known else None
     folder = model.workdir / "tokens"
     return token_files.read(folder, "train") if folder.is_dir() else None
 

@@ -66,8 +66,10 @@ def alone_in(folder: Path) -> Iterator[None]:
             raise UserError(f"another process is writing to {folder}; wait for it, or choose another folder") from error
         except (ImportError, OSError):  # a file system or a machine without locks
             pass
-        yield
-    (folder / LOCK).unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            (folder / LOCK).unlink(missing_ok=True)
 
 
 def png_names(names: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from vqvae_jax.types import UserError
 
 DATASET = {"config.dataset.name": "--dataset", "--config.dataset.test_split": "--split", "--config.dataset.": "--"}
+MEASURED = {"--config.dataset.image_size=": "train or import with --image_size=", **DATASET}
 
 
 class Parser(argparse.ArgumentParser):

@@ -94,6 +94,9 @@ class Recipe:
     def train(self, name: str) -> bool:
         """Trains a stage to its end; False where it was finished already."""
         step, steps = self._latest(name), self._steps(name)
+        if step is None and not steps:
+            self._take(name)
+            return True
         if step is not None and step >= steps:
             say(f"{name}: finished, {step} steps")
             return False
@@ -109,6 +112,14 @@ class Recipe:
         seed = self.config["seed"] + ("autoencoder", *configs.levels(self.config)).index(name)
         train.fit(task, split, held_out, self.workdir / name, settings, self.config, seed)
         return True
+
+    def _take(self, name: str) -> None:
+        """The weights of another run as they are, as step 0."""
+        origin = Path(self._section(name)["train"]["init_from"])
+        say(f"{name}: the weights of {origin}, as they are")
+        with Checkpoints(origin / name / "checkpoints") as there, Checkpoints(self._folder(name)) as here:
+            step = None if name == "autoencoder" or there.best() is None else "best"
+            here.save(0, there.restore_model(step, self._abstract(name)), {}, dict(self.config))
 
     def finished(self) -> bool:
         """Whether every stage is."""
@@ -155,8 +166,17 @@ class Recipe:
         return section["steps"] or math.ceil(section["epochs"] * self._examples(name) / section["batch_size"])
 
     def _latest(self, name: str) -> int | None:
-        with Checkpoints(self.workdir / name / "checkpoints") as checkpoints:
+        with Checkpoints(self._folder(name)) as checkpoints:
             return checkpoints.latest()
+
+    def _folder(self, name: str) -> Path:
+        return self.workdir / name / "checkpoints"
+
+    def _abstract(self, name: str) -> Any:
+        """Shapes of a stage's model."""
+        if name == "autoencoder":
+            return parts.abstract_autoencoder(parts.build_autoencoder(self.config, self.facts), self.facts)
+        return parts.abstract_prior(parts.build_prior(self.config, self.facts, name))
 
     def _autoencoder(self):
         config, section = self.config, self.config["train"]
@@ -250,7 +270,8 @@ class Recipe:
 
     def _check_autoencoder(self) -> None:
         """A prior is trained on the codes of a finished autoencoder."""
-        if (self._latest("autoencoder") or 0) < self._steps("autoencoder"):
+        step = self._latest("autoencoder")
+        if step is None or step < self._steps("autoencoder"):
             raise UserError(
                 "the priors learn the codes of the autoencoder, whose training is not finished; "
                 f"first: --stage=autoencoder --workdir={self.workdir}"
@@ -258,7 +279,7 @@ class Recipe:
 
     def _check_not_imported(self, name: str) -> None:
         """Imported weights are of step 0, and no training may write over them."""
-        if self._latest(name) == 0:
+        if self._latest(name) == 0 and self._steps(name):
             field = f"--config.{'' if name == 'autoencoder' else f'priors.{name}.'}train.init_from={self.workdir}"
             raise UserError(f"{self.workdir / name} holds imported weights; to train on: --workdir=NEW {field}")
 
@@ -266,12 +287,8 @@ class Recipe:
         folder = self._section(name)["train"]["init_from"]
         if not folder or self._latest(name) is not None:
             return
-        if name == "autoencoder":
-            like = parts.abstract_autoencoder(parts.build_autoencoder(self.config, self.facts), self.facts)
-        else:
-            like = parts.abstract_prior(parts.build_prior(self.config, self.facts, name))
         with Checkpoints(Path(folder) / name / "checkpoints") as checkpoints:
-            checkpoints.check_model(like)
+            checkpoints.check_model(self._abstract(name))
 
     def _check_codes(self) -> None:
         """Training an autoencoder on would change the codes under the priors that were trained on them."""

@@ -188,9 +188,9 @@ def config_of_data(tmp_path):
 def test_trained_on_from_imported_weights(tmp_path, capsys):
     run, new = tmp_path / "run", tmp_path / "new"
     assert bring(vae(tmp_path / "vae.npz"), run, "--image_size=32") == 0
-    assert "--config.train.init_from=" in capsys.readouterr().out
+    assert "train on, with a fresh optimizer: python launch.py --config=" in capsys.readouterr().out
     config = configs.load(run) | {"dataset": config_of_data(tmp_path)}
-    config["train"] |= {"steps": 2, "batch_size": 8, "init_from": str(run), "evaluate_every": 2, "checkpoint_every": 2}
+    config["train"] |= {"steps": 2, "batch_size": 8, "evaluate_every": 2, "checkpoint_every": 2}
     recipe.run(configs.complete(config), new)
     assert "with a fresh optimizer" in capsys.readouterr().err
     before, after = (vqvae_jax.load(one).autoencoder[1].params for one in (run, new))
@@ -199,11 +199,33 @@ def test_trained_on_from_imported_weights(tmp_path, capsys):
     assert main(["compare", f"--workdir={run}", f"--against={new}", "--dataset=npz",
                  f"--path={tmp_path / 'data.npz'}", f"--report={tmp_path / 'ab.json'}"]) == 0  # fmt: skip
     told = json.loads((tmp_path / "ab.json").read_text())
-    assert told["images"] == 12 and told[str(run)]["mse"] != told[str(new)]["mse"]
+    one, other = (told[name]["metrics"]["mse"] for name in "AB")
+    assert told["images"] == 12 and one != other and told["A"]["workdir"] == str(run)
     assert (run / "comparison.png").is_file() and "usage/top" in capsys.readouterr().out
     assert main(["evaluate", f"--workdir={run}", "--dataset=npz", f"--path={tmp_path / 'data.npz'}"]) == 0
-    metrics = json.loads((run / "metrics_npz.json").read_text())
-    assert metrics["autoencoder"]["mse"] == pytest.approx(told[str(run)]["mse"], rel=1e-5)
+    metrics = json.loads((run / "metrics_npz_data.json").read_text())
+    assert metrics["autoencoder"]["mse"] == pytest.approx(one, rel=1e-5)
+
+
+def test_a_prior_is_trained_on_and_its_autoencoder_stays(tmp_path, capsys):
+    run, new = tmp_path / "run", tmp_path / "new"
+    assert bring(vae(tmp_path / "vae.npz", levels=1), run, "--image_size=32") == 0
+    assert bring(prior(tmp_path / "p.npz", layers=1, attention_after=()), run) == 0
+    assert "--config.priors.codes.train.steps=1000" in capsys.readouterr().out
+    config = configs.load(run) | {"dataset": config_of_data(tmp_path)}
+    config["priors"]["codes"]["train"] |= {"steps": 1, "batch_size": 8}
+    configs.check(config := configs.complete(config))
+    recipe.run(config, new)
+    said = capsys.readouterr().err
+    assert "autoencoder: the weights of" in said and "codes: starts from the weights of" in said
+    one, other = vqvae_jax.load(run), vqvae_jax.load(new)
+    assert one.checksum == other.checksum and other.priors
+    moved = jax.tree.map(
+        lambda a, b: np.abs(a - b).max(), one.priors["codes"][1].params, other.priors["codes"][1].params
+    )
+    assert 0 < max(jax.tree.leaves(moved)) < 3e-4  # a step of 1e-4
+    recipe.run(config, new)
+    assert "autoencoder: finished" in capsys.readouterr().err
 
 
 def test_no_training_writes_over_imported_weights(tmp_path):
@@ -259,6 +281,39 @@ def test_damaged_files(tmp_path, capsys):
     assert "there is no such file" in refused(tmp_path, capsys, tmp_path / "none.pt")
 
 
+@pytest.mark.parametrize("name", ["encoder_0.conv1.bias", "decoder_1.conv4.bias", "encoder_1.vq.dictionary"])
+def test_another_number_of_axes(name, tmp_path, capsys):
+    tensors = files.read(vae(tmp_path / "vae.npz"))
+    files.write(tmp_path / "bad.npz", tensors | {name: tensors[name][..., 0]})
+    assert f"{name} is {list(tensors[name].shape[:-1])}, not of" in refused(tmp_path, capsys, tmp_path / "bad.npz")
+    files.write(tmp_path / "bad.npz", tensors | {name: tensors[name][:0]})
+    assert f"{name} is [0" in refused(tmp_path, capsys, tmp_path / "bad.npz")
+
+
+@pytest.mark.parametrize("lacking", ["layer_1.vertical_conv.weight", "layer_2.attention.kqv_projection.weight"])
+def test_a_stack_that_lacks_one_tensor(lacking, tmp_path, capsys):
+    tensors = files.read(RECORDINGS / "pixel_cnn_vector_condition.npz")
+    shape = list(tensors.pop(lacking).shape)
+    files.write(tmp_path / "bad.npz", tensors)
+    said = refused(tmp_path, capsys, tmp_path / "bad.npz")
+    assert "closest is 4 layers" in said and f"missing: {lacking}" in said and str(shape[0]) in said
+    assert "left over" not in said and "of another shape" not in said
+
+
+def test_what_a_killed_import_left_is_no_stage(tmp_path):
+    run = tmp_path / "run"
+    assert bring(vae(tmp_path / "vae.npz"), run, "--image_size=32") == 0
+    (run / "top" / "checkpoints").mkdir(parents=True)  # not named in the config
+    (run / ".top.importing" / "checkpoints").mkdir(parents=True)
+    assert export(run, tmp_path / "a.npz") == 0
+    assert bring(prior(tmp_path / "top.npz"), run) == 0
+    assert vqvae_jax.load(run).priors and not (run / ".top.importing").exists()
+    (tmp_path / ".other.importing").mkdir()
+    (tmp_path / ".other.importing" / "half").write_text("")
+    assert bring(tmp_path / "vae.npz", tmp_path / "other", "--image_size=32") == 0
+    assert {one.name for one in (tmp_path / "other").iterdir()} == {"autoencoder", "config.json", "data.json"}
+
+
 def test_a_full_workdir_is_left_alone(tmp_path, capsys):
     assert bring(vae(tmp_path / "vae.npz"), tmp_path / "run", "--image_size=32") == 0
     capsys.readouterr()
@@ -305,6 +360,29 @@ def test_comparing_what_cannot_be_compared(tmp_path, capsys):
     assert "do not see the same images" in says(
         capsys, "compare", f"--workdir={tmp_path / 'vae'}", f"--against={bring_wide(tmp_path)}"
     )
+
+
+def test_what_is_recorded_is_compared_or_fails(tmp_path, capsys):
+    path = RECORDINGS / "pixel_conv_a.npz"
+    assert bring(path, tmp_path / "run") == 0
+    with np.load(path) as file:
+        arrays = dict(file)
+
+    def compare(without=(), **changes):
+        kept = {name: array for name, array in arrays.items() if name not in without}
+        np.savez(tmp_path / "r.npz", **kept | changes)
+        return main(["compare", f"--workdir={tmp_path / 'run'}", f"--reference={tmp_path / 'r.npz'}"])
+
+    assert compare(**{"output/7": np.ones(3, np.float32)}) == 1
+    assert "recorded, and not compared" in capsys.readouterr().out
+    wrapped = {f"grad/module.{name.removeprefix('grad/')}": 9 * a for name, a in arrays.items() if name[:5] == "grad/"}
+    assert compare(**wrapped, without=[name for name in arrays if name[:5] == "grad/"]) == 1
+    capsys.readouterr()
+    assert compare(without=["cotangent/0"]) == 2 and "no cotangent/0" in capsys.readouterr().err
+    assert compare(**{"cotangent/0": np.ones((2, 5, 4, 4), np.float32)}) == 2
+    assert "not of the outputs' shapes" in capsys.readouterr().err
+    assert compare(**{"input/1": np.ones((2, 4), np.float32)}) in (1, 2)
+    assert compare(**{"input/0": np.ones((2, 5), np.float32)}) == 2
 
 
 def bring_wide(tmp_path):

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from vqvae_jax.flags import DATASET, add_images, add_workdir, flags_in_place_of, images_of, step
+from vqvae_jax.flags import MEASURED, add_images, add_workdir, flags_in_place_of, images_of, step
 from vqvae_jax.types import UserError
 
 
@@ -30,6 +30,10 @@ def compare(given: argparse.Namespace) -> int:
     """0, or 1 where a recording and the model differ."""
     if given.report and given.report.suffix != ".json":
         raise UserError(f"--report={given.report}: the name ends in .json")
+    if given.output and given.output.suffix != ".png":
+        raise UserError(f"--output={given.output}: the strip's name ends in .png")
+    if given.reference and (given.output or images_of(given)):
+        raise UserError("--output, --dataset, --path and --split go with --against; a recording has its own inputs")
     return to_recording(given) if given.reference else to_model(given)
 
 
@@ -48,7 +52,7 @@ def to_model(given: argparse.Namespace) -> int:
     from vqvae_jax.compare import models
     from vqvae_jax.files import write_json
 
-    with flags_in_place_of(DATASET):
+    with flags_in_place_of(MEASURED):
         found = models.compare(given.workdir, given.against, given.output, images_of(given), given.step)
     print("\n".join(models.table(found)))
     if given.report:

@@ -20,7 +20,7 @@ STRIP = "comparison.png"
 def compare(
     workdir: Path, against: Path, output: Path | None, images: Mapping[str, str], step: int | str | None = "best"
 ) -> dict[str, Any]:
-    """Metrics of both, by workdir, as `evaluate` has them; but mse of images in [0, 1], whatever their ranges.
+    """Metrics of both, A and B, as `evaluate` has them; but mse of images in [0, 1], whatever their ranges.
 
     Args:
         workdir: whose data are taken.
@@ -36,8 +36,9 @@ def compare(
     check(models)
     asked = {**models[0].config["dataset"], **images}
     arrays = evaluate.load_images(models[0], asked)
-    found = {"split": asked["test_split"], "images": len(arrays)}
-    found |= {str(model.workdir): metrics(model, arrays) for model in models}
+    found: dict[str, Any] = {"split": asked["test_split"], "images": len(arrays)}
+    for name, model in zip("AB", models, strict=True):
+        found[name] = {"workdir": str(model.workdir), "metrics": metrics(model, arrays)}
     shown = arrays.image[np.linspace(0, len(arrays) - 1, min(SHOWN, len(arrays))).astype(int)]
     strip = [shown, *(model.reconstruct(shown)[-1] for model in models)]
     logs.save_png(output or workdir / STRIP, logs.strip(strip, scale=max(1, 64 // shown.shape[1])))
@@ -74,8 +75,9 @@ def metrics(model: Trained, arrays: data.Arrays) -> dict[str, float]:
 
 def table(found: Mapping[str, Any]) -> Iterator[str]:
     """A line a metric."""
-    (one, first), (other, second) = ((name, value) for name, value in found.items() if isinstance(value, Mapping))
-    yield f"{found['images']} images of {found['split']!r}: A is {one}, B is {other}"
+    first, second = found["A"]["metrics"], found["B"]["metrics"]
+    workdirs = f"A is {found['A']['workdir']}, B is {found['B']['workdir']}"
+    yield f"{found['images']} images of {found['split']!r}: {workdirs}"
     yield f"{'':24}  {'A':>10}  {'B':>10}  {'B - A':>10}"
     for name in {**first, **second}:
         a, b = first.get(name, math.nan), second.get(name, math.nan)

@@ -1,7 +1,8 @@
 """A workdir's model on the inputs of a recording, tensor by tensor."""
 
+import contextlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from vqvae_jax.compare.told import Told
 from vqvae_jax.interop import hierarchical, vqvae2
 from vqvae_jax.interop.exporting import load_stack, places_of, stack_or_stages
 from vqvae_jax.interop.places import Places, to_torch
+from vqvae_jax.interop.reading import plain
 from vqvae_jax.networks import conv
 from vqvae_jax.tasks.autoencode import AutoencodeTask
 from vqvae_jax.tasks.optimize import make_optimizer, new_state
@@ -49,12 +51,33 @@ def compare(workdir: Path, reference: Path, step: int | str | None = "best") -> 
     """
     recording = Recording(reference)
     check_kind(workdir, recording)
-    found = KINDS[recording.kind](workdir, recording, step)
+    recording.check()
+    with fitting(recording):
+        found = KINDS[recording.kind](workdir, recording, step)
     if not any(row.tensor.startswith("output/") for row in found):
-        raise UserError(
-            f"{reference} has none of the outputs of this model; it has {named(recording, 'output')}; {HOW}"
-        )
-    return found
+        there = ", ".join(list(recording.of("output"))[:8])
+        raise UserError(f"{reference} has none of the outputs of this model; it has {there}; {HOW}")
+    return found + not_compared(recording, {row.tensor for row in found})
+
+
+@contextlib.contextmanager
+def fitting(recording: Recording) -> Iterator[None]:
+    """Whatever the recorded arrays make impossible is one UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        reason = plain(str(error).split("\n")[0])
+        raise UserError(f"{recording.path} does not fit this model: {reason}; {HOW}") from error
+
+
+def not_compared(recording: Recording, compared: set[str]) -> list[Row]:
+    """Outputs, gradients and trained tensors that were recorded and passed over: each fails."""
+    parted = "train/losses" in compared and not any(name.startswith("trained/") for name in compared)
+    sections = ("output", "grad") if parted else ("output", "grad", "trained")
+    every = {f"{section}/{name}": array for section in sections for name, array in recording.of(section).items()}
+    return [rows.missing(name, array) for name, array in every.items() if name not in compared]
 
 
 def check_kind(workdir: Path, recording: Recording) -> None:
@@ -84,6 +107,7 @@ def autoencoder(workdir: Path, recording: Recording, step: Any) -> list[Row]:
     ours = {name: value for name, value in ours.items() if name not in names.values()}
     found = weights(model, places, recording) + codes + outputs(ours, recording)
     found += gradients(grads, places, recording)
+    found = without(found, twin.left_out(module), recording)
     if "train/batches" in recording:
         found += training_at_best(twin, module, model, places, recording, any(row.largest > 0 for row in codes))
     return found
@@ -173,6 +197,8 @@ def prior(workdir: Path, recording: Recording, step: Any) -> list[Row]:
     for one, size in zip((*coarse, tokens), sizes, strict=True):
         if jnp.max(one) >= size or jnp.min(one) < 0:
             raise UserError(f"{recording.path} has tokens up to {jnp.max(one)}, the model knows {size}")
+    if len({one.shape[0] for one in (tokens, *coarse)}) > 1:
+        raise UserError(f"{recording.path}: input/0 and input/1 are of different numbers of maps")
     condition = Condition(coarse=tuple(coarse))
     forward = lambda params: [module.apply({"params": params}, tokens, condition)]  # noqa: E731
     return by_cotangents(forward, model, places_of(module, model), recording)
@@ -186,6 +212,9 @@ def stack(workdir: Path, recording: Recording, step: Any) -> list[Row]:
         raise UserError(
             f"{recording.path}: input/0 wants {module.layers[0].depth_in} channels, it is {inputs[0].shape}"
         )
+    wanted = 2 if module.layers[0].cond_depth else 1
+    if len(inputs) != wanted:
+        raise UserError(f"{recording.path}: these layers want {wanted} inputs, map and condition; it has {len(inputs)}")
     forward = lambda params: list(module.apply({"params": params}, *inputs))  # noqa: E731
     return by_cotangents(forward, model, places, recording)
 
@@ -197,11 +226,14 @@ def by_cotangents(forward: Callable, model: Model, places: Places, recording: Re
     """output/0 …, and the pull-back of cotangent/0 … where those are recorded."""
     cotangents = [jnp.asarray(one, jnp.float32) for one in recording.several("cotangent")]
 
+    shapes = [one.shape for one in jax.eval_shape(forward, model.params)]
+    if cotangents and shapes != [one.shape for one in cotangents]:
+        raise UserError(f"{recording.path}: cotangents are not of the outputs' shapes; {HOW}")
+
     @jax.jit
     def both(params):
         values, pull = jax.vjp(forward, params)
-        fitting = [one.shape for one in cotangents] == [one.shape for one in values]
-        return values, pull(cotangents)[0] if fitting else None
+        return values, pull(cotangents)[0] if cotangents else None
 
     values, grads = jax.tree.map(np.asarray, both(model.params))
     found = weights(model, places, recording) + outputs({str(i): value for i, value in enumerate(values)}, recording)
@@ -239,6 +271,13 @@ def gradients(grads: Model, places: Places, recording: Recording) -> list[Row]:
     return [rows.near(f"grad/{name}", ours[name], recorded[name], rows.GRADIENTS) for name in recorded if name in ours]
 
 
+def without(found: list[Row], reasons: Mapping[str, str], recording: Recording) -> list[Row]:
+    """Rows whose tensors the module has otherwise than its twin, by design: left out, with the reason."""
+    out = [(name, why) for pattern, why in reasons.items() for name in recording.arrays if re.match(pattern, name)]
+    kept = [row for row in found if row.tensor not in dict(out)]
+    return kept + [rows.left_out(name, recording.arrays[name], why) for name, why in out]
+
+
 def twin_of(module: Any) -> Any:
     """How the PyTorch twin of an autoencoder calls its outputs."""
     for kind, twin in TWINS.items():
@@ -257,7 +296,3 @@ def check_images(images: Any, channels: int, config: Mapping[str, Any], recordin
         raise UserError(
             f"{recording.path}: input/images wants {wanted}; it is {recording.arrays['input/images'].shape}"
         )
-
-
-def named(recording: Recording, section: str) -> str:
-    return ", ".join(list(recording.of(section))[:8])

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from vqvae_jax.interop.npz_files import read_npz
+from vqvae_jax.interop.state_dicts import unwrapped
 from vqvae_jax.types import UserError
 
 HOW = "python scripts/record_reference.py --help says how to record one"
@@ -29,6 +30,19 @@ class Recording:
             if not self.of(section):
                 raise UserError(f"{path} has no arrays {section}/…, so that there is nothing to compare; {HOW}")
 
+    def check(self) -> None:
+        """UserError where sections are there in part: a training without its losses, gradients without cotangents."""
+        trained = [f"trained/{name}" for name in list(self.of("trained"))[:1]]
+        grads = [f"grad/{name}" for name in list(self.of("grad"))[:1]] if self.kind != "autoencoder" else []
+        pairs = [("train/losses", "train/batches"), ("train/batches", "train/losses")]
+        pairs += [(name, "train/batches") for name in trained] + [(name, "cotangent/0") for name in grads]
+        for there, needed in pairs:
+            if there in self and needed not in self:
+                raise UserError(f"{self.path} has {there} and no {needed}; {HOW}")
+        empty = [name for name, array in self.arrays.items() if not array.size]
+        if empty:
+            raise UserError(f"{self.path}: {', '.join(empty[:5])} are empty; {HOW}")
+
     def __contains__(self, name: str) -> bool:
         return name in self.arrays
 
@@ -39,23 +53,28 @@ class Recording:
     def of(self, section: str) -> dict[str, np.ndarray]:
         """All arrays `section/NAME` by NAME, as PyTorch lays them out."""
         start = section + "/"
-        return {name.removeprefix(start): array for name, array in self.arrays.items() if name.startswith(start)}
+        found = {name.removeprefix(start): array for name, array in self.arrays.items() if name.startswith(start)}
+        return unwrapped(found) if section in NAMED else found
 
     def several(self, section: str) -> list[np.ndarray]:
         """section/0, section/1, …, channels last."""
-        return [channels_last(array) for _, array in sorted(self.of(section).items(), key=lambda one: int(one[0]))]
+        found = self.of(section)
+        if set(found) != set(map(str, range(len(found)))):
+            raise UserError(f"{self.path}: {section}/0, {section}/1, … are wanted; it has {', '.join(found)}; {HOW}")
+        return [channels_last(found[str(i)]) for i in range(len(found))]
 
     @property
     def kind(self) -> str:
         """What was recorded."""
         if "input/images" in self:
             return "autoencoder"
-        if not all(name.isdecimal() for name in self.of("input")):
+        if "input/0" not in self:
             raise UserError(f"{self.path}: inputs are input/images, or input/0, input/1, …; {HOW}")
-        return "prior" if np.issubdtype(self.arrays["input/0"].dtype, np.integer) else "stack"
+        return "prior" if self.arrays["input/0"].ndim == 3 else "stack"
 
 
 ALL = ""  # the prefix of all names
+NAMED = ("param", "grad", "trained")  # sections of tensors by the names of a state dict
 
 
 def channels_last(array: np.ndarray) -> np.ndarray:

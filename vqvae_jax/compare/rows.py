@@ -1,5 +1,6 @@
 """Lines of the table that `compare` prints: a tensor, how far ours is from the recorded one, whether that passes."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -59,6 +60,7 @@ def indices(tensor: str, ours: np.ndarray, recorded: np.ndarray, z_e: np.ndarray
     """Codes, and where they differ how close both were: int [B, h, w] twice, [B, h, w, D], [K, D]."""
     if ours.shape != recorded.shape:
         return other_shape(tensor, ours.shape, recorded.shape, TIE)
+    recorded = recorded.astype(np.int64)
     gaps = [_gap(z_e[at], codes, ours[at], recorded[at]) for at in zip(*np.nonzero(ours != recorded), strict=True)]
     worst = max(gaps, default=0.0)
     apart = np.abs(ours.astype(np.int64) - recorded)
@@ -68,6 +70,8 @@ def indices(tensor: str, ours: np.ndarray, recorded: np.ndarray, z_e: np.ndarray
 
 def counted(tensor: str, ours: np.ndarray, recorded: np.ndarray) -> Row:
     """Whole numbers of which one may differ: a tie on the way may be seen at one code."""
+    if ours.shape != recorded.shape:
+        return other_shape(tensor, ours.shape, recorded.shape, 0)
     apart = np.abs(ours.astype(np.int64) - recorded)
     note = f"{np.count_nonzero(apart)} of {apart.size} differ"
     share = np.count_nonzero(apart) / apart.size
@@ -89,6 +93,18 @@ def other_shape(tensor: str, ours: tuple[int, ...], recorded: tuple[int, ...], t
     return Row(tensor, recorded, infinite, infinite, infinite, tolerance, False, f"ours is {list(ours)}")
 
 
+def missing(tensor: str, recorded: np.ndarray) -> Row:
+    """A row that fails: the model has nothing to compare it with."""
+    nothing = float("nan")
+    return Row(tensor, recorded.shape, nothing, nothing, nothing, nothing, False, "recorded, and not compared")
+
+
+def left_out(tensor: str, recorded: np.ndarray, why: str) -> Row:
+    """A row that says why it is none."""
+    nothing = float("nan")
+    return Row(tensor, recorded.shape, nothing, nothing, nothing, nothing, True, f"left out: {why}")
+
+
 def table(rows: Sequence[Row]) -> Iterator[str]:
     """The lines: every output, of gradients and trained tensors the worst, everything that fails."""
     wide = max((len(row.tensor) for row in rows), default=6)
@@ -99,13 +115,14 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
         yield from (line(row, wide) for row in shown)
         if len(shown) < len(of_section):
             yield f"{section + '/…':{wide}}  {len(of_section) - len(shown)} more pass"
-    failed = sum(not row.passed for row in rows)
-    yield f"{len(rows)} compared, {failed} failed" if failed else f"{len(rows)} compared, all pass"
+    failed, out = sum(not row.passed for row in rows), sum(row.note.startswith("left out") for row in rows)
+    verdict = f"{failed} failed" if failed else "all pass"
+    yield f"{len(rows) - out} compared, {verdict}" + (f"; {out} left out" if out else "")
 
 
 def worst_of(rows: Sequence[Row]) -> list[Row]:
     """Those that fail, and the worst of the others."""
-    ranked = sorted(rows, key=lambda row: row.relative, reverse=True)
+    ranked = sorted(rows, key=lambda row: (math.isnan(row.relative), row.relative), reverse=True)
     return [row for i, row in enumerate(ranked) if not row.passed or i < SHOWN]
 
 
@@ -113,7 +130,8 @@ def line(row: Row, wide: int) -> str:
     """One row as text."""
     numbers = "  ".join(f"{value:8.1e}" for value in (row.largest, row.mean, row.relative, row.tolerance))
     shape = "x".join(map(str, row.shape)) or "scalar"
-    return f"{row.tensor:{wide}}  {shape:>18}  {numbers}  {'pass' if row.passed else 'FAIL'}  {row.note}".rstrip()
+    verdict = "pass" if row.passed else "FAIL"
+    return f"{row.tensor:{wide}}  {shape:>18}  {numbers}  {verdict}  {row.note}".rstrip()
 
 
 def as_json(rows: Sequence[Row]) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def check(config: dict[str, Any]) -> None:
     for block in blocks(config):
         check_fields(block)
         _check_numbers(block)
-        if block.kind is Train:
+        if block.kind is Train and not (block.path == "config.train" and config["dataset"]["name"] == TOKENS):
             _check_duration(block)
     _check_dataset(config)
     _check_loss_weights(config)
@@ -92,8 +92,9 @@ def _check_numbers(block: Block) -> None:
 
 
 def _check_duration(block: Block) -> None:
+    """Without one, the weights of `init_from` are taken as they are."""
     steps, epochs = block.values["steps"], block.values["epochs"]
-    if not steps and not epochs:
+    if not steps and not epochs and not block.values["init_from"]:
         raise UserError(f"{block.path} says not how long: --{block.path}.steps=1000 or --{block.path}.epochs=10")
     if steps and epochs:
         both = f"{block.path} has steps={steps} and epochs={epochs}, exactly one may be set"

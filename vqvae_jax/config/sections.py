@@ -51,7 +51,7 @@ class Optimizer:
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    """How long and how often. Exactly one of `steps` and `epochs` is above 0."""
+    """How long and how often. One of `steps` and `epochs` is above 0; neither takes the weights of `init_from`."""
 
     batch_size: int = 32  # images, over all devices
     steps: int = 0  # batches

@@ -1,6 +1,7 @@
 """The commands `import` and `export`."""
 
 import argparse
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,21 +50,49 @@ def import_(given: argparse.Namespace) -> None:
     from vqvae_jax.interop import importing
     from vqvae_jax.interop.stages import STACK
 
-    stage, title = importing.import_weights(
+    stage, match = importing.import_weights(
         given.checkpoint, given.workdir, given.image_size, given.heads or importing.HEADS, given.key
     )
-    print(f"{given.workdir / stage}: {title}")
+    print(f"{given.workdir / stage}: {match.title}")
+    print("\n".join(not_shown(given, stage, match)))
     if stage == STACK:
         print("layers alone: they can be compared and exported")
         return
-    config = configs.load(given.workdir)
-    print(f"made for {config['dataset']['image_size']} pixels; weights do not show it: --image_size=N")
     print(f"try it: python -m vqvae_jax {FIRST.get(stage, 'sample')} --workdir={given.workdir} --help")
-    print(
-        f"train on, with a fresh optimizer: python launch.py --config={given.workdir / configs.FILE} --workdir=NEW "
-        f"--config.{section(stage)}train.init_from={given.workdir} --config.{section(stage)}train.steps=1000 "
-        "--config.dataset.name=… --config.dataset.path=…"
-    )
+    print(f"train on, with a fresh optimizer: {train_on(given.workdir, stage, configs.load(given.workdir))}")
+
+
+def not_shown(given: argparse.Namespace, stage: str, match: Any) -> Iterator[str]:
+    """What was assumed, because no weight shows it."""
+    if heads := heads_of(match.module):
+        yield f"{heads} heads of attention; weights do not show it: --heads=N"
+    if stage != "stack" and not given.image_size:
+        from vqvae_jax.parts import read_facts
+
+        yield f"{read_facts(given.workdir)['image_size']} pixels; weights do not show it: --image_size=N"
+
+
+def heads_of(module: Any) -> int:
+    """Of a prior or of bare layers; 0 without attention."""
+    if isinstance(layers := getattr(module, "layers", ()), tuple):
+        return next((layer.heads for layer in layers if hasattr(layer, "heads")), 0)
+    return module.heads if module.attention_after else 0
+
+
+def train_on(workdir: Path, stage: str, config: Mapping[str, Any]) -> str:
+    """The command; the other stages are taken as they are."""
+    from vqvae_jax import config as configs
+
+    words = [
+        f"python launch.py --config={workdir / configs.FILE} --workdir=NEW",
+        f"--config.{section(stage)}train.steps=1000",
+    ]
+    for other in configs.stages(config):
+        train = (config if other == "autoencoder" else config["priors"][other])["train"]
+        if other != stage and (train["steps"] or train["epochs"]):
+            start = f"--config.{section(other)}train."
+            words.append(f"{start}init_from={workdir} {start}steps=0 {start}epochs=0")
+    return " ".join(words + ([] if config["dataset"]["path"] else ["--config.dataset.name=… --config.dataset.path=…"]))
 
 
 def section(stage: str) -> str:

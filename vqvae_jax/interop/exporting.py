@@ -48,7 +48,13 @@ def stack_or_stages(workdir: Path) -> list[str]:
     Raises:
         UserError: nothing.
     """
-    there = sorted(path.parent.name for path in workdir.glob("*/checkpoints"))
+    if not (workdir / configs.FILE).is_file():
+        there = []
+    elif (workdir / STACK).is_dir():
+        there = [STACK]
+    else:
+        stages = configs.stages(configs.load(workdir))
+        there = [stage for stage in stages if (workdir / stage / "checkpoints").is_dir()]
     if not there:
         raise UserError(f"{workdir} holds no trained model; train or import one: python -m vqvae_jax import --help")
     return there
@@ -97,9 +103,12 @@ STAGES = {"autoencoder": of_autoencoder, STACK: of_stack}
 
 def load_stack(workdir: Path) -> tuple[Any, Model, Places]:
     """(module, Model, Places) of imported layers."""
-    config = read_json(workdir / configs.FILE)
-    module = stacks.build(config)
-    like = stacks.abstract(module)
+    try:
+        config = read_json(workdir / configs.FILE)
+        module = stacks.build(config)
+        like = stacks.abstract(module)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{workdir / configs.FILE} is damaged ({error}); import the file again") from error
     with Checkpoints(workdir / STACK / "checkpoints") as checkpoints:
         return module, checkpoints.restore_model(None, like), stacks.places(module, like, config["numbered"])
 

@@ -9,14 +9,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from vqvae_jax import parts
 from vqvae_jax.autoencoders.hierarchical import HierarchicalVAE, level_names
-from vqvae_jax.interop.matches import Match, Shapes, vote
-from vqvae_jax.interop.places import AS_IT_IS, Place, Places, Renames, countdown, numbers, of_params
+from vqvae_jax.interop.matches import Match, Shapes, Tensors, vote
+from vqvae_jax.interop.places import AS_IT_IS, Place, Places, Renames, countdown, numbers, of_params, shapes_of
+from vqvae_jax.quantizers.vq import VectorQuantizer
 from vqvae_jax.types import Model, Reconstruction
 
-DEAD_RATE = 100  # the reference's default; files do not show it
+DEAD_RATE = 100  # the reference's default
 RENAMES: Renames = ((r"(residual\d+)\.conv1", r"\1.1"), (r"(residual\d+)\.conv2", r"\1.3"))  # 0 and 2 are relus
 LAST = {1: "conv2", 2: "conv4"}  # of the last decoder, by the number of levels
 SIZES = {1: 28}  # pixels, by the number of levels; else 256, as in the reference
@@ -26,8 +28,9 @@ COUNTED = r"encoder_\d+\.vq\.usage_count"  # whole numbers
 LOSS_WEIGHTS = {"reconstruction": 1.0, "feature": 1.0, "codebook": 1.0, "commitment": 0.25}
 
 
-def match(shapes: Shapes, heads: int) -> Match | None:
+def match(tensors: Tensors, heads: int) -> Match | None:
     """Any width, codebook and number of levels. facts: channels, image_size (a guess), range, loss_weights."""
+    shapes = shapes_of(tensors)
     found = numbers(shapes, r"encoder_(\d+)\.")
     width = vote(shapes[name][0] for name in shapes if re.match(r"encoder_\d+\.(conv|residual).*bias$", name))
     if not found or not width or len(found) > 8:
@@ -39,7 +42,7 @@ def match(shapes: Shapes, heads: int) -> Match | None:
         "levels": levels,
         "width": width,
         "classes": last // channels if last > channels else 0,
-        **quantizers(shapes, levels, width),
+        **quantizers(shapes, levels, width, dead_rate(tensors)),
     }
     facts = {"channels": channels, "image_size": SIZES.get(levels, 256), "range": (0.0, 1.0)}
     module = parts.build_autoencoder({"autoencoder": section, "train": {"dtype": "float32"}}, facts)
@@ -49,13 +52,23 @@ def match(shapes: Shapes, heads: int) -> Match | None:
     return Match(title, "autoencoder", section, facts | {"loss_weights": weights}, module, like, places(module, like))
 
 
-def quantizers(shapes: Shapes, levels: int, width: int) -> dict[str, Any]:
+def quantizers(shapes: Shapes, levels: int, width: int, revive_after: int) -> dict[str, Any]:
     """The sections `quantizer` and `quantizers`, where a level differs from the top."""
-    books = [shapes.get(f"encoder_{i}.vq.dictionary", (512, width)) for i in reversed(range(levels))]
-    each = [{"name": "vq", "codebook_size": book[0], "code_dim": book[-1], "revive_after": DEAD_RATE} for book in books]
-    names = level_names(levels)
+    names, each = level_names(levels), []
+    for name, i in zip(names, reversed(range(levels)), strict=True):
+        size, _ = shapes.get(f"encoder_{i}.vq.dictionary", (512, width))
+        code_dim = shapes.get(f"to_code_{name}.bias", (width,))[0]  # the reference has no projections, ours may
+        fields = {"codebook_size": size, "code_dim": code_dim, "revive_after": revive_after}
+        each.append({"name": "vq", **fields})
     others = {name: one for name, one in zip(names, each, strict=True) if one != each[0]}
     return {"quantizer": each[0], "quantizers": others}
+
+
+def dead_rate(tensors: Tensors) -> int:
+    """What counts start from: a code used in the last step has it."""
+    counts = [array for name, array in tensors.items() if name.endswith(".vq.usage_count") and array.size]
+    largest = max((int(array.max()) for array in counts if np.isfinite(array).all()), default=0)
+    return largest if largest > 0 else DEAD_RATE
 
 
 def places(module: HierarchicalVAE, like: Model) -> Places:
@@ -85,9 +98,20 @@ def outputs(module: HierarchicalVAE, model: Model, images: Any, out: Reconstruct
         **many("z_e", features[::-1]),
         **many("z_q", codes[::-1]),
         **many("indices", out.tokens[::-1]),
-        # With three levels or more the reference fills in from decoders that saw the real middle codes.
-        **(many("full_reconstructions", from_top) if module.levels < 3 else {}),
+        **many("full_reconstructions", from_top),
     }
+
+
+def left_out(module: HierarchicalVAE) -> dict[str, str]:
+    """Names in a recording → why ours are others."""
+    found = {}
+    if module.levels > 2:
+        found["output/full_reconstructions/"] = "the reference fills in from decoders that saw the real middle codes"
+    if not all(isinstance(quantizer, VectorQuantizer) for quantizer in module.quantizers):
+        found |= dict.fromkeys(
+            ("output/loss$", r"grad/.*\.vq\.dictionary$"), "these codes have no loss term of their own"
+        )
+    return found
 
 
 def index_names(module: HierarchicalVAE) -> dict[str, str]:

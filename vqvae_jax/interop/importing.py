@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 from vqvae_jax import config as configs
 from vqvae_jax import parts
 from vqvae_jax.checkpoint import Checkpoints
-from vqvae_jax.files import write_json
+from vqvae_jax.files import LOCK, alone_in, write_json
 from vqvae_jax.interop import files
 from vqvae_jax.interop.matches import Match
 from vqvae_jax.interop.places import from_torch
@@ -25,10 +24,12 @@ from vqvae_jax.types import UserError
 UNUSED = "unused.npz"  # in a stage: tensors that came along and that nothing uses, kept for `export`
 HEADS = 2  # of the reference's attention
 
+Tensors = Mapping[str, np.ndarray]
+
 
 def import_weights(
     checkpoint: Path, workdir: Path, image_size: int = 0, heads: int = HEADS, key: str | None = None
-) -> tuple[str, str]:
+) -> tuple[str, Match]:
     """Writes the workdir, or adds a prior to one that holds its autoencoder.
 
     Args:
@@ -44,66 +45,87 @@ def import_weights(
     Raises:
         UserError: the file cannot be read or is no architecture that is known; the workdir holds something else.
     """
-    tensors = unwrapped(files.read(checkpoint, key))
+    tensors = unwrapped(files.read(checkpoint, key or None))
     match = recognise(tensors, checkpoint, heads)
-    kept = {name: np.asarray(tensors[name]) for name in match.unused}
     if match.kind == "prior" and (workdir / configs.FILE).is_file():
-        return add_prior(match, tensors, kept, workdir, image_size), match.title
-    stage, config, facts = NEW[match.kind](match, image_size)
+        return add_prior(match, tensors, workdir, image_size), match
+    stage, config, facts = NEW[match.kind](match, image_size, workdir)
     with new_folder(workdir) as folder:
-        write_stage(folder / stage, from_torch(tensors, match.places, match.like), config, kept)
+        write_stage(folder / stage, match, tensors, config)
         if facts:
             write_json(folder / parts.FACTS, facts)
         write_json(folder / configs.FILE, config)
-    return stage, match.title
+    return stage, match
 
 
-def add_prior(match: Match, tensors: Mapping[str, Any], kept: dict[str, Any], workdir: Path, image_size: int) -> str:
+def add_prior(match: Match, tensors: Tensors, workdir: Path, image_size: int) -> str:
     """A stage more in a workdir. Its config names the stage once all of it is there."""
-    config, facts = configs.load(workdir), parts.read_facts(workdir)
-    if image_size not in (0, facts["image_size"]):
-        raise UserError(
-            f"--image_size={image_size}: images of {workdir} have {facts['image_size']} pixels; leave it out"
-        )
-    levels, number = configs.levels(config), len(match.facts["coarse_sizes"])
-    if number >= len(levels):
-        raise UserError(f"{match.title} is for {number + 1} levels, {workdir} has {len(levels)}: {', '.join(levels)}")
-    level = levels[number]
-    if level in config["priors"] or (workdir / level).exists():
-        raise UserError(f"{workdir} has a prior {level!r} already; use another --workdir")
-    facts = fitting_facts(match, config, facts, workdir)
-    config = configs.complete({**config, "priors": {**config["priors"], level: prior_section(match)}})
-    with new_folder(workdir / level) as folder:
-        write_stage(folder, from_torch(tensors, match.places, match.like), config, kept)
-    write_json(workdir / parts.FACTS, facts)
-    configs.save(config, workdir)
+    with alone_in(workdir):
+        config, facts = configs.load(workdir), parts.read_facts(workdir)
+        level = level_of(match, config, workdir)
+        if image_size not in (0, facts["image_size"]):
+            size = facts["image_size"]
+            raise UserError(f"--image_size={image_size}: images of {workdir} have {size} pixels; leave it out")
+        facts = fitting_facts(match, config, facts, workdir)
+        section = prior_section(match, workdir)
+        config = configs.complete({**config, "priors": {**config["priors"], level: section}})
+        shutil.rmtree(workdir / level, ignore_errors=True)  # what the config does not name, a killed import left
+        with new_folder(workdir / level) as folder:
+            write_stage(folder, match, tensors, config)
+        write_json(workdir / parts.FACTS, facts)
+        configs.save(config, workdir)
     return level
 
 
-def write_stage(folder: Path, model: Any, config: Mapping[str, Any], kept: Mapping[str, Any]) -> None:
+def level_of(match: Match, config: Mapping[str, Any], workdir: Path) -> str:
+    """Which level's prior it is, by how many maps it is told.
+
+    Raises:
+        UserError: there is no such level, or it has a prior already.
+    """
+    levels, number = configs.levels(config), len(match.facts["coarse_sizes"])
+    if number >= len(levels):
+        raise UserError(f"{match.title} is for {number + 1} levels, {workdir} has {len(levels)}: {', '.join(levels)}")
+    if levels[number] in config["priors"]:
+        raise UserError(f"{workdir} has a prior {levels[number]!r} already; use another --workdir")
+    return levels[number]
+
+
+def write_stage(folder: Path, match: Match, tensors: Tensors, config: Mapping[str, Any]) -> None:
     """A checkpoint of step 0, without a train state: the optimizer's moments are in no such file."""
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        checkpoints.save(0, model, {}, dict(config))
-    if kept:
-        files.write(folder / UNUSED, kept)
+        checkpoints.save(0, from_torch(tensors, match.places, match.like), {}, dict(config))
+    if match.unused:
+        files.write(folder / UNUSED, {name: tensors[name] for name in match.unused})
 
 
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside it that becomes it when all went well.
+    """A temporary folder beside it that becomes it when all went well; one process at a time.
 
     Raises:
-        UserError: something is there already.
+        UserError: something is there already, or another process is at it.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(
             f"{folder} holds something already; import into a new --workdir, so that nothing is overwritten"
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    temporary = folder.with_name(f".{folder.name}.importing")
+    with alone_in(temporary):
+        try:
+            empty(temporary)  # what a killed import left
+            yield temporary
+            (temporary / LOCK).unlink(missing_ok=True)
+            os.replace(temporary, folder)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def empty(folder: Path) -> None:
+    """Without all that is in it but the lock."""
+    for inside in folder.iterdir():
+        if inside.is_dir():
+            shutil.rmtree(inside)
+        elif inside.name != LOCK:
+            inside.unlink()

@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from vqvae_jax.interop.places import Places, Shape, shapes
 from vqvae_jax.types import Model
 
@@ -29,7 +31,8 @@ class Match(NamedTuple):
         return shapes(self.places, self.like) | self.unused
 
 
-Matcher = Callable[[Shapes, int], Match | None]  # shapes, heads of attention → None where it is certainly another
+Tensors = Mapping[str, np.ndarray]
+Matcher = Callable[[Tensors, int], Match | None]  # and heads of attention → None where it is certainly another
 
 
 def vote(values: Iterable[int]) -> int | None:

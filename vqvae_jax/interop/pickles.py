@@ -228,6 +228,7 @@ STORAGES = ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char
 DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 NAMES: dict[tuple[str, str], Any] = {  # all that a pickle may name
     ("collections", "OrderedDict"): Call(_dict),
+    ("collections", "Counter"): Call(_dict),  # of a scheduler's state
     ("torch._utils", "_rebuild_tensor"): Call(_tensor),
     ("torch._utils", "_rebuild_tensor_v2"): Call(_tensor),
     ("torch._utils", "_rebuild_parameter"): Call(_parameter),

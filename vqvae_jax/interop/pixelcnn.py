@@ -7,8 +7,8 @@ sum of both stacks or an output stack. What the reference has no name for (label
 from typing import Any
 
 from vqvae_jax import parts
-from vqvae_jax.interop.matches import Match, Shapes, vote
-from vqvae_jax.interop.places import Places, Renames, Shape, numbers, of_params
+from vqvae_jax.interop.matches import Match, Shapes, Tensors, vote
+from vqvae_jax.interop.places import Places, Renames, Shape, numbers, of_params, shapes_of
 from vqvae_jax.priors import PRIORS
 from vqvae_jax.priors.pixelcnn import PixelCNNPrior
 from vqvae_jax.types import Model
@@ -17,18 +17,19 @@ KINDS = {"mnist_generator": "MNIST generator", "top_prior": "TopPrior", "bottom_
 SHAPE = (8, 8)  # of the map; no weight depends on it
 
 
-def match(shapes: Shapes, heads: int) -> Match | None:
+def match(tensors: Tensors, heads: int) -> Match | None:
     """facts: vocab_size, coarse_sizes, num_labels."""
-    stack = "model" if "model.layer_0.vertical_conv.weight" in shapes else "pixel_cnn"
-    embed = next((name for name in ("embed.weight", "embed_bottom.weight") if name in shapes), None)
+    shapes = shapes_of(tensors)
+    stack = "model" if any(name.startswith("model.layer_") for name in shapes) else "pixel_cnn"
     layers = numbers(shapes, rf"{stack}\.layer_(\d+)\.")
-    if not layers or not embed:
+    if not layers:
         return None
+    embed = shapes.get("embed_bottom.weight" if "embed_top.weight" in shapes else "embed.weight", (512, 64))
     depth = vote(shape[0] for name, shape in shapes.items() if name.endswith("horiz_residual.bias"))
-    fields: dict[str, Any] = {"depth": depth or shapes[embed][-1], "heads": heads}
+    fields: dict[str, Any] = {"depth": depth or embed[-1], "heads": heads}
     fields |= {**stack_fields(shapes, stack, layers), **ends(shapes)}
     labels = shapes.get("embed_label.weight", (1,))[0] - 1
-    facts: dict[str, Any] = {"vocab_size": shapes[embed][0], "coarse_sizes": coarse_sizes(shapes), "num_labels": labels}
+    facts: dict[str, Any] = {"vocab_size": embed[0], "coarse_sizes": coarse_sizes(shapes), "num_labels": labels}
     if labels:
         fields |= {"label_condition": True}
     module = PRIORS["pixelcnn"](shape=SHAPE, **facts, **fields)
@@ -41,12 +42,12 @@ def match(shapes: Shapes, heads: int) -> Match | None:
 def stack_fields(shapes: Shapes, stack: str, layers: list[int]) -> dict[str, Any]:
     """Of the PixelCNN itself."""
     _, _, vertical, wide = (*shapes.get(f"{stack}.layer_0.vertical_conv.weight", ()), 1, 1, 2, 5)[:4]
-    attention = [i for i in layers if f"{stack}.layer_{i}.attention.kqv_projection.weight" in shapes]
+    attention = numbers(shapes, rf"{stack}\.layer_(\d+)\.attention\.")
     convs = [i for i in layers if i and i not in attention]
     return {
         "layers": len(convs),
         "attention_after": tuple(sum(conv < i for conv in convs) for i in attention),
-        "norm": any(f"{stack}.layer_{i}.vert_norm.norm.weight" in shapes for i in convs) or not convs,
+        "norm": bool(numbers(shapes, rf"{stack}\.layer_(\d+)\.(?:vert|horiz)_norm\.")) or not convs,
         "horizontal": wide // 2,
         "vertical": vertical,
     }

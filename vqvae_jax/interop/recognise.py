@@ -1,15 +1,21 @@
 """Which architecture a file holds the weights of. To add one: write its file, and a line here."""
 
-from collections.abc import Mapping
-
-import numpy as np
+import re
 
 from vqvae_jax.interop import hierarchical, pixelcnn, stacks, vqvae2
-from vqvae_jax.interop.matches import Match, Matcher, Shapes
+from vqvae_jax.interop.matches import Match, Matcher, Shapes, Tensors
 from vqvae_jax.interop.places import differences, shapes_of
 from vqvae_jax.interop.reading import plain
 from vqvae_jax.types import UserError
 
+AXES = (  # of tensors by name
+    (r"\.vq\.dictionary$|^quantize_[tb]\.(embed|embed_avg)$|^embed(_top|_bottom|_label)?\.weight$", 2),
+    (r"\.(cond_layer|kqv_projection|mix_heads)\.weight$", 2),
+    (r"(^|\.)(vertical_conv|horizontal_conv|vert_to_horiz|horiz_residual)\.weight$", 4),
+    (r"\.vq\.usage_count$|^quantize_[tb]\.cluster_size$|_norm\.norm\.(weight|bias)$", 1),
+    (r"^(encoder|decoder)_\d+\..*bias$|^(enc|dec)(_[tb])?\.blocks\..*bias$|layer_\d+\..*bias$", 1),
+    (r"^(encoder|decoder)_\d+\.(conv|residual).*weight$|^(enc|dec)(_[tb])?\.blocks\..*weight$", 4),
+)
 MATCHERS: dict[str, Matcher] = {
     "the reference's hierarchical VAE": hierarchical.match,
     "rosinality's VQ-VAE-2": vqvae2.match,
@@ -18,7 +24,7 @@ MATCHERS: dict[str, Matcher] = {
 }
 
 
-def recognise(tensors: Mapping[str, np.ndarray], source: object, heads: int) -> Match:
+def recognise(tensors: Tensors, source: object, heads: int) -> Match:
     """The architecture that has exactly these names and shapes.
 
     Args:
@@ -29,20 +35,45 @@ def recognise(tensors: Mapping[str, np.ndarray], source: object, heads: int) -> 
     Raises:
         UserError: none has; the closest is named, with all that differs.
     """
-    shapes = shapes_of(tensors)
-    matches = [found for match in MATCHERS.values() if (found := match(shapes, heads))]
+    shapes = {plain(name): shape for name, shape in shapes_of(tensors).items()}
+    check_axes(shapes, source)
+    matches = [found for title in MATCHERS if (found := tried(title, tensors, heads, source))]
     for match in matches:
         if match.wanted == shapes:
             return match
     if not matches:
-        shown = ", ".join(plain(name) for name in list(shapes)[:5])
+        shown = ", ".join(list(shapes)[:5])
         raise UserError(
             f"{source} holds no architecture that is known, but {len(shapes)} tensors such as {shown}; "
             f"known are {', '.join(MATCHERS)}"
         )
     closest = max(matches, key=lambda match: agreeing(match.wanted, shapes))
-    said = "; ".join(differences(closest.wanted, {plain(name): shape for name, shape in shapes.items()}))
+    said = "; ".join(differences(closest.wanted, shapes))
     raise UserError(f"{source} is not quite what is known; the closest is {closest.title}. {said}")
+
+
+def tried(title: str, tensors: Tensors, heads: int, source: object) -> Match | None:
+    """What one matcher says; shapes that make no sense to it are told as such."""
+    try:
+        return MATCHERS[title](tensors, heads)
+    except UserError:
+        raise
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # of our modules, built with odd sizes
+        reason = plain(str(error).split("\n")[0])
+        raise UserError(f"{source} looks like {title}, and its shapes do not belong together: {reason}") from error
+
+
+def check_axes(shapes: Shapes, source: object) -> None:
+    """UserError where a tensor whose name is known has another number of axes, or is empty; all are named."""
+    wrong = [f"{name} is {list(shape)}" for name, shape in shapes.items() if 0 in shape]
+    for pattern, axes in AXES:
+        wrong += [
+            f"{name} is {list(shape)}, not of {axes} axes"
+            for name, shape in shapes.items()
+            if re.search(pattern, name) and len(shape) != axes
+        ]
+    if wrong:
+        raise UserError(f"{source} has tensors of another shape: {', '.join(wrong)}")
 
 
 def agreeing(wanted: Shapes, there: Shapes) -> int:

@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vqvae_jax.interop.matches import Match, Shapes
-from vqvae_jax.interop.places import Places, numbers, of_params
+from vqvae_jax.interop.matches import Match, Shapes, Tensors, vote
+from vqvae_jax.interop.places import Places, numbers, of_params, shapes_of
 from vqvae_jax.priors.layers import PixelAttention, PixelConvA, PixelConvB
 from vqvae_jax.priors.pixelcnn import PixelCNN
 from vqvae_jax.types import Model, UserError
@@ -20,15 +20,15 @@ from vqvae_jax.types import Model, UserError
 KINDS: dict[str, Any] = {"A": PixelConvA, "B": PixelConvB, "attention": PixelAttention}
 
 
-def match(shapes: Shapes, heads: int) -> Match | None:
+def match(tensors: Tensors, heads: int) -> Match | None:
     """A layer A, alone or followed by layers B and attentions. facts are empty."""
-    numbered = "vertical_conv.weight" not in shapes
+    shapes = shapes_of(tensors)
+    numbered = not any(name.startswith(("vertical_conv.", "horizontal_conv.")) for name in shapes)
     found = numbers(shapes, r"layer_(\d+)\.") if numbered else [0]
-    if not found or any(len(shape) != 4 for name, shape in shapes.items() if name.endswith("_conv.weight")):
+    if not found:
         return None
-    layers = [layer(shapes, f"layer_{i}." if numbered else "", i, heads) for i in found]
-    if None in layers:
-        return None
+    layers = [first(shapes, "layer_0." if numbered else "")]
+    layers += [later(shapes, f"layer_{i}.", layers[0]["depth_out"], heads) for i in found[1:]]
     section = {"stack": layers, "numbered": numbered}
     module = build(section)
     like = abstract(module)
@@ -36,19 +36,29 @@ def match(shapes: Shapes, heads: int) -> Match | None:
     return Match(title, "stack", section, {}, module, like, places(module, like, numbered))
 
 
-def layer(shapes: Shapes, start: str, number: int, heads: int) -> dict[str, Any] | None:
-    """One entry of the config's `stack`."""
-    projection = shapes.get(f"{start}attention.kqv_projection.weight")
-    if projection:
-        return attention(projection[-1], heads)
-    if f"{start}vertical_conv.weight" not in shapes:
-        return None
-    wide, depth_in, rows, columns = shapes[f"{start}vertical_conv.weight"]
-    far = {"cond_depth": shapes.get(f"{start}cond_layer.weight", (0,))[-1], "horizontal": columns // 2}
-    if number == 0:
-        return {"layer": "A", "depth_in": depth_in, "depth_out": wide // 2, **far, "vertical": rows}
-    norm = f"{start}vert_norm.norm.weight" in shapes
-    return {"layer": "B", "depth_in": depth_in, **far, "vertical": rows - 1, "norm": norm}
+def first(shapes: Shapes, start: str) -> dict[str, Any]:
+    """The layer A, an entry of the config's `stack`."""
+    wide, depth_in, rows, columns = shapes.get(f"{start}vertical_conv.weight", (2, 1, 2, 5))
+    wide = shapes.get(f"{start}vertical_conv.bias", (wide,))[0]
+    far = {"cond_depth": condition(shapes, start), "horizontal": columns // 2, "vertical": rows}
+    return {"layer": "A", "depth_in": depth_in, "depth_out": wide // 2, **far}
+
+
+def later(shapes: Shapes, start: str, depth: int, heads: int) -> dict[str, Any]:
+    """A layer B or an attention."""
+    if any(name.startswith(f"{start}attention.") for name in shapes):
+        return attention(depth, heads)
+    _, _, rows, columns = shapes.get(f"{start}vertical_conv.weight", (0, 0, 3, 5))
+    far = {"cond_depth": condition(shapes, start), "horizontal": columns // 2, "vertical": rows - 1}
+    norm = any(name.startswith((f"{start}vert_norm.", f"{start}horiz_norm.")) for name in shapes)
+    return {"layer": "B", "depth_in": depth, **far, "norm": norm}
+
+
+def condition(shapes: Shapes, start: str) -> int:
+    """Channels of the condition, 0 for none; all layers have the same."""
+    if not any(name.startswith(f"{start}cond_layer.") for name in shapes):
+        return 0
+    return vote(shape[-1] for name, shape in shapes.items() if name.endswith("cond_layer.weight")) or 1
 
 
 def attention(depth: int, heads: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ MORE_LEVELS = 256
 New = tuple[str, dict[str, Any], dict[str, Any]]  # stage, config, facts
 
 
-def autoencoder(match: Match, image_size: int) -> New:
+def autoencoder(match: Match, image_size: int, workdir: Path) -> New:
     """Of a new workdir."""
     size = image_size or match.facts["image_size"]
     check_size(match.section, size)
@@ -24,11 +24,12 @@ def autoencoder(match: Match, image_size: int) -> New:
         "dataset": {"name": "folder", "image_size": size, "range": match.facts["range"]},
         "autoencoder": match.section,
         "loss_weights": match.facts["loss_weights"],
+        "train": {"init_from": str(workdir.absolute())},
     }
     return "autoencoder", configs.complete(config), facts_of(size, match.facts["channels"])
 
 
-def prior(match: Match, image_size: int) -> New:
+def prior(match: Match, image_size: int, workdir: Path) -> New:
     """Of a workdir whose data are tokens: the autoencoder is not there, only described."""
     coarse = match.facts["coarse_sizes"]
     count = 1 if match.section["merge"] == "sum" and not coarse else max(2, len(coarse) + 1)
@@ -39,7 +40,7 @@ def prior(match: Match, image_size: int) -> New:
     config = {
         "dataset": {"name": "tokens", "image_size": size},
         "autoencoder": section,
-        "priors": {names[len(coarse)]: prior_section(match)},
+        "priors": {names[len(coarse)]: prior_section(match, workdir)},
     }
     sides = [size // 4 // 2 ** (count - 1 - i) for i in range(len(coarse) + 1)]
     sizes = [*coarse, match.facts["vocab_size"]]
@@ -57,7 +58,7 @@ def described(levels: int, sizes: list[int]) -> dict[str, Any]:
     return section | {"quantizers": {name: {**quantizer, "codebook_size": k} for name, k in each if k != sizes[0]}}
 
 
-def stack(match: Match, image_size: int) -> New:
+def stack(match: Match, image_size: int, workdir: Path) -> New:
     """Bare layers: there is nothing but them."""
     return STACK, match.section, {}
 
@@ -86,10 +87,14 @@ def fitting_facts(match: Match, config: Mapping[str, Any], facts: dict[str, Any]
     return facts if labels or not numbered else {**facts, "label_names": numbered, "label_counts": [1] * len(numbered)}
 
 
-def prior_section(match: Match) -> dict[str, Any]:
-    """Of a config; it is trained as the reference trains its own."""
+def prior_section(match: Match, workdir: Path) -> dict[str, Any]:
+    """Of a config; a new run starts from these weights and trains as the reference does, or takes them as they are."""
     rate = 1e-3 if match.section["merge"] == "sum" else 1e-4
-    return {**match.section, "optimizer": {"learning_rate": rate}}
+    return {
+        **match.section,
+        "optimizer": {"learning_rate": rate},
+        "train": {"init_from": str(workdir.absolute())},
+    }
 
 
 def facts_of(size: int, channels: int, labels: list[str] | None = None) -> dict[str, Any]:

@@ -35,7 +35,8 @@ def state_dict(value: Any, key: str | None, path: object) -> Tensors:
 
 
 def unwrapped(tensors: dict[str, Any]) -> dict[str, Any]:
-    """Without the prefixes of wrappers, where all names share them."""
+    """Without the prefixes of wrappers, where all names share them; torch's AveragedModel counts beside."""
+    tensors = {name: tensor for name, tensor in tensors.items() if name != "n_averaged"}
     for prefix in WRAPPERS:
         if tensors and all(name.startswith(prefix) and name != prefix for name in tensors):
             return unwrapped({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from vqvae_jax import parts
 from vqvae_jax.autoencoders.vqvae2 import VQVAE2
-from vqvae_jax.interop.matches import Match, Shapes, vote
-from vqvae_jax.interop.places import AS_IT_IS, TRANSPOSED, Place, Places, Renames, numbers, of_params
+from vqvae_jax.interop.matches import Match, Shapes, Tensors, vote
+from vqvae_jax.interop.places import AS_IT_IS, TRANSPOSED, Place, Places, Renames, numbers, of_params, shapes_of
 from vqvae_jax.types import Model, Reconstruction
 
 SHORT = {"top": "t", "bottom": "b"}
@@ -25,8 +25,9 @@ STATS = (("cluster_size", "count", AS_IT_IS), ("embed_avg", "sum", TRANSPOSED))
 LOSS_WEIGHTS = {"reconstruction": 1.0, "commitment": 0.25}
 
 
-def match(shapes: Shapes, heads: int) -> Match | None:
+def match(tensors: Tensors, heads: int) -> Match | None:
     """Any width and codebook. facts: channels, image_size (a guess), range, loss_weights."""
+    shapes = shapes_of(tensors)
     width = vote(shapes[name][0] for name in shapes if re.match(r"enc_b\.blocks\..*bias$", name))
     blocks = numbers(shapes, r"enc_b\.blocks\.(\d+)\.conv\.1\.")
     if not width or not blocks:
@@ -101,6 +102,11 @@ def outputs(module: VQVAE2, model: Model, images: Any, out: Reconstruction) -> d
         named |= {INDICES[level]: tokens, f"quant_{short}": codes}
     decoded = module.apply({"params": model.params}, out.tokens, model.codebooks, method="decode")
     return named | {"decode_code": decoded}
+
+
+def left_out(module: VQVAE2) -> dict[str, str]:
+    """Names in a recording → why ours are others."""
+    return {}
 
 
 def index_names(module: VQVAE2) -> dict[str, str]:
