@@ -197,7 +197,7 @@ def test_evaluation_refuses_other_data(trained, encoded, of_tokens, tmp_path):
     with pytest.raises(UserError, match="the data have changed since .*autoencoder was 1"):
         evaluate.evaluate(copy)
     with pytest.raises(UserError, match="no part 'tets'"):
-        evaluate.evaluate(of_tokens, "tets")
+        evaluate.evaluate(of_tokens, {"test_split": "tets"})
 
 
 def test_images_of_other_channels(trained, refuse, tmp_path):

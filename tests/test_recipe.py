@@ -331,5 +331,5 @@ def test_other_samples_are_drawn_anew(copy, trained):
 
 
 def test_evaluation_of_another_split(copy):
-    metrics = evaluate.evaluate(copy, "train")
+    metrics = evaluate.evaluate(copy, {"test_split": "train"})
     assert (metrics["split"], metrics["images"]) == ("train", 96)

@@ -72,8 +72,7 @@ def measure(model: Trained, images: Mapping[str, str] | None = None) -> dict[str
 def load_images(model: Trained, asked: Mapping[str, Any]) -> data.Arrays:
     """The test images of a section `dataset`, of the kind that the model was trained on."""
     arrays = data.load(asked, "test")
-    told = any(getattr(prior, "label_condition", False) for prior, _ in model.priors.values())
-    _check_same(model, parts.facts_of(arrays), ("image_size", "channels", *(["label_names"] if told else [])))
+    _check_same(model, parts.facts_of(arrays), ("image_size", "channels", "label_names"))
     return arrays
 
 
@@ -90,7 +89,7 @@ def _check_same(model: Trained, facts: Mapping[str, Any], names: tuple[str, ...]
     """UserError where the data are not of the kind that the run was trained on."""
     for name in names:
         before, now = model.facts.get(name), facts[name]
-        unlabelled = name == "label_names" and not now  # a split whose labels are secret
+        unlabelled = name == "label_names" and not (before and now)  # secret ones, or a model that knows none
         if before != now and not unlabelled:
             raise UserError(f"the data have changed since {model.workdir} was trained: {name} was {before}, is {now}")
 

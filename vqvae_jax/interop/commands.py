@@ -54,7 +54,8 @@ def import_(given: argparse.Namespace) -> None:
         given.checkpoint, given.workdir, given.image_size, given.heads or importing.HEADS, given.key
     )
     print(f"{given.workdir / stage}: {match.title}")
-    print("\n".join(not_shown(given, stage, match)))
+    for line in not_shown(given, stage, match):
+        print(line)
     if stage == STACK:
         print("layers alone: they can be compared and exported")
         return
