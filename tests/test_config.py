@@ -244,7 +244,7 @@ def test_bad_values_are_one_line_that_names_them(typed):
 
 def test_the_error_of_the_style_guide():
     answer = said(configs.read, DEMO, ["--config.autoencoder.quantizer.codebok_size=3"])
-    has = "It has: name, codebook_size, code_dim, decay, revive_after"
+    has = "It has: name, codebook_size, code_dim, decay, revive_after, kmeans_iterations"
     assert answer == f"config.autoencoder.quantizer has no field 'codebok_size'; did you mean 'codebook_size'? {has}"
 
 
