@@ -21,6 +21,11 @@ CASES = {
     "cosine": {},
     "cosine-kmeans": {"kmeans_iterations": 3},
     "fsq": {},
+    "residual": {"depth": 3, "inner": "vq"},
+    "residual-kmeans": {"depth": 2, "inner": "ema-kmeans"},
+    "residual-dropout": {"depth": 3, "inner": "ema", "dropout": 0.7},
+    "residual-shared": {"depth": 3, "inner": "ema", "shared": True},
+    "residual-cvq": {"depth": 2, "inner": "cvq", "shared": True, "dropout": 0.5},
 }
 
 

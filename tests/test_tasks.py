@@ -288,7 +288,7 @@ class Patches(nn.Module):
         return Reconstruction(images, out.indices, losses, {"codes": out.codebook}, fresh, (y,))
 
 
-@pytest.mark.parametrize("case", ["vq-kmeans", "cvq", "cosine", "fsq"])
+@pytest.mark.parametrize("case", ["vq-kmeans", "cvq", "cosine", "fsq", "residual", "residual-dropout"])
 def test_every_quantizer_learns_and_comes_back_from_a_checkpoint(case, tmp_path):
     """Tables of several depths, tables of no codes, statistics that are switches."""
     model = Patches((small(case, codebook_size=32, revive_after=3),))

@@ -92,3 +92,13 @@ def test_codes_that_start_have_the_gradient_of_where_they_start():
     codes, index, want = np.asarray(out.codebook.codes), np.ravel(out.indices[0]), np.zeros((12, 4))
     np.add.at(want, index, 2 * (codes[index] - z_e.reshape(-1, 4)) / z_e.size)
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+
+
+def test_every_depth_starts_from_its_own_residuals():
+    quantizer = small("residual-kmeans", depth=3)
+    book, z_e = quantizer.init(jax.random.key(0)), vectors(1, 4, 8, 8, 4) * 0.01 + 3
+    out = quantizer(book, z_e, key=jax.random.key(1), train=True)
+    assert out.codebook.stats["started"].all()
+    indices = quantizer(out.codebook, z_e).indices
+    left = [np.mean((z_e - quantizer.lookup(out.codebook, indices[: d + 1])) ** 2) for d in range(3)]
+    assert left[0] < 1e-3 and left[2] < 0.7 * left[1] < 0.5 * left[0]
