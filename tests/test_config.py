@@ -10,6 +10,8 @@ import pytest
 
 from vqvae_jax import config as configs
 from vqvae_jax.config.workdir import flat
+from vqvae_jax.parts import build_quantizer
+from vqvae_jax.quantizers import EMAQuantizer, ResidualQuantizer
 from vqvae_jax.types import UserError
 
 DEMO = "configs/openmoji_hierarchical.py"
@@ -101,6 +103,43 @@ def test_a_levels_own_quantizer_differs_only_in_what_it_says():
 def test_a_level_may_have_another_kind_of_quantizer():
     top = configs.read(DEMO, ["--config.autoencoder.quantizers.top.name=vq"])["autoencoder"]["quantizers"]["top"]
     assert top["name"] == "vq" and "decay" not in top
+
+
+RESIDUAL = {
+    "dataset": {},
+    "autoencoder": {
+        "name": "hierarchical",
+        "levels": 2,
+        "quantizer": {"name": "residual", "inner": {"name": "ema", "codebook_size": 8}},
+        "quantizers": {"top": {"depth": 2, "inner": {"decay": 0.5}}},
+    },
+}
+
+
+def test_a_quantizer_inside_a_quantizer_has_a_section_of_its_own():
+    autoencoder = configs.complete(RESIDUAL)["autoencoder"]
+    shared, top = autoencoder["quantizer"], autoencoder["quantizers"]["top"]
+    assert shared["inner"]["codebook_size"] == 8 and shared["inner"]["revive_after"] == 100 and shared["depth"] == 4
+    assert top == {**shared, "depth": 2, "inner": {**shared["inner"], "decay": 0.5}}
+    assert build_quantizer(top) == ResidualQuantizer(EMAQuantizer(8, decay=0.5), depth=2)
+
+
+@pytest.mark.parametrize(
+    ("inner", "words"),
+    [
+        ({}, ["quantizer.inner.name is missing", "vq, ema, cvq"]),
+        ({"name": "fsq"}, ["quantizer.inner.name", "'fsq'", "vq, ema, cvq"]),
+        ({"name": "ema", "codebok_size": 3}, ["quantizer.inner has no field", "did you mean 'codebook_size'"]),
+        ({"name": "vq", "decay": 0.9}, ["quantizer.inner has no field 'decay'", "belongs to 'ema' and 'cvq'"]),
+        ({"name": "ema", "inner": {}}, ["quantizer.inner has no field 'inner'"]),
+        (3, ["quantizer.inner is 3, but it is a section"]),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_inside_is_named_with_its_path(inner, words):
+    config = {**RESIDUAL, "autoencoder": {"name": "vqvae", "quantizer": {"name": "residual", "inner": inner}}}
+    answer = said(configs.complete, config)
+    assert all(word in answer for word in words), answer
 
 
 def test_reading_leaves_what_was_written_alone():
@@ -244,7 +283,7 @@ def test_bad_values_are_one_line_that_names_them(typed):
 
 def test_the_error_of_the_style_guide():
     answer = said(configs.read, DEMO, ["--config.autoencoder.quantizer.codebok_size=3"])
-    has = "It has: name, codebook_size, code_dim, decay, revive_after"
+    has = "It has: name, codebook_size, code_dim, decay, revive_after, kmeans_iterations"
     assert answer == f"config.autoencoder.quantizer has no field 'codebok_size'; did you mean 'codebook_size'? {has}"
 
 

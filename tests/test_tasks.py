@@ -4,9 +4,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from small_quantizers import small
 
 from vqvae_jax.autoencoders import HierarchicalVAE
+from vqvae_jax.checkpoint import Checkpoints
 from vqvae_jax.data.arrays import ArrayData, Arrays
 from vqvae_jax.data.tokens import TokenArrays, entropy, position_entropy
 from vqvae_jax.networks import measure
@@ -258,3 +261,53 @@ def test_position_entropy_in_loops():
                     nll.append(-np.log((hits + extra) / (len(seen) + CODES * extra)))
         found.append(np.mean(nll))
     assert position_entropy(tokens, seen, CODES) == pytest.approx(min(found))
+
+
+# --- every quantizer in a training step
+
+
+class Patches(nn.Module):
+    """Each 4x4 patch → what the quantizer wants → the patch."""
+
+    quantizers: tuple
+    level_names: tuple = ("codes",)
+
+    def init_codebooks(self, key):
+        return {"codes": self.quantizers[0].init(key)}
+
+    @nn.compact
+    def __call__(self, images, codebooks, *, key=None, train=False):
+        b, h, w, c = images.shape
+        x = images.reshape(b, h // 4, 4, w // 4, 4, c).swapaxes(2, 3).reshape(b, h // 4, w // 4, -1)
+        z_e = nn.Dense(self.quantizers[0].input_dim)(x)
+        out = self.quantizers[0](codebooks["codes"], z_e, key=key, train=train)
+        y = nn.Dense(x.shape[-1])(out.z_q)
+        losses = {f"{term}/codes": value for term, value in out.losses.items()}
+        losses["reconstruction"] = jnp.mean((x - y) ** 2)
+        fresh = {} if out.fresh is None else {"codes": out.fresh}
+        return Reconstruction(images, out.indices, losses, {"codes": out.codebook}, fresh, (y,))
+
+
+@pytest.mark.parametrize("case", ["vq-kmeans", "cvq", "cosine", "fsq", "residual", "residual-dropout"])
+def test_every_quantizer_learns_and_comes_back_from_a_checkpoint(case, tmp_path):
+    """Tables of several depths, tables of no codes, statistics that are switches."""
+    model = Patches((small(case, codebook_size=32, revive_after=3),))
+    task = AutoencodeTask(model, optax.adam(1e-2), {"reconstruction": 1.0, "codebook": 1.0, "commitment": 0.25})
+    batch = {"image": pictures(8)}
+    state = jax.jit(task.init)(jax.random.key(0), batch)
+    step, losses = jax.jit(task.train_step), []
+    for _ in range(30):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["reconstruction"]))
+    assert np.isfinite(losses).all() and losses[-1] < losses[0]
+    maps = [f"codes.{d}" for d in range(3)] if "residual" in case else ["codes"]
+    assert {f"batch_usage/{name}" for name in maps} <= set(metrics)
+    assert ("revived/codes" in metrics) == (case != "fsq")
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(30, task.model(state), state, {})
+        checkpoints.wait()
+        restored = checkpoints.restore_train(jax.eval_shape(lambda: state))
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored.codebooks), jax.device_get(state.codebooks))
+    again, _ = step(restored, batch)
+    after, _ = step(state, batch)
+    jax.tree.map(np.testing.assert_array_equal, again.codebooks, after.codebooks)

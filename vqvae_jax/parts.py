@@ -23,7 +23,8 @@ from vqvae_jax.quantizers import QUANTIZERS
 from vqvae_jax.types import Condition, Model, Reconstruction, UserError
 
 FACTS = "data.json"
-INSIDE = ("name", "quantizer", "quantizers", "optimizer", "train")  # fields of a section that no constructor takes
+# Fields of a section that no constructor takes as they are.
+INSIDE = ("name", "quantizer", "quantizers", "inner", "optimizer", "train")
 
 
 def arguments(section: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,8 +45,9 @@ def build_autoencoder(config: Mapping[str, Any], facts: Mapping[str, Any]):
 
 
 def build_quantizer(section: Mapping[str, Any]):
-    """One quantizer."""
-    return QUANTIZERS[section["name"]](**arguments(section))
+    """One quantizer, with the one inside it."""
+    inner = {"inner": build_quantizer(section["inner"])} if "inner" in section else {}
+    return QUANTIZERS[section["name"]](**inner, **arguments(section))
 
 
 def build_prior(config: Mapping[str, Any], facts: Mapping[str, Any], level: str):

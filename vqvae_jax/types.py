@@ -34,7 +34,7 @@ class Codebook:
 
         def replace(self, **changes: Any) -> "Codebook": ...
 
-    codes: Array  # [K, D] float32
+    codes: Array  # [K, D] float32; several tables [depth, K, D]; where there is none [0, D]
     params: dict[str, Array] = struct.field(default_factory=dict)  # other arrays that the optimizer moves
     stats: dict[str, Array] = struct.field(default_factory=dict)  # what only the quantizer moves: idle steps, EMA sums
 
@@ -46,7 +46,7 @@ class Quantized(NamedTuple):
     indices: Tokens  # one map [B, h, w]; residual quantizers one a depth
     losses: dict[str, Array]  # unweighted scalars, by name
     codebook: Codebook  # after this batch; unchanged unless train=True
-    fresh: Array | None  # bool [K]: revived in this step; the task clears their optimizer moments
+    fresh: Array | None  # bool, as codes without D: revived in this step; the task clears their optimizer moments
 
 
 class Quantizer(Protocol):
@@ -77,7 +77,7 @@ class Reconstruction(NamedTuple):
     tokens: Tokens
     losses: dict[str, Array]  # unweighted scalars: "reconstruction", "commitment/top", …
     codebooks: dict[str, Codebook]  # by level, after this batch
-    fresh: dict[str, Array]  # by level, bool [K]
+    fresh: dict[str, Array]  # by level, as in Quantized
     levels: tuple[Array, ...]  # each decoder's own output, coarse to fine; the last belongs to the image
 
 

@@ -13,6 +13,7 @@ TOKENS = "tokens"  # the data set that needs no autoencoder
 SECTIONS = ("seed", "dataset", "autoencoder", "loss_weights", "optimizer", "train", "priors", "sample")
 # What the recipe fills in, from the data and the stages before.
 FILLED = {"quantizers", "channels", "dtype", "vocab_size", "shape", "coarse_sizes", "num_labels", "parent", "name"}
+INNER = "inner"  # the section of the quantizer inside a quantizer
 POSITIVE = {"image_size", "views", "learning_rate", "eps", "batch_size", "keep", "count", "top_p"}
 POSITIVE |= {"log_every", "evaluate_every", "checkpoint_every"}
 POSITIVE |= {"codebook_size", "code_dim", "levels", "width", "depth", "heads", "horizontal", "vertical"}
@@ -90,9 +91,9 @@ def tables() -> dict[str, Mapping[str, Any]]:
     """What a `name` may be, for each kind of part."""
     from vqvae_jax.autoencoders import AUTOENCODERS
     from vqvae_jax.priors import PRIORS
-    from vqvae_jax.quantizers import QUANTIZERS
+    from vqvae_jax.quantizers import INSIDE, QUANTIZERS
 
-    return {"autoencoder": AUTOENCODERS, "prior": PRIORS, "quantizer": QUANTIZERS}
+    return {"autoencoder": AUTOENCODERS, "prior": PRIORS, "quantizer": QUANTIZERS, INNER: INSIDE}
 
 
 def levels(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -116,7 +117,7 @@ def blocks(config: dict[str, Any]) -> Iterator[Block]:
     parts = tables()
     yield Block("config.dataset", section(config, "config.dataset"), Dataset)
     yield _part(config, "config.autoencoder", parts["autoencoder"], ("quantizer", "quantizers"))
-    yield from _quantizer_blocks(config, parts["quantizer"])
+    yield from _quantizer_blocks(config, parts)
     yield from _training_blocks(config, "config")
     for level in _known_levels(config, "config.priors"):
         yield _part(config, f"config.priors.{level}", parts["prior"], ("optimizer", "train"))
@@ -124,16 +125,33 @@ def blocks(config: dict[str, Any]) -> Iterator[Block]:
     yield Block("config.sample", section(config, "config.sample"), Sample)
 
 
-def _quantizer_blocks(config: dict[str, Any], table: Mapping[str, Any]) -> Iterator[Block]:
+def _quantizer_blocks(config: dict[str, Any], parts: Mapping[str, Mapping[str, Any]]) -> Iterator[Block]:
     """The quantizer of all levels, then those of single levels, which differ from it in what they say."""
     path = "config.autoencoder.quantizer"
-    yield _part(config, path, table)
-    shared = section(config, path)
+    yield from _quantizer(config, path, parts)
     for level in _known_levels(config, f"{path}s"):
-        own = section(config, f"{path}s.{level}")
-        if own.get("name", shared["name"]) == shared["name"]:
-            own.update({**shared, **own})
-        yield _part(config, f"{path}s.{level}", table)
+        _inherit(section(config, f"{path}s.{level}"), section(config, path))
+        yield from _quantizer(config, f"{path}s.{level}", parts)
+
+
+def _quantizer(config: dict[str, Any], path: str, parts: Mapping[str, Mapping[str, Any]]) -> Iterator[Block]:
+    """One quantizer, and the one inside it where its class has such a field."""
+    outer = _part(config, path, parts["quantizer"])
+    inside = tuple(field.name for field in dataclasses.fields(outer.kind) if field.name == INNER)
+    yield outer._replace(inside=inside)
+    if inside:
+        yield _part(config, f"{path}.{INNER}", parts[INNER])
+
+
+def _inherit(own: dict[str, Any], shared: Mapping[str, Any]) -> None:
+    """What a section does not say is as in the shared one, if both are of the same name; sections within likewise."""
+    if own.get("name", shared["name"]) != shared["name"]:
+        return
+    for name, value in shared.items():
+        if not isinstance(value, dict):
+            own.setdefault(name, value)
+        elif isinstance(own.setdefault(name, {}), dict):
+            _inherit(own[name], value)
 
 
 def _training_blocks(config: dict[str, Any], path: str) -> Iterator[Block]:
@@ -170,7 +188,7 @@ def section(config: dict[str, Any], path: str) -> dict[str, Any]:
 def fields(kind: Any) -> dict[str, tuple[Any, Any]]:
     """Type and default of the fields that a config may set."""
     hints = typing.get_type_hints(kind)
-    skipped = set() if kind in (Dataset, Optimizer, Train, Sample) else FILLED
+    skipped = set() if kind in (Dataset, Optimizer, Train, Sample) else FILLED | {INNER}
     return {f.name: (hints[f.name], _default(f)) for f in dataclasses.fields(kind) if f.init and f.name not in skipped}
 
 

@@ -1,4 +1,4 @@
-"""Pure functions of codes: nearest, straight-through, usage, revival.
+"""Pure functions of codes: nearest, straight-through, usage, revival, k-means.
 
 Everything here is float32 whatever the network computes in: in bfloat16 the nearest code is often another one.
 Legend: N vectors, K codes, D code size.
@@ -8,49 +8,72 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vqvae_jax.types import Array
+from vqvae_jax.types import Array, Codebook
 
 ROWS = 1024  # vectors in a block
 CODES = 16384  # codes in a block
 DISTANCES = 1 << 26  # on an accelerator, so many distances at once are no trouble
 
 
-def nearest(z_e: Array, codes: Array) -> Array:
+def nearest(z_e: Array, codes: Array, key: Array | None = None) -> Array:
     """The index of the nearest code by squared distance, the first on ties. [..., D], [K, D] → int32 [...].
 
+    With a key it is drawn instead, with probability softmax over the codes of -|z - e|² (the Gumbel-max trick).
     Works in blocks of vectors and of codes where all distances at once would be large.
     """
-    flat = lax.stop_gradient(z_e).astype(jnp.float32).reshape(-1, codes.shape[-1])
-    codes = lax.stop_gradient(codes).astype(jnp.float32)
+    flat, codes = flattened(z_e), lax.stop_gradient(codes).astype(jnp.float32)
     count = flat.shape[0]
-    at_once = ROWS * CODES if jax.default_backend() == "cpu" else DISTANCES
+    rows = ROWS if key is None else ROWS // 4  # noise takes several times the memory
+    at_once = rows * CODES if jax.default_backend() == "cpu" else DISTANCES
     if count * codes.shape[0] <= at_once:
-        return _nearest_of_block(flat, codes)[1].reshape(z_e.shape[:-1])
-    blocks = jnp.pad(flat, ((0, -count % ROWS), (0, 0))).reshape(-1, ROWS, flat.shape[-1])
-    return lax.map(lambda block: _nearest_of_all(block, codes), blocks).reshape(-1)[:count].reshape(z_e.shape[:-1])
+        return _nearest_of_block(flat, codes, key)[1].reshape(z_e.shape[:-1])
+    blocks = jnp.pad(flat, ((0, -count % rows), (0, 0))).reshape(-1, rows, flat.shape[-1])
+    keys = None if key is None else jax.random.split(key, blocks.shape[0])
+    index = lax.map(lambda of: _nearest_of_all(of[0], codes, of[1]), (blocks, keys))
+    return index.reshape(-1)[:count].reshape(z_e.shape[:-1])
 
 
-def _nearest_of_block(z: Array, codes: Array) -> tuple[Array, Array]:
-    """Smallest distance [N] (less |z|², which is the same for every code) and its index [N]."""
+def _nearest_of_block(z: Array, codes: Array, key: Array | None = None, seen: Array | int = 0) -> tuple[Array, Array]:
+    """Smallest distance [N] (less |z|², which is the same for every code) and its index [N].
+
+    With a key, less Gumbel noise, and without the first codes that another block has `seen`: they had their draw.
+    """
     dots = jnp.matmul(z, codes.T, precision=lax.Precision.HIGHEST)
     distance = jnp.sum(codes * codes, axis=-1)[None] - 2.0 * dots  # [N, K]
+    if key is not None:
+        distance = distance - jax.random.gumbel(key, distance.shape)
+        distance = jnp.where(jnp.arange(codes.shape[0])[None] < seen, jnp.inf, distance)
     index = jnp.argmin(distance, axis=-1).astype(jnp.int32)
     return jnp.take_along_axis(distance, index[:, None], axis=-1)[:, 0], index
 
 
-def _nearest_of_all(z: Array, codes: Array) -> Array:
+def _nearest_of_all(z: Array, codes: Array, key: Array | None = None) -> Array:
     """Index [N] of the nearest of any number of codes: a running minimum over blocks of them."""
     size = min(CODES, codes.shape[0])
 
     def block(i: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
         start = jnp.minimum(i * size, codes.shape[0] - size)  # the last block may overlap the one before
-        distance, here = _nearest_of_block(z, lax.dynamic_slice_in_dim(codes, start, size))
-        best, index = found
-        return jnp.minimum(distance, best), jnp.where(distance < best, here + start, index)
+        here = lax.dynamic_slice_in_dim(codes, start, size)
+        draw = None if key is None else jax.random.fold_in(key, i)
+        distance, index = _nearest_of_block(z, here, draw, i * size - start)
+        best, so_far = found
+        return jnp.minimum(distance, best), jnp.where(distance < best, index + start, so_far)
 
     # A loop of XLA's, not of Python's: unrolled, the distances of all blocks are in memory at once.
     none = jnp.full(z.shape[0], jnp.inf), jnp.zeros(z.shape[0], jnp.int32)
     return lax.fori_loop(0, -(-codes.shape[0] // size), block, none)[1]
+
+
+def flattened(z: Array) -> Array:
+    """All vectors of a batch, held: [..., D] → float32 [N, D] without gradient."""
+    return lax.stop_gradient(jnp.asarray(z, jnp.float32)).reshape(-1, z.shape[-1])
+
+
+@jax.jit  # without jit around it XLA rounds otherwise, and lookup(indices) were not quite z_q
+def normalised(x: Array) -> Array:
+    """Vectors of length 1, float32, with gradient. [..., D] → [..., D]; 0 stays 0."""
+    x = x.astype(jnp.float32)
+    return x / jnp.sqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-12))
 
 
 def straight_through(z_e: Array, z_q: Array) -> Array:
@@ -96,8 +119,60 @@ def idle(steps: Array, used: Array) -> Array:
 
 def draw(key: Array | None, flat: Array, size: int) -> Array:
     """One of the batch's vectors for each code, uniformly, with replacement. [N, D] → [K, D]."""
+    return flat[jax.random.randint(needed(key), (size,), 0, flat.shape[0])]
+
+
+def needed(key: Array | None) -> Array:
+    """The key. ValueError where there is none."""
     if key is None:
         raise ValueError(
             "a quantizer needs a key in training, for revival: quantizer(codebook, z_e, key=key, train=True)"
         )
-    return flat[jax.random.randint(key, (size,), 0, flat.shape[0])]
+    return key
+
+
+def revive(
+    codebook: Codebook, flat: Array, indices: Array, key: Array | None, revive_after: int
+) -> tuple[Codebook, Array]:
+    """Codes unused for so many steps become vectors of the batch, [N, D]; 0 never. → codebook, bool [K]: which."""
+    size = codebook.codes.shape[0]
+    steps = idle(codebook.stats["idle"], counts(indices, size))
+    dead = (steps >= revive_after) & (revive_after > 0)
+    codes = jnp.where(dead[:, None], draw(key, flat, size), codebook.codes)
+    return codebook.replace(codes=codes, stats=codebook.stats | {"idle": jnp.where(dead, 0, steps)}), dead
+
+
+def not_started(iterations: int) -> dict[str, Array]:
+    """What a new codebook's stats say, if its codes are to come from `kmeans_start`."""
+    return {"started": jnp.zeros((), bool)} if iterations else {}
+
+
+def kmeans_start(codebook: Codebook, flat: Array, key: Array | None, iterations: int) -> Codebook:
+    """In the first training step, before the look-up: codes that are k-means of its batch [N, D]; later as it is.
+
+    `stats["started"]` remembers, so a run that goes on does not begin anew. The codes' gradient is as if they had
+    been there before.
+    """
+    if not iterations:
+        return codebook
+    key = jax.random.fold_in(needed(key), 0)  # the key itself is for revival
+    held = lax.stop_gradient(codebook.codes)
+    codes = lax.cond(codebook.stats["started"], lambda: held, lambda: kmeans(key, flat, held.shape[0], iterations))
+    stats = codebook.stats | {"started": jnp.ones((), bool)}
+    return codebook.replace(codes=straight_through(codebook.codes, codes), stats=stats)
+
+
+def kmeans(key: Array, flat: Array, size: int, iterations: int) -> Array:
+    """Lloyd's algorithm from vectors drawn without replacement while there are any. [N, D] → [K, D].
+
+    With fewer vectors than codes each is there at least once. A centre that no vector is nearest to stays.
+    """
+    count = flat.shape[0]
+    first = flat[jax.random.permutation(key, count)[jnp.arange(size) % count]]
+
+    def step(_: Array, centres: Array) -> Array:
+        index = nearest(flat, centres)
+        members = counts(index, size)[:, None]
+        return jnp.where(members > 0, sums(flat, index, size) / jnp.maximum(members, 1.0), centres)
+
+    return lax.fori_loop(0, iterations, step, first)

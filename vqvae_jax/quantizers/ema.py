@@ -24,12 +24,15 @@ class EMAQuantizer:
         code_dim: channels of a code, D.
         decay: share of the old average that a step keeps.
         revive_after: steps unused after which a code becomes one of the batch's encoder outputs; 0 never.
+        kmeans_iterations: of Lloyd's algorithm over the first training batch's encoder outputs, from which the codes
+            then start; 0: from normal noise.
     """
 
     codebook_size: int = 512
     code_dim: int = 64
     decay: float = 0.99
     revive_after: int = 100
+    kmeans_iterations: int = 0
 
     @property
     def input_dim(self) -> int:
@@ -48,25 +51,35 @@ class EMAQuantizer:
         # Counts of 1 with sums = codes: with counts of 0 a code unused in the first step would fly off.
         ones = jnp.ones(self.codebook_size)
         stats = {"idle": jnp.full(self.codebook_size, self.revive_after, jnp.int32), "count": ones, "sum": codes + 0.0}
-        return Codebook(codes=codes, stats=stats)
+        return Codebook(codes=codes, stats=stats | cb.not_started(self.kmeans_iterations))
 
     def __call__(self, codebook: Codebook, z_e: Array, *, key: Array | None = None, train: bool = False) -> Quantized:
         """z_e [B, h, w, D] → Quantized. `key` is needed in training, for revival."""
+        flat = cb.flattened(z_e)
+        if train:
+            codebook = self._start(codebook, flat, key)
         indices = cb.nearest(z_e, codebook.codes)
         z_q = lax.stop_gradient(codebook.codes)[indices]
         losses = {"commitment": cb.distance_to(z_e, z_q)}
         fresh = None
         if train:
-            codebook, fresh = self._update(codebook, z_e, indices, key)
+            codebook, fresh = self._update(codebook, flat, indices, key)
         return Quantized(cb.straight_through(z_e, z_q), (indices,), losses, codebook, fresh)
 
     def lookup(self, codebook: Codebook, indices: Tokens) -> Array:
         return codebook.codes[indices[0]]
 
-    def _update(self, codebook: Codebook, z_e: Array, indices: Array, key: Array | None) -> tuple[Codebook, Array]:
+    def _start(self, codebook: Codebook, flat: Array, key: Array | None) -> Codebook:
+        """k-means in the first step, where it is wanted, with sums to match."""
+        if not self.kmeans_iterations:
+            return codebook
+        new = cb.kmeans_start(codebook, flat, key, self.kmeans_iterations)
+        total = jnp.where(codebook.stats["started"], codebook.stats["sum"], lax.stop_gradient(new.codes))
+        return new.replace(stats=new.stats | {"sum": total})
+
+    def _update(self, codebook: Codebook, flat: Array, indices: Array, key: Array | None) -> tuple[Codebook, Array]:
         """Move the averages, then give dead codes a new value with statistics to match."""
         size, stats = self.codebook_size, codebook.stats
-        flat = lax.stop_gradient(z_e).astype(jnp.float32).reshape(-1, self.code_dim)
         used = cb.counts(indices, size)
         count = self.decay * stats["count"] + (1 - self.decay) * used
         total = self.decay * stats["sum"] + (1 - self.decay) * cb.sums(flat, indices.reshape(-1), size)
@@ -74,12 +87,12 @@ class EMAQuantizer:
         dead = (idle >= self.revive_after) & (self.revive_after > 0)
         drawn = cb.draw(key, flat, size)
         codes = jnp.where(dead[:, None], drawn, total / smoothed(count)[:, None])
-        stats = {
+        moved = {
             "idle": jnp.where(dead, 0, idle),
             "count": jnp.where(dead, 1.0, count),
             "sum": jnp.where(dead[:, None], drawn, total),
         }
-        return codebook.replace(codes=codes, stats=stats), dead
+        return codebook.replace(codes=codes, stats=stats | moved), dead
 
 
 def smoothed(count: Array) -> Array:

@@ -4,7 +4,6 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from vqvae_jax.quantizers import codebook as cb
 from vqvae_jax.types import Array, Codebook, Quantized, Tokens
@@ -18,11 +17,14 @@ class VectorQuantizer:
         codebook_size: codes, K.
         code_dim: channels of a code, D.
         revive_after: steps unused after which a code becomes one of the batch's encoder outputs; 0 never.
+        kmeans_iterations: of Lloyd's algorithm over the first training batch's encoder outputs, from which the codes
+            then start; 0: from normal noise.
     """
 
     codebook_size: int = 512
     code_dim: int = 64
     revive_after: int = 100
+    kmeans_iterations: int = 0
 
     @property
     def input_dim(self) -> int:
@@ -38,25 +40,21 @@ class VectorQuantizer:
 
     def init(self, key: Array) -> Codebook:
         codes = jax.random.normal(key, (self.codebook_size, self.code_dim))
-        return Codebook(codes=codes, stats={"idle": jnp.zeros(self.codebook_size, jnp.int32)})
+        stats = {"idle": jnp.zeros(self.codebook_size, jnp.int32), **cb.not_started(self.kmeans_iterations)}
+        return Codebook(codes=codes, stats=stats)
 
     def __call__(self, codebook: Codebook, z_e: Array, *, key: Array | None = None, train: bool = False) -> Quantized:
         """z_e [B, h, w, D] → Quantized. `key` is needed in training, for revival."""
+        flat = cb.flattened(z_e)
+        if train:
+            codebook = cb.kmeans_start(codebook, flat, key, self.kmeans_iterations)
         indices = cb.nearest(z_e, codebook.codes)
         z_q = codebook.codes[indices]
         losses = {"codebook": cb.distance_to(z_q, z_e), "commitment": cb.distance_to(z_e, z_q)}
         fresh = None
         if train:
-            codebook, fresh = self._revive(codebook, z_e, indices, key)
+            codebook, fresh = cb.revive(codebook, flat, indices, key, self.revive_after)
         return Quantized(cb.straight_through(z_e, z_q), (indices,), losses, codebook, fresh)
 
     def lookup(self, codebook: Codebook, indices: Tokens) -> Array:
         return codebook.codes[indices[0]]
-
-    def _revive(self, codebook: Codebook, z_e: Array, indices: Array, key: Array | None) -> tuple[Codebook, Array]:
-        used = cb.counts(indices, self.codebook_size)
-        idle = cb.idle(codebook.stats["idle"], used)
-        dead = (idle >= self.revive_after) & (self.revive_after > 0)
-        flat = lax.stop_gradient(z_e).astype(jnp.float32).reshape(-1, self.code_dim)
-        codes = jnp.where(dead[:, None], cb.draw(key, flat, self.codebook_size), codebook.codes)
-        return codebook.replace(codes=codes, stats={"idle": jnp.where(dead, 0, idle)}), dead

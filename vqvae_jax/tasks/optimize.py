@@ -94,7 +94,8 @@ def apply_gradients(
         grads: like `trainable(state.params, state.codebooks)`.
         tx: the optimizer.
         codebooks: as the quantizers left them; None where there are none.
-        fresh: by level, bool [K]: codes revived in this step, whose moments are cleared with them.
+        fresh: by level, bool [K], of several tables [depth, K]: codes revived in this step, whose moments are cleared
+            with them.
         ema_rate: share of the old average of the weights that is kept, less in the first steps; 0 for no average.
     """
     codebooks = codebooks or {}
@@ -118,7 +119,7 @@ def clear_moments(tx: Any, opt_state: Any, like: dict[str, Any], fresh: Mapping[
     """A revived code has no past: its first and second moments become 0."""
     keep = jax.tree.map(lambda _: jnp.ones(()), like)
     keep["codes"] = {
-        name: (jnp.where(fresh[name], 0.0, 1.0)[:, None] if name in fresh else codes, others)
+        name: (jnp.where(fresh[name], 0.0, 1.0)[..., None] if name in fresh else codes, others)
         for name, (codes, others) in keep["codes"].items()
     }
     return optax.tree_utils.tree_map_params(tx, lambda moment, kept: moment * kept, opt_state, keep)
