@@ -13,9 +13,11 @@ TOKENS = "tokens"  # the data set that needs no autoencoder
 SECTIONS = ("seed", "dataset", "autoencoder", "loss_weights", "optimizer", "train", "priors", "sample")
 # What the recipe fills in, from the data and the stages before.
 FILLED = {"quantizers", "channels", "dtype", "vocab_size", "shape", "coarse_sizes", "num_labels", "parent", "name"}
+FILLED |= {"coarse_shapes", "depths"}
 POSITIVE = {"image_size", "views", "learning_rate", "eps", "batch_size", "keep", "count", "top_p"}
 POSITIVE |= {"log_every", "evaluate_every", "checkpoint_every"}
 POSITIVE |= {"codebook_size", "code_dim", "levels", "width", "depth", "heads", "horizontal", "vertical"}
+POSITIVE |= {"layers", "groups"}
 
 
 @dataclasses.dataclass(frozen=True)
