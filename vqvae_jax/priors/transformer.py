@@ -41,9 +41,21 @@ def embed(size: int, width: int, dtype: jnp.dtype, name: str | None = None) -> n
     return nn.Embed(size, width, dtype=dtype, embedding_init=nn.initializers.normal(STD), name=name)
 
 
-def dense(features: int, dtype: jnp.dtype, std: float = STD, bias: bool = True) -> nn.Dense:
-    """A dense layer over the last axis."""
-    return nn.Dense(features, use_bias=bias, dtype=dtype, kernel_init=nn.initializers.normal(std))
+class Dense(nn.Module):
+    """A dense layer over the last axis, as one product of two matrices: on CPU faster than nn.Dense over three axes."""
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+    std: float = STD
+    bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", nn.initializers.normal(self.std), (x.shape[-1], self.features))
+        out = x.astype(self.dtype).reshape(-1, x.shape[-1]) @ kernel.astype(self.dtype)
+        if self.bias:
+            out = out + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)[None]
+        return out.reshape(*x.shape[:-1], self.features)
 
 
 class Block(nn.Module):
@@ -57,10 +69,10 @@ class Block(nn.Module):
 
     def setup(self):
         self.norm1, self.norm2 = ChannelNorm(self.dtype), ChannelNorm(self.dtype)
-        self.qkv = dense(3 * self.width, self.dtype)
-        self.mix_heads = dense(self.width, self.dtype, self.residual_std)
-        self.up = dense(4 * self.width, self.dtype)
-        self.down = dense(self.width, self.dtype, self.residual_std)
+        self.qkv = Dense(3 * self.width, self.dtype)
+        self.mix_heads = Dense(self.width, self.dtype, self.residual_std)
+        self.up = Dense(4 * self.width, self.dtype)
+        self.down = Dense(self.width, self.dtype, self.residual_std)
         self.drop = nn.Dropout(self.dropout)
 
     def __call__(self, x: Array, train: bool = False) -> tuple[Array, Past]:
@@ -138,7 +150,7 @@ class TransformerPrior(nn.Module):
         self.blocks = [Block(width, self.heads, self.dropout, std, dtype) for _ in range(self.layers)]
         self.norm = ChannelNorm(jnp.float32)
         if not self.tied:
-            self.to_logits = dense(self.vocab_size, jnp.float32, bias=False)
+            self.to_logits = Dense(self.vocab_size, jnp.float32, bias=False)
 
     def __call__(self, tokens: Array, condition: Condition = Condition(), *, train: bool = False) -> Array:
         """int32 [B, h, w], or [B, h, w, depths] where these are several → logits float32 of that shape and K.
