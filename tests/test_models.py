@@ -21,7 +21,13 @@ KINDS = {
     "vqvae": ({"name": "vqvae", "width": 8, "residual_width": 4}, PIXELCNN, ("codes",), 3, 16),
     "vqvae2": ({"name": "vqvae2", "width": 8, "residual_width": 4}, PIXELCNN, ("top", "bottom"), 3, 16),
     "patches and transformer": ({"name": "patch_vqvae", "width": 8, "groups": 2}, TRANSFORMER, ("codes",), 1, 12),
-    "two levels and transformers": ({"levels": 2, "width": 8}, TRANSFORMER, ("top", "bottom"), 3, 16),
+    "vqvae2 and transformers": (
+        {"name": "vqvae2", "width": 8, "residual_width": 4},
+        TRANSFORMER,
+        ("top", "bottom"),
+        3,
+        16,
+    ),
 }
 
 
