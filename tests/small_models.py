@@ -17,6 +17,8 @@ CASES = {
     "vqvae-1": {"halvings": 1, "width": WIDTH, "residual_width": 2, "residual_blocks": 1},
     "vqvae-2": {"halvings": 2, "width": WIDTH, "residual_width": 8},
     "vqvae2": {"width": WIDTH, "residual_width": 2},
+    "patch_vqvae-1": {"halvings": 1, "width": 6, "groups": 3},  # projected to the codes and from them
+    "patch_vqvae-2": {"halvings": 2, "width": WIDTH, "groups": 2},
 }
 
 

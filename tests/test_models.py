@@ -12,12 +12,22 @@ from vqvae_jax.checkpoint import Checkpoints
 
 GENERATOR = {"name": "mnist_generator", "depth": 8, "layers": 1}
 PIXELCNN = {"name": "pixelcnn", "depth": 8, "layers": 1, "condition_blocks": 1}
+TRANSFORMER = {"name": "transformer", "width": 16, "layers": 1, "heads": 2, "dropout": 0.1}
 EVERY = {"batch_size": 16, "log_every": 1, "evaluate_every": 2, "checkpoint_every": 1}
-# Autoencoder, prior, levels, channels, image size: as fashion_mnist_pixelcnn, cifar10_vqvae, openmoji_vqvae2, smaller.
+# Autoencoder, prior, levels, channels, image size: as fashion_mnist_pixelcnn, cifar10_vqvae, openmoji_vqvae2,
+# fashion_mnist_transformer, smaller; and a transformer over two levels.
 KINDS = {
     "one level and the reference's generator": ({"levels": 1, "width": 8}, GENERATOR, ("codes",), 1, 12),
     "vqvae": ({"name": "vqvae", "width": 8, "residual_width": 4}, PIXELCNN, ("codes",), 3, 16),
     "vqvae2": ({"name": "vqvae2", "width": 8, "residual_width": 4}, PIXELCNN, ("top", "bottom"), 3, 16),
+    "patches and transformer": ({"name": "patch_vqvae", "width": 8, "groups": 2}, TRANSFORMER, ("codes",), 1, 12),
+    "vqvae2 and transformers": (
+        {"name": "vqvae2", "width": 8, "residual_width": 4},
+        TRANSFORMER,
+        ("top", "bottom"),
+        3,
+        16,
+    ),
 }
 
 

@@ -3,6 +3,7 @@
 `facts` is what a config cannot know: what the data are like. The recipe keeps them in DIR/data.json.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from vqvae_jax.data.arrays import Arrays
 from vqvae_jax.data.tokens import Level
 from vqvae_jax.files import read_json
 from vqvae_jax.priors import PRIORS
+from vqvae_jax.priors.condition import halves
 from vqvae_jax.quantizers import QUANTIZERS
 from vqvae_jax.types import Condition, Model, Reconstruction, UserError
 
@@ -60,12 +62,17 @@ def build_prior(config: Mapping[str, Any], facts: Mapping[str, Any], level: str)
         )
     levels = token_levels(config, facts)
     number = [one.name for one in levels].index(level)
-    return PRIORS[section["name"]](
+    kind: Any = PRIORS[section["name"]]
+    # Only to priors that have such fields. A level of several depths would say so here: its quantizer's vocab_sizes.
+    wanted = {"coarse_shapes": tuple(one.shape for one in levels[:number]), "depths": 1}
+    has = {field.name for field in dataclasses.fields(kind)}
+    return kind(
         vocab_size=levels[number].vocab_size,
         shape=levels[number].shape,
         coarse_sizes=tuple(one.vocab_size for one in levels[:number]),
         num_labels=len(facts["label_names"]),
         dtype=jnp.dtype(section["train"]["dtype"]),
+        **{name: value for name, value in wanted.items() if name in has},
         **arguments(section),
     )
 
@@ -108,14 +115,11 @@ def _traced(autoencoder, image_size: int, channels: int) -> tuple[Model, Reconst
 
 def abstract_prior(prior) -> Model:
     """Shapes of its parameters; nothing is computed."""
-    height, width = prior.shape
-    coarse: Any = tuple(
-        jax.ShapeDtypeStruct((1, height >> (n - i), width >> (n - i)), jnp.int32)
-        for n in [len(prior.coarse_sizes)]
-        for i in range(n)
-    )
+    shapes = getattr(prior, "coarse_shapes", ()) or halves(prior.shape, len(prior.coarse_sizes))
+    coarse: Any = tuple(jax.ShapeDtypeStruct((1, *shape), jnp.int32) for shape in shapes)
     label: Any = jax.ShapeDtypeStruct((1,), jnp.int32) if prior.num_labels else None
-    tokens = jax.ShapeDtypeStruct((1, height, width), jnp.int32)
+    depths = getattr(prior, "depths", 1)
+    tokens = jax.ShapeDtypeStruct((1, *prior.shape, *((depths,) if depths > 1 else ())), jnp.int32)
     variables = jax.eval_shape(prior.init, jax.random.key(0), tokens, Condition(label, coarse))
     return Model(variables["params"], {})
 

@@ -119,7 +119,16 @@ class Prior(Protocol):
 
     def __call__(self, tokens: Array, condition: Condition, *, train: bool = False) -> Array: ...  # [B, h, w, K]
 
-    def sample(self, key: Array, count: int, condition: Condition, pick: Pick) -> Array: ...  # [B, h, w]
+    # [B, h, w]. keep: bool [h, w] or [B, h, w], True where the token is copied from `known` and not drawn.
+    def sample(
+        self,
+        key: Array,
+        count: int,
+        condition: Condition,
+        pick: Pick,
+        known: Array | None = None,
+        keep: Array | None = None,
+    ) -> Array: ...
 
 
 @struct.dataclass

@@ -7,14 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_models import quick
+from small_priors import CODES, LABELS, drawn, listening_sampler, maps, replayed
 
-from vqvae_jax.networks.likelihood import cross_entropy, pick_token
+from vqvae_jax.networks.likelihood import cross_entropy, guide
 from vqvae_jax.priors import PRIORS, pixelcnn
-from vqvae_jax.priors.pixelcnn import PixelCNNPrior, guide
+from vqvae_jax.priors.pixelcnn import PixelCNNPrior
 from vqvae_jax.types import Condition, Pick
-
-CODES = 6
-LABELS = 3
 
 # Maps are not square, so that rows and columns cannot be mistaken for each other.
 CASES: dict[str, dict[str, Any]] = {
@@ -52,66 +51,14 @@ CASES: dict[str, dict[str, Any]] = {
 EVERY = pytest.mark.parametrize("case", CASES)
 
 
-def quick(function):
-    """Compiled without LLVM's optimisations: what runs once is ready several times sooner."""
-    cheap = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    return jax.jit(function, compiler_options=cheap if jax.default_backend() == "cpu" else None)
-
-
 def prior_of(**fields):
     return PixelCNNPrior(CODES, **{"depth": 8, "heads": 2} | fields)
-
-
-def drawn(prior, tokens, condition, seed=0):
-    """Parameters drawn by numpy (jax's own take long to compile), so that logits are neither equal nor certain."""
-    shapes = jax.eval_shape(lambda key: prior.init(key, tokens, condition), jax.random.key(0))
-    rng = np.random.default_rng(seed)
-
-    def draw(a):
-        scale = 0.5 if len(a.shape) == 1 else 1.2 * np.prod(a.shape[:-1]) ** -0.5
-        return jnp.asarray(rng.normal(size=a.shape, scale=scale), a.dtype)
-
-    return jax.tree.map(draw, shapes)
-
-
-def maps(prior, count, seed=0):
-    """Tokens and a condition that fit a prior."""
-    rng = np.random.default_rng(seed)
-    height, width = prior.shape
-    strides = [2 ** (len(prior.coarse_sizes) - i) for i in range(len(prior.coarse_sizes))]
-    coarse = tuple(
-        jnp.asarray(rng.integers(0, size, (count, height // s, width // s)), jnp.int32)
-        for size, s in zip(prior.coarse_sizes, strides, strict=True)
-    )
-    label = jnp.asarray(np.arange(count) % LABELS, jnp.int32) if prior.label_condition else None
-    return jnp.asarray(rng.integers(0, prior.vocab_size, (count, height, width)), jnp.int32), Condition(label, coarse)
 
 
 @functools.cache
 def built(case):
     prior = prior_of(**CASES[case])
     return prior, drawn(prior, *maps(prior, 2))
-
-
-# --- every prior of the table
-
-
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("name", PRIORS)
-def test_logits_are_float32_and_samples_are_maps_of_integers(name, dtype):
-    """Traced only: the loop of sampling refuses any dtype that changes on the way."""
-    given = {"num_labels": LABELS, "label_condition": True, "coarse_sizes": (5,)}
-    small = {"depth": 8, "layers": 2, "attention_after": (1,), "heads": 2, "output_blocks": 1, "condition_blocks": 1}
-    prior = PRIORS[name](CODES, (4, 6), dtype=dtype, **given | small)
-    tokens, condition = maps(prior, 3)
-    params = jax.eval_shape(lambda key: prior.init(key, tokens, condition), jax.random.key(0))
-    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-    logits = jax.eval_shape(prior.apply, params, tokens, condition)
-    assert (logits.shape, logits.dtype) == ((3, 4, 6, CODES), jnp.float32)
-    pick = Pick(guidance=2.0, top_p=0.5)
-    run = lambda p, key: prior.apply(p, key, 3, condition, pick, method="sample")  # noqa: E731
-    sampled = jax.eval_shape(run, params, jax.random.key(0))
-    assert (sampled.shape, sampled.dtype) == ((3, 4, 6), jnp.int32)
 
 
 def test_the_reference_s_priors_have_its_sizes():
@@ -232,34 +179,7 @@ class Sampled(NamedTuple):
 
 def sample(prior, params, key, count, condition, pick, monkeypatch):
     """Cached sampling, with the logits overheard at each pick."""
-    overheard = {}
-
-    def listen(key, logits):
-        overheard[tuple(np.asarray(key).tolist())] = np.asarray(logits)
-
-    def pick_and_tell(key, logits, pick):
-        jax.debug.callback(listen, jax.random.key_data(key), logits)
-        return pick_token(key, logits, pick)
-
-    monkeypatch.setattr(pixelcnn, "pick_token", pick_and_tell)
-    run = quick(lambda p, k, c: prior.apply(p, k, count, c, pick, method="sample"))
-    tokens = np.asarray(run(params, key, condition))
-    jax.effects_barrier()
-    keys = [tuple(np.asarray(jax.random.key_data(k)).tolist()) for k in position_keys(prior, key)]
-    assert len(overheard) == len(keys)  # one pick a position, each with a key of its own
-    logits = np.stack([overheard[k] for k in keys], 1)
-    return Sampled(tokens, logits.reshape(count, *prior.shape, CODES))
-
-
-def position_keys(prior, key):
-    return [jax.random.fold_in(key, i) for i in range(prior.shape[0] * prior.shape[1])]
-
-
-def replayed(prior, key, logits, pick):
-    """What each position's key picks from the logits of the full forward: [B, h, w]."""
-    flat = np.asarray(logits).reshape(len(logits), -1, CODES)
-    picks = [pick_token(k, jnp.asarray(flat[:, i]), pick) for i, k in enumerate(position_keys(prior, key))]
-    return np.stack(picks, 1).reshape(logits.shape[:-1])
+    return Sampled(*listening_sampler(prior, count, pick, monkeypatch)(params, key, condition))
 
 
 @EVERY

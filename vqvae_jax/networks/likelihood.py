@@ -25,6 +25,14 @@ def pick_token(key: Array, logits: Array, pick: Pick) -> Array:
     return jax.random.categorical(key, logits).astype(jnp.int32)
 
 
+def guide(logits: Array, guided: bool, weight: float) -> Array:
+    """Classifier-free guidance, https://arxiv.org/abs/2207.12598: away from what would be said without the label."""
+    if not guided:
+        return logits
+    given, blind = jnp.split(logits, 2, axis=0)
+    return blind + weight * (given - blind)
+
+
 def keep_top_k(logits: Array, k: int) -> Array:
     """The k likeliest classes; the others become -inf."""
     k = min(k, logits.shape[-1])

@@ -1,10 +1,12 @@
 """One file a paper. To add one: write the file, add its line here, a config that uses it, a test."""
 
 from vqvae_jax.priors.pixelcnn import BottomPrior, MNISTGenerator, PixelCNNPrior, TopPrior
+from vqvae_jax.priors.transformer import TransformerPrior
 
 PRIORS = {
     "pixelcnn": PixelCNNPrior,
     "mnist_generator": MNISTGenerator,
     "top_prior": TopPrior,
     "bottom_prior": BottomPrior,
+    "transformer": TransformerPrior,
 }

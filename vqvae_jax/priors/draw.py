@@ -11,6 +11,15 @@ CHUNK = 64  # maps drawn at once: everywhere the same, so that nothing is compil
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def draw(prior: Any, count: int, pick: Pick, model: Model, key: Array, condition: Condition) -> Array:
-    """New maps of one level, int32 [count, h, w]."""
-    return prior.apply({"params": model.params}, key, count, condition, pick, method="sample")
+def draw(
+    prior: Any,
+    count: int,
+    pick: Pick,
+    model: Model,
+    key: Array,
+    condition: Condition,
+    known: Array | None = None,
+    keep: Array | None = None,
+) -> Array:
+    """New maps of one level, int32 [count, h, w]; where `keep` is True, with the tokens of `known`."""
+    return prior.apply({"params": model.params}, key, count, condition, pick, known, keep, method="sample")

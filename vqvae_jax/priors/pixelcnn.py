@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from vqvae_jax.networks.conv import Conv, ConvTranspose
-from vqvae_jax.networks.likelihood import pick_token
+from vqvae_jax.networks.likelihood import guide, pick_token
+from vqvae_jax.priors.condition import copied, kept, labels, with_and_without_label
 from vqvae_jax.priors.layers import ChannelNorm, PixelAttention, PixelConvA, PixelConvB
 from vqvae_jax.types import Array, Condition, Pick, UserError
 
@@ -218,15 +219,27 @@ class PixelCNNPrior(nn.Module):
         cond = self._condition(condition, tokens.shape[0], train)
         return self._logits(*self.pixel_cnn(self.embed(tokens), cond, train))
 
-    def sample(self, key: Array, count: int, condition: Condition, pick: Pick) -> Array:
-        """New maps, int32 [count, h, w], pixel by pixel; to be jitted with `count` and `pick` static."""
+    def sample(
+        self,
+        key: Array,
+        count: int,
+        condition: Condition,
+        pick: Pick,
+        known: Array | None = None,
+        keep: Array | None = None,
+    ) -> Array:
+        """New maps, int32 [count, h, w], pixel by pixel; to be jitted with `count` and `pick` static.
+
+        Where `keep`, bool [h, w] or [count, h, w], is True, the token is that of `known`.
+        """
         guided = self.label_condition and pick.guidance != 1
         if guided:
-            condition = self._with_and_without_label(condition, count)
+            condition = with_and_without_label(condition, count, self.num_labels)
         cond = self._condition(condition, count * (1 + guided), False)
-        return self._fill(key, count, pick, self.pixel_cnn.biases(cond), guided)
+        given = kept(known, keep, (count, *self.shape))
+        return self._fill(key, count, pick, self.pixel_cnn.biases(cond), guided, given)
 
-    def _fill(self, key: Array, count: int, pick: Pick, biases: list, guided: bool) -> Array:
+    def _fill(self, key: Array, count: int, pick: Pick, biases: list, guided: bool, given: Any) -> Array:
         """The loop over rows and pixels."""
         prior, variables = self.unbind()  # Linen's modules cannot be called inside a loop, their pure form can
         height, width = self.shape
@@ -240,6 +253,7 @@ class PixelCNNPrior(nn.Module):
                 row, left = carry
                 logits, left = prior.apply(variables, vertical, left, across, r, c, method="_pixel")
                 new = pick_token(jax.random.fold_in(key, r * width + c), guide(logits, guided, pick.guidance), pick)
+                new = copied(new, given, r * width + c)
                 row = lax.dynamic_update_slice_in_dim(row, new[:, None, None], c, axis=2)
                 left = prior.apply(variables, left, jnp.tile(new, copies), method="_seen_pixel")
                 return row, left
@@ -286,34 +300,17 @@ class PixelCNNPrior(nn.Module):
         cond = self.coarse_stack(condition.coarse) if self.coarse_sizes else None
         if not self.label_condition:
             return cond
-        label = self._labels(condition, count)
+        label = labels(condition, count, self.num_labels)
         if train and self.label_dropout:
             hidden = jax.random.bernoulli(self.make_rng("dropout"), self.label_dropout, label.shape)
             label = jnp.where(hidden, self.num_labels, label)
         embedded = self.embed_label(label)
         return embedded if cond is None else cond + embedded[:, None, None]
 
-    def _labels(self, condition: Condition, count: int) -> Array:
-        return jnp.full(count, self.num_labels, jnp.int32) if condition.label is None else condition.label
-
-    def _with_and_without_label(self, condition: Condition, count: int) -> Condition:
-        """Twice the batch: once as it is, once without its label."""
-        label = self._labels(condition, count)
-        label = jnp.concatenate([label, jnp.full_like(label, self.num_labels)])
-        return Condition(label, tuple(jnp.concatenate([tokens, tokens]) for tokens in condition.coarse))
-
 
 def fresh_windows(left: list[Past]) -> list[Past]:
     """The horizontal past at the start of a row: empty windows, the attention's caches kept."""
     return [{k: jnp.zeros_like(v) if k == "window" else v for k, v in past.items()} for past in left]
-
-
-def guide(logits: Array, guided: bool, weight: float) -> Array:
-    """Classifier-free guidance, https://arxiv.org/abs/2207.12598: away from what would be said without the label."""
-    if not guided:
-        return logits
-    given, blind = jnp.split(logits, 2, axis=0)
-    return blind + weight * (given - blind)
 
 
 class MNISTGenerator(PixelCNNPrior):

@@ -72,7 +72,7 @@ class PriorTask:
         tokens, condition = self._read(batch)
         mask = batch["mask"].astype(jnp.float32)
         nll = cross_entropy(self.prior.apply({"params": model.params}, tokens, condition), tokens)
-        return {"count": jnp.sum(mask), "nll": jnp.sum(mask * jnp.mean(nll, axis=(1, 2)))}
+        return {"count": jnp.sum(mask), "nll": jnp.sum(mask * jnp.mean(nll, axis=tuple(range(1, nll.ndim))))}
 
     def summary(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """nll in nats a token, beside the entropy of the codes: where both are near 0 the codes have collapsed."""

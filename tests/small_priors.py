@@ -1,0 +1,115 @@
+"""Small priors for tests, with parameters whose logits are neither equal nor certain."""
+
+import functools
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from small_models import quick
+
+from vqvae_jax.networks.likelihood import pick_token
+from vqvae_jax.priors import PRIORS
+from vqvae_jax.priors.condition import halves
+from vqvae_jax.types import Condition
+
+CODES = 6
+LABELS = 3
+
+PIXELCNN = {"depth": 8, "layers": 2, "heads": 2, "condition_blocks": 1, "output_blocks": 1}
+TRANSFORMER = {"width": 16, "layers": 2, "heads": 2}
+LABEL = {"num_labels": LABELS, "label_condition": True}
+# A case or more for every name in PRIORS: fields of the constructor. Maps are not square.
+CASES: dict[str, dict[str, Any]] = {
+    "pixelcnn": {"shape": (4, 6), "coarse_sizes": (5,), "attention_after": (1,), **LABEL, **PIXELCNN},
+    "mnist_generator": {"shape": (3, 4), **PIXELCNN},
+    "top_prior": {"shape": (4, 3), **PIXELCNN, "attention_after": (2,), **LABEL},
+    "bottom_prior": {"shape": (2, 4), "coarse_sizes": (5,), **PIXELCNN},
+    "transformer": {"shape": (3, 4), **TRANSFORMER},
+    "transformer-tied, label": {"shape": (4, 3), **TRANSFORMER, **LABEL, "tied": True},
+    "transformer-two coarse, label": {"shape": (4, 8), "coarse_sizes": (4, 5), **TRANSFORMER, **LABEL},
+    "transformer-depths, coarse": {
+        "shape": (3, 4),
+        "coarse_sizes": (5, 4),
+        "coarse_shapes": ((1, 2), (1, 2)),
+        "depths": 3,
+        **TRANSFORMER,
+    },
+}
+
+
+def drawn(prior, tokens, condition, seed=0):
+    """Parameters drawn by numpy (jax's own take long to compile), so that logits are neither equal nor certain."""
+    shapes = jax.eval_shape(lambda key: prior.init(key, tokens, condition), jax.random.key(0))
+    rng = np.random.default_rng(seed)
+
+    def draw(a):
+        scale = 0.5 if len(a.shape) == 1 else 1.2 * np.prod(a.shape[:-1]) ** -0.5
+        return jnp.asarray(rng.normal(size=a.shape, scale=scale), a.dtype)
+
+    return jax.tree.map(draw, shapes)
+
+
+def token_shape(prior):
+    """Of one example: (h, w), or (h, w, depths) where these are several."""
+    depths = getattr(prior, "depths", 1)
+    return (*prior.shape, *((depths,) if depths > 1 else ()))
+
+
+def maps(prior, count, seed=0):
+    """Tokens and a condition that fit a prior."""
+    rng = np.random.default_rng(seed)
+    shapes = getattr(prior, "coarse_shapes", ()) or halves(prior.shape, len(prior.coarse_sizes))
+    coarse = tuple(
+        jnp.asarray(rng.integers(0, size, (count, *shape)), jnp.int32)
+        for size, shape in zip(prior.coarse_sizes, shapes, strict=True)
+    )
+    label = jnp.asarray(np.arange(count) % LABELS, jnp.int32) if prior.label_condition else None
+    tokens = rng.integers(0, prior.vocab_size, (count, *token_shape(prior)))
+    return jnp.asarray(tokens, jnp.int32), Condition(label, coarse)
+
+
+@functools.cache
+def built(case):
+    """(prior, parameters) of a case."""
+    prior = PRIORS[case.partition("-")[0]](CODES, **CASES[case])
+    return prior, drawn(prior, *maps(prior, 2))
+
+
+def position_keys(prior, key):
+    """The key of each position, in the order of sampling."""
+    return [jax.random.fold_in(key, i) for i in range(int(np.prod(token_shape(prior))))]
+
+
+def listening_sampler(prior, count, pick, monkeypatch):
+    """A compiled (parameters, key, condition, known, keep) → tokens and the logits that each was picked from."""
+    overheard = {}
+
+    def listen(key, logits):
+        overheard[tuple(np.asarray(key).tolist())] = np.asarray(logits)
+
+    def pick_and_tell(key, logits, pick):
+        jax.debug.callback(listen, jax.random.key_data(key), logits)
+        return pick_token(key, logits, pick)
+
+    file = next(sys.modules[kind.__module__] for kind in type(prior).__mro__ if "sample" in vars(kind))
+    monkeypatch.setattr(file, "pick_token", pick_and_tell)
+    run = quick(lambda p, key, *given: prior.apply(p, key, count, given[0], pick, *given[1:], method="sample"))
+
+    def sample(params, key, condition, known=None, keep=None):
+        overheard.clear()
+        tokens = np.asarray(run(params, key, condition, known, keep))
+        jax.effects_barrier()
+        keys = [tuple(np.asarray(jax.random.key_data(k)).tolist()) for k in position_keys(prior, key)]
+        assert len(overheard) == len(keys)  # one pick a position, each with a key of its own
+        return tokens, np.stack([overheard[k] for k in keys], 1).reshape(*tokens.shape, prior.vocab_size)
+
+    return sample
+
+
+def replayed(prior, key, logits, pick):
+    """What each position's key picks from the logits of the full forward."""
+    flat = np.asarray(logits).reshape(len(logits), -1, prior.vocab_size)
+    picks = [pick_token(k, jnp.asarray(flat[:, i]), pick) for i, k in enumerate(position_keys(prior, key))]
+    return np.stack(picks, 1).reshape(logits.shape[:-1])

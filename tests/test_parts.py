@@ -1,0 +1,52 @@
+"""What a prior is handed of the levels: only what it has a field for. Traced, nothing is computed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vqvae_jax import parts
+from vqvae_jax.priors.pixelcnn import PixelCNNPrior
+from vqvae_jax.priors.transformer import TransformerPrior
+from vqvae_jax.tasks.prior import PriorTask
+from vqvae_jax.types import Condition
+
+FACTS = {"label_names": ["a", "b"], "levels": [["top", [3, 2], 5], ["bottom", [6, 4], 7]]}
+
+
+def config(name):
+    prior = {"name": name, "optimizer": {}, "train": {"dtype": "bfloat16"}}
+    return {"autoencoder": {"name": "vqvae2"}, "dataset": {"name": "tokens"}, "priors": {"top": prior, "bottom": prior}}
+
+
+@pytest.mark.parametrize(("name", "kind"), [("transformer", TransformerPrior), ("pixelcnn", PixelCNNPrior)])
+def test_a_prior_knows_its_level_and_those_above(name, kind):
+    top, bottom = (parts.build_prior(config(name), FACTS, level) for level in ("top", "bottom"))
+    assert type(top) is type(bottom) is kind
+    assert (top.vocab_size, top.shape, top.coarse_sizes) == (5, (3, 2), ())
+    assert (bottom.vocab_size, bottom.shape, bottom.coarse_sizes) == (7, (6, 4), (5,))
+    assert bottom.num_labels == 2 and bottom.dtype == jnp.bfloat16
+    if kind is TransformerPrior:
+        assert (top.coarse_shapes, bottom.coarse_shapes, bottom.depths) == ((), ((3, 2),), 1)
+
+
+@pytest.mark.parametrize("shapes", [(), ((2, 3), (5, 1))])
+def test_abstract_parameters_are_those_of_an_initialization(shapes):
+    small = {"width": 8, "heads": 2, "layers": 1}
+    prior = TransformerPrior(4, (8, 4), coarse_sizes=(3, 5), coarse_shapes=shapes, depths=2, **small)
+    coarse = tuple(jnp.zeros((1, *shape), jnp.int32) for shape in shapes or ((2, 1), (4, 2)))
+    tokens = jnp.zeros((1, 8, 4, 2), jnp.int32)
+    want = jax.eval_shape(prior.init, jax.random.key(0), tokens, Condition(None, coarse))
+    assert parts.abstract_prior(prior).params == want["params"]
+
+
+def test_a_step_and_an_evaluation_of_several_depths():
+    prior = TransformerPrior(4, (2, 3), depths=2, width=8, heads=2, layers=1)
+    task = PriorTask(prior, 0, optax.sgd(0.1))
+    batch = {"tokens": (jnp.zeros((5, 2, 3, 2), jnp.int32),), "mask": jnp.arange(5) < 3}
+    state = jax.jit(task.init)(jax.random.key(0), batch)
+    after, metrics = jax.jit(task.train_step)(state, batch)
+    sums = jax.jit(task.eval_step)(task.model(state), batch)
+    assert int(after.step) == 1 and sums["count"] == 3
+    np.testing.assert_allclose(task.summary(sums)["nll"], metrics["nll"], rtol=1e-5)  # all maps are alike

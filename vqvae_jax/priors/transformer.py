@@ -1,0 +1,280 @@
+"""A causal transformer as a prior over a map of tokens, https://arxiv.org/abs/1706.03762, its blocks as in GPT-2.
+
+    coarser maps, coarse to fine, each in raster order ─┐
+    start (+ label), token 0, token 1, …, token T - 2 ──┴→ embed, + place → blocks → norm → logits of token 0, …, T - 1
+
+The label's vector is added to the start token. Where a place holds several tokens (residual quantizers), they follow
+each other, depth by depth, then the next place: the order of https://arxiv.org/abs/2203.01941. That paper has one
+transformer over places and a second over depths; here one flat transformer reads all.
+
+Parameters as in GPT-2: normal of 0.02, biases 0, and what is added to the residual stream 1/√(2 · layers) of that.
+
+Legend: B batch, h w map, P coarse tokens, T own tokens (h · w · depths), N heads, W width, K vocabulary.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from vqvae_jax.networks.attention import causal_attention, masked_attention
+from vqvae_jax.networks.likelihood import guide, pick_token
+from vqvae_jax.priors.condition import copied, halves, kept, labels, with_and_without_label
+from vqvae_jax.priors.layers import ChannelNorm
+from vqvae_jax.types import Array, Condition, Pick, UserError
+
+STD = 0.02  # of fresh parameters
+
+
+class Past(NamedTuple):
+    """What a block keeps of the tokens before, for cached sampling; zeros where nothing came yet."""
+
+    keys: Array  # [B, P + T, N, W / N]
+    values: Array
+
+
+def embed(size: int, width: int, dtype: jnp.dtype, name: str | None = None) -> nn.Embed:
+    """Integers → vectors."""
+    return nn.Embed(size, width, dtype=dtype, embedding_init=nn.initializers.normal(STD), name=name)
+
+
+class Dense(nn.Module):
+    """A dense layer over the last axis, as one product of two matrices: on CPU faster than nn.Dense over three axes."""
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+    std: float = STD
+    bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", nn.initializers.normal(self.std), (x.shape[-1], self.features))
+        out = x.astype(self.dtype).reshape(-1, x.shape[-1]) @ kernel.astype(self.dtype)
+        if self.bias:
+            out = out + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)[None]
+        return out.reshape(*x.shape[:-1], self.features)
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)). Norms and softmax are float32 whatever the dtype."""
+
+    width: int
+    heads: int
+    dropout: float
+    residual_std: float  # of the two projections that end in the residual stream
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        self.norm1, self.norm2 = ChannelNorm(self.dtype), ChannelNorm(self.dtype)
+        self.qkv = Dense(3 * self.width, self.dtype)
+        self.mix_heads = Dense(self.width, self.dtype, self.residual_std)
+        self.up = Dense(4 * self.width, self.dtype)
+        self.down = Dense(self.width, self.dtype, self.residual_std)
+        self.drop = nn.Dropout(self.dropout)
+
+    def __call__(self, x: Array, train: bool = False) -> tuple[Array, Past]:
+        """A sequence from its beginning, [B, S, W] → [B, S, W], and its keys and values."""
+        q, k, v = self._queries_keys_values(x)
+        return self._after(x, causal_attention(q, k, v), train), Past(k, v)
+
+    def part(self, x: Array, past: Past, start: Array) -> tuple[Array, Past]:
+        """What follows at position `start`, [B, n, W] → [B, n, W], and the past with it."""
+        q, k, v = self._queries_keys_values(x)
+        keys = lax.dynamic_update_slice_in_dim(past.keys, k, start, axis=1)
+        values = lax.dynamic_update_slice_in_dim(past.values, v, start, axis=1)
+        seen = jnp.arange(keys.shape[1])[None] <= start + jnp.arange(x.shape[1])[:, None]
+        return self._after(x, masked_attention(q, keys, values, seen), False), Past(keys, values)
+
+    def _queries_keys_values(self, x: Array) -> tuple[Array, Array, Array]:
+        heads = self.qkv(self.norm1(x)).reshape(*x.shape[:2], 3, self.heads, -1)
+        return heads[:, :, 0], heads[:, :, 1], heads[:, :, 2]  # [B, S, N, W / N]
+
+    def _after(self, x: Array, attended: Array, train: bool) -> Array:
+        x = x + self.drop(self.mix_heads(attended.reshape(x.shape)), deterministic=not train)
+        return x + self.drop(self.down(nn.gelu(self.up(self.norm2(x)))), deterministic=not train)
+
+
+class TransformerPrior(nn.Module):
+    """A distribution over one level's tokens, given a label and the maps above it.
+
+    Attributes:
+        vocab_size: codes of this level, K. The start token is index K of the embedding: no code, and never drawn.
+        shape: (h, w) of the map.
+        coarse_sizes: codes of each map above, coarse to fine; () for the top.
+        coarse_shapes: (h, w) of each of them; () if each is half of the next.
+        num_labels: labels of the data set, 0 where it has none.
+        depths: tokens at each place, one for each of a residual quantizer's maps; they share one embedding.
+        width: of the residual stream.
+        layers: blocks.
+        heads: of the attention.
+        dropout: share of what attention and MLP give that is dropped in training.
+        tied: logits by the embedding's transpose, not by a matrix of their own.
+        label_condition: whether the label is given.
+        label_dropout: share of examples whose label is hidden in training, so that sampling works without one.
+        dtype: what the blocks compute in; parameters, norms, softmax and logits are float32.
+    """
+
+    vocab_size: int
+    shape: tuple[int, int]
+    coarse_sizes: tuple[int, ...] = ()
+    coarse_shapes: tuple[tuple[int, int], ...] = ()
+    num_labels: int = 0
+    depths: int = 1
+    width: int = 128
+    layers: int = 3
+    heads: int = 8
+    dropout: float = 0.0
+    tied: bool = False
+    label_condition: bool = False
+    label_dropout: float = 0.1
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        if self.width % self.heads:
+            raise UserError(f"width={self.width} does not divide among heads={self.heads}; change one")
+        width, dtype = self.width, self.dtype
+        self.embed = embed(self.vocab_size + 1, width, dtype)  # the last is the start token
+        self.embed_coarse = [embed(size, width, dtype) for size in self.coarse_sizes]
+        if self.label_condition:
+            self.embed_label = embed(self.num_labels + 1, width, dtype)  # the last means "no label"
+        self.place_row = embed(self.shape[0], width, dtype)
+        self.place_column = embed(self.shape[1], width, dtype)
+        if self.coarse_sizes:
+            self.place_level = embed(len(self.coarse_sizes) + 1, width, dtype)
+        if self.depths > 1:
+            self.place_depth = embed(self.depths, width, dtype)
+        std = STD * (2 * self.layers) ** -0.5
+        self.blocks = [Block(width, self.heads, self.dropout, std, dtype) for _ in range(self.layers)]
+        self.norm = ChannelNorm(jnp.float32)
+        if not self.tied:
+            self.to_logits = Dense(self.vocab_size, jnp.float32, bias=False)
+
+    def __call__(self, tokens: Array, condition: Condition = Condition(), *, train: bool = False) -> Array:
+        """int32 [B, h, w], or [B, h, w, depths] where these are several → logits float32 of that shape and K.
+
+        In training it needs the rng stream "dropout".
+        """
+        embedded = self.embed(tokens.reshape(len(tokens), -1))
+        return self._forward(embedded, condition, train).reshape(*tokens.shape, self.vocab_size)
+
+    def sample(
+        self,
+        key: Array,
+        count: int,
+        condition: Condition,
+        pick: Pick,
+        known: Array | None = None,
+        keep: Array | None = None,
+    ) -> Array:
+        """New maps, int32 [count, h, w] or [count, h, w, depths]; to be jitted with `count` and `pick` static.
+
+        Where `keep`, bool [h, w] or [count, h, w], is True, the token is that of `known`. Keys and values of all
+        tokens before are kept, so that a step costs one token.
+        """
+        guided = self.label_condition and pick.guidance != 1
+        if guided:
+            condition = with_and_without_label(condition, count, self.num_labels)
+        copies = 1 + guided
+        shape = (count, *self.shape, *((self.depths,) if self.depths > 1 else ()))
+        given = kept(known, keep, shape)
+        prior, variables = self.unbind()  # Linen's modules cannot be called inside a loop, their pure form can
+
+        def one_token(i, carry):
+            tokens, x, past = carry
+            logits, past = prior.apply(variables, x, past, i, method="_step")
+            new = pick_token(jax.random.fold_in(key, i), guide(logits, guided, pick.guidance), pick)
+            new = copied(new, given, i)
+            x = prior.apply(variables, jnp.tile(new, copies)[:, None], method="_embed")
+            return lax.dynamic_update_slice_in_dim(tokens, new[:, None], i, axis=1), x, past
+
+        length = int(np.prod(shape[1:]))
+        start = self._start(condition, count * copies, False), self._past(condition, count * copies)
+        tokens = lax.fori_loop(0, length, one_token, (jnp.zeros((count, length), jnp.int32), *start))[0]
+        return tokens.reshape(shape)
+
+    def _forward(self, embedded: Array, condition: Condition, train: bool) -> Array:
+        """The embeddings of all own tokens, [B, T, W] → logits [B, T, K]."""
+        own = jnp.concatenate([self._start(condition, len(embedded), train), embedded[:, :-1]], axis=1)
+        x = jnp.concatenate([*self._coarse(condition), own], axis=1) + self._places()[None]
+        for block in self.blocks:
+            x, _ = block(x, train)
+        return self._logits(x[:, -own.shape[1] :])
+
+    def _start(self, condition: Condition, count: int, train: bool) -> Array:
+        """The start token, with the label's vector added where labels are given: [B, 1, W]."""
+        start = self.embed(jnp.full((count, 1), self.vocab_size, jnp.int32))
+        if not self.label_condition:
+            return start
+        label = labels(condition, count, self.num_labels)
+        if train and self.label_dropout:
+            hidden = jax.random.bernoulli(self.make_rng("dropout"), self.label_dropout, label.shape)
+            label = jnp.where(hidden, self.num_labels, label)
+        return start + self.embed_label(label)[:, None]
+
+    def _coarse(self, condition: Condition) -> list[Array]:
+        """The coarser maps, one after the other: [B, h · w, W] each."""
+        maps = zip(self.embed_coarse, condition.coarse, strict=True)
+        return [table(tokens.reshape(len(tokens), -1)) for table, tokens in maps]
+
+    def _places(self) -> Array:
+        """What each position adds: its level, row, column and depth, [P + T, W].
+
+        An own position has the place of the token that it foretells. A coarser token has the row and column of the
+        first place under it.
+        """
+        level, row, column, depth = self._coordinates()
+        places = self.place_row(row) + self.place_column(column)
+        if self.coarse_sizes:
+            places = places + self.place_level(level)
+        if self.depths > 1:
+            own = level == len(self.coarse_sizes)
+            places = places + jnp.where(own[:, None], self.place_depth(depth), 0)
+        return places
+
+    def _coordinates(self) -> np.ndarray:
+        """Level, row, column and depth of each position, int [4, P + T]."""
+        shapes = (*(self.coarse_shapes or halves(self.shape, len(self.coarse_sizes))), self.shape)
+        every = []
+        for level, (height, width) in enumerate(shapes):
+            depths = self.depths if level == len(shapes) - 1 else 1
+            row, column, depth = np.indices((height, width, depths)).reshape(3, -1)
+            row, column = row * self.shape[0] // height, column * self.shape[1] // width
+            every.append([np.full_like(row, level), row, column, depth])
+        return np.concatenate(every, axis=1)
+
+    def _past(self, condition: Condition, count: int) -> list[Past]:
+        """What the blocks keep before the first own token: the coarser maps, read in one pass."""
+        places = self._places()
+        coarse = self._coarse(condition)
+        if not coarse:
+            empty = jnp.zeros((count, len(places), self.heads, self.width // self.heads), self.dtype)
+            return [Past(empty, empty)] * self.layers
+        x = jnp.concatenate(coarse, axis=1)
+        rest = len(places) - x.shape[1]
+        x, every = x + places[None, :-rest], []
+        for block in self.blocks:
+            x, past = block(x)
+            every.append(Past(*(jnp.pad(a, ((0, 0), (0, rest), (0, 0), (0, 0))) for a in past)))
+        return every
+
+    def _step(self, x: Array, past: list[Past], i: Array) -> tuple[Array, list[Past]]:
+        """The embedding of the token before own token i, [B, 1, W] → logits of token i, [B, K]."""
+        places = self._places()
+        position = len(places) - self.depths * self.shape[0] * self.shape[1] + i
+        x, every = x + lax.dynamic_slice_in_dim(places, position, 1)[None], []
+        for block, before in zip(self.blocks, past, strict=True):
+            x, after = block.part(x, before, position)
+            every.append(after)
+        return self._logits(x)[:, 0], every
+
+    def _embed(self, tokens: Array) -> Array:
+        return self.embed(tokens)
+
+    def _logits(self, x: Array) -> Array:
+        x = self.norm(x)
+        if self.tied:
+            return x @ self.embed.embedding[: self.vocab_size].T
+        return self.to_logits(x)
