@@ -69,7 +69,7 @@ class Ours:
         self.step = jax.jit(self.task.train_step, donate_argnums=0)
         if length.prior_steps:
             tx = make_optimizer(config["priors"]["codes"]["optimizer"], length.prior_steps)
-            self.prior_task = PriorTask(parts.build_prior(config, facts, "codes"), 0, tx)
+            self.prior_task = PriorTask(parts.build_prior(config, facts, "codes"), slice(0, 1), tx)
             self.prior_step = jax.jit(self.prior_task.train_step, donate_argnums=0)
 
     def start(self, seed: int, params: dict[str, Any], codes: dict[str, np.ndarray], prior: dict[str, Any]) -> None:

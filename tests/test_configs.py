@@ -11,6 +11,7 @@ import pytest
 from vqvae_jax import codec, parts, sample, train
 from vqvae_jax import config as configs
 from vqvae_jax.networks.conv import plain
+from vqvae_jax.priors.condition import unstacked
 from vqvae_jax.priors.draw import CHUNK, draw
 from vqvae_jax.tasks.autoencode import AutoencodeTask
 from vqvae_jax.tasks.optimize import make_optimizer
@@ -76,23 +77,26 @@ def trace(config):
     check_float32(state)
     model = Model(state.params, state.codebooks)
     made = jax.eval_shape(lambda m, x: codec.reconstruct(autoencoder, dataset["range"], m, x), model, images)
-    assert [x.shape for x in made] == [images.shape] * len(configs.levels(config))
+    levels = parts.token_levels(config, known)
+    maps = [level.shape for level in levels]
+    assert [x.shape for x in made] == [images.shape] * len(maps)
 
-    maps = [level.shape for level in parts.token_levels(config, known)]
     coarse = ()
-    for number, level in enumerate(configs.levels(config)):
+    for level in configs.levels(config):
+        own = parts.maps_of(levels, level)
         prior, section = parts.build_prior(config, known, level), config["priors"][level]
         batch = section["train"]["batch_size"]
         train.make_mesh(batch)
-        task = PriorTask(prior, number, make_optimizer(section["optimizer"], 1000))
-        tokens = tuple(like((batch, *shape)) for shape in maps[: number + 1])
+        task = PriorTask(prior, own, make_optimizer(section["optimizer"], 1000))
+        tokens = tuple(like((batch, *shape)) for shape in maps[: own.stop])
         state = trained(task, {"tokens": tokens, "label": like((batch,))})
         check_float32(state)
         pick = sample.pick_of(config["sample"])
         condition = Condition(like((CHUNK,)), coarse)
         key = jax.eval_shape(lambda: jax.random.key(0))
         new = jax.eval_shape(lambda *a, p=prior, c=pick: draw(p, CHUNK, c, *a), Model(state.params, {}), key, condition)
-        assert new.shape == (CHUNK, *maps[number]) and new.dtype == jnp.int32
-        coarse += (new,)
+        depths = own.stop - own.start
+        assert new.shape == (CHUNK, *maps[own.start], *([depths] if depths > 1 else [])) and new.dtype == jnp.int32
+        coarse += jax.eval_shape(unstacked, new)
     decoded = jax.eval_shape(lambda m, t: codec.decode(autoencoder, dataset["range"], m, t), model, coarse)
     assert decoded.shape == (CHUNK, size, size, known["channels"]) and decoded.dtype == jnp.uint8

@@ -7,12 +7,14 @@ import pytest
 from test_recipe import picture, tiny
 
 import vqvae_jax
-from vqvae_jax import recipe
+from vqvae_jax import parts, recipe
 from vqvae_jax.checkpoint import Checkpoints
 
 GENERATOR = {"name": "mnist_generator", "depth": 8, "layers": 1}
 PIXELCNN = {"name": "pixelcnn", "depth": 8, "layers": 1, "condition_blocks": 1}
 TRANSFORMER = {"name": "transformer", "width": 16, "layers": 1, "heads": 2, "dropout": 0.1}
+QUANTIZER = {"name": "vq", "codebook_size": 8, "code_dim": 8}
+RESIDUAL = {"name": "residual", "depth": 3, "inner": QUANTIZER}
 EVERY = {"batch_size": 16, "log_every": 1, "evaluate_every": 2, "checkpoint_every": 1}
 # Autoencoder, prior, levels, channels, image size: as fashion_mnist_pixelcnn, cifar10_vqvae, openmoji_vqvae2,
 # fashion_mnist_transformer, smaller; and a transformer over two levels.
@@ -28,15 +30,28 @@ KINDS = {
         3,
         16,
     ),
+    "residual codes and transformer": (
+        {"name": "patch_vqvae", "width": 8, "groups": 2, "quantizer": RESIDUAL},
+        TRANSFORMER,
+        ("codes",),
+        1,
+        12,
+    ),
+    "a residual top over a plain bottom": (
+        {"name": "vqvae2", "width": 8, "residual_width": 4, "quantizers": {"top": RESIDUAL}},
+        TRANSFORMER,
+        ("top", "bottom"),
+        3,
+        16,
+    ),
 }
 
 
 def config(kind, path, epochs):
     autoencoder, prior, levels, _, size = KINDS[kind]
-    quantizer = {"name": "vq", "codebook_size": 8, "code_dim": 8}
     config = tiny(path)
     config["dataset"] |= {"image_size": size, "flip": False}
-    config["autoencoder"] = {"name": "hierarchical", **autoencoder, "quantizer": quantizer}
+    config["autoencoder"] = {"name": "hierarchical", "quantizer": QUANTIZER, **autoencoder}
     config["loss_weights"] = {"reconstruction": 1.0, "codebook": 1.0, "commitment": 0.25}
     config["train"] = {**EVERY, "epochs": epochs}
     config["priors"] = {level: {**prior, "train": {**EVERY, "epochs": epochs}} for level in levels}
@@ -70,4 +85,8 @@ def test_trained_gone_on_with_evaluated_and_sampled(kind, tmp_path):
     new = model.sample(4)
     assert new.shape == (4, size, size, channels) and len(np.unique(new)) > 1
     assert picture(run / "samples.png").size and (run / "report.html").is_file()
-    assert len(model.reconstruct(new)) == len(levels)
+    maps = parts.token_levels(model.config, model.facts)
+    tokens = model.encode(new)
+    assert [one.shape for one in tokens] == [(4, *level.shape) for level in maps]
+    assert len(model.reconstruct(new)) == len(maps)
+    np.testing.assert_array_equal(model.decode(tokens[:1]), model.reconstruct(new)[0])

@@ -43,8 +43,8 @@ def test_abstract_parameters_are_those_of_an_initialization(shapes):
 
 def test_a_step_and_an_evaluation_of_several_depths():
     prior = TransformerPrior(4, (2, 3), depths=2, width=8, heads=2, layers=1)
-    task = PriorTask(prior, 0, optax.sgd(0.1))
-    batch = {"tokens": (jnp.zeros((5, 2, 3, 2), jnp.int32),), "mask": jnp.arange(5) < 3}
+    task = PriorTask(prior, slice(0, 2), optax.sgd(0.1))
+    batch = {"tokens": (jnp.zeros((5, 2, 3), jnp.int32),) * 2, "mask": jnp.arange(5) < 3}
     state = jax.jit(task.init)(jax.random.key(0), batch)
     after, metrics = jax.jit(task.train_step)(state, batch)
     sums = jax.jit(task.eval_step)(task.model(state), batch)

@@ -223,7 +223,7 @@ def test_nll_is_the_cross_entropy_of_the_level_asked_for():
     maps = token_maps(7)
     logits = np.random.default_rng(1).normal(size=(4, 4, CODES)).astype(np.float32)
     entropies = {"entropy": 1.5}
-    task = PriorTask(Table(), 1, None, entropies=entropies)
+    task = PriorTask(Table(), slice(1, 2), None, entropies=entropies)
     metrics = summed(task, Model({"logits": jnp.asarray(logits)}, {}), ArrayData(TokenArrays(maps), 3, 0))
     logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     wanted = -np.mean([logs[i, j, m[i, j]] for m in maps[1] for i in range(4) for j in range(4)])
@@ -234,11 +234,11 @@ def test_nll_is_the_cross_entropy_of_the_level_asked_for():
 def test_a_prior_is_given_the_maps_above_and_the_label():
     maps = token_maps(5)
     batch = next(ArrayData(TokenArrays(maps, np.arange(5, dtype=np.int32)), 5, 0).evaluation())
-    tokens, condition = PriorTask(None, 1, None)._read(batch)
+    tokens, condition = PriorTask(None, slice(1, 2), None)._read(batch)
     np.testing.assert_array_equal(tokens, maps[1])
     np.testing.assert_array_equal(condition.coarse[0], maps[0])
     np.testing.assert_array_equal(condition.label, np.arange(5))
-    tokens, condition = PriorTask(None, 0, None)._read({"tokens": batch["tokens"]})
+    tokens, condition = PriorTask(None, slice(0, 1), None)._read({"tokens": batch["tokens"]})
     assert tokens.shape == (5, 2, 2) and condition.coarse == () and condition.label is None
     assert tokens.dtype == np.int32
 

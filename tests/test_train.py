@@ -165,7 +165,7 @@ def test_a_resumed_training_is_the_uninterrupted_one_bit_for_bit(tmp_path):
 def test_a_resumed_prior_drops_the_same_units(tmp_path):
     noise = np.random.default_rng(0)
     data = batches(TokenArrays((noise.integers(0, CODES, (40, 4, 4)),)))
-    task = PriorTask(Words(), 0, make_optimizer(section(), 6), ema_rate=0.9)
+    task = PriorTask(Words(), slice(0, 1), make_optimizer(section(), 6), ema_rate=0.9)
     fit(task, tmp_path / "straight", 4, data)
     fit(task, tmp_path / "halves", 2, data)
     fit(task, tmp_path / "halves", 4, data)

@@ -42,6 +42,11 @@ def parser() -> Parser:
     one.add_argument("--top_p", type=float, help="share of the probability that stays (default: the config's)")
     one.add_argument("--guidance", type=float, help="weight of the label, 1 plain (default: the config's)")
     one.add_argument("--step", type=step, default="best", help="of the priors: a number, best or latest (default best)")
+    one.add_argument(
+        "--prefix",
+        type=Path,
+        help="a folder of pictures: their upper halves are given, --count lower halves each are drawn (default 4)",
+    )
 
     one = under.add_parser(
         "encode",
@@ -105,7 +110,13 @@ def sample(given: argparse.Namespace) -> None:
     pick = {name: getattr(given, name) for name in ("temperature", "top_k", "top_p", "guidance")}
     asked = (given.count or model.config["sample"]["count"], given.seed, given.label)
     drawing.pick_of(model.config["sample"], **pick)  # wrong ones are told before anything is computed
-    if model.has_autoencoder:
+    if given.prefix:
+        from vqvae_jax.complete import complete
+
+        output = given.output or given.workdir / f"completed_{given.seed}.png"
+        drawing.check_output(output)
+        complete(model, given.prefix, output, given.count or 4, given.seed, given.label, **pick)
+    elif model.has_autoencoder:
         output = given.output or given.workdir / f"samples_{given.seed}.png"
         drawing.check_output(output)
         drawing.save(model.sample(*asked, **pick), output)

@@ -136,16 +136,16 @@ def prior_metrics(
 ) -> dict[str, float]:
     """nll of one level's test tokens, and what it is to be compared with, where the training's tokens are `seen`."""
     prior, weights = model.priors[level]
-    number = configs.levels(model.config).index(level)
-    task = PriorTask(prior, number, None)
+    own = parts.maps_of(parts.token_levels(model.config, model.facts), level)
+    task = PriorTask(prior, own, None)
     nll = task.summary(sums_over(task, weights, data.ArrayData(tokens, BATCH, 0)))["nll"]
-    maps = tokens.maps[number]
-    found = {"nll": nll, "entropy": token_files.entropy(maps, prior.vocab_size)}
+    maps = tokens.maps[own]
+    found = {"nll": nll, "entropy": float(np.mean([token_files.entropy(one, prior.vocab_size) for one in maps]))}
     if seen is not None:
-        yardstick = token_files.position_entropy(maps, seen.maps[number], prior.vocab_size)
+        yardstick = token_files.entropies(maps, seen.maps[own], prior.vocab_size)["position_entropy"]
         found |= {"position_entropy": yardstick, "nll_over_position_entropy": nll / yardstick}
-    pixels = model.facts["image_size"] ** 2
-    return found | {"bits_per_pixel": nll * math.prod(maps.shape[1:]) / math.log(2) / pixels}
+    count, pixels = sum(math.prod(one.shape[1:]) for one in maps), model.facts["image_size"] ** 2
+    return found | {"bits_per_pixel": nll * count / math.log(2) / pixels}
 
 
 def lines(metrics: Mapping[str, Any]) -> list[str]:

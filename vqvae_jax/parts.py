@@ -4,7 +4,7 @@
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from vqvae_jax.files import read_json
 from vqvae_jax.priors import PRIORS
 from vqvae_jax.priors.condition import halves
 from vqvae_jax.quantizers import QUANTIZERS
-from vqvae_jax.types import Condition, Model, Reconstruction, UserError
+from vqvae_jax.types import Condition, Model, Reconstruction, UserError, map_names, unknown
 
 FACTS = "data.json"
 # Fields of a section that no constructor takes as they are.
@@ -60,21 +60,47 @@ def build_prior(config: Mapping[str, Any], facts: Mapping[str, Any], level: str)
             f"config.priors.{level}.label_condition is on, but the data set {config['dataset']['name']!r} has no "
             f"labels; add --config.priors.{level}.label_condition=false"
         )
-    levels = token_levels(config, facts)
-    number = [one.name for one in levels].index(level)
-    kind: Any = PRIORS[section["name"]]
-    # Only to priors that have such fields. A level of several depths would say so here: its quantizer's vocab_sizes.
-    wanted = {"coarse_shapes": tuple(one.shape for one in levels[:number]), "depths": 1}
-    has = {field.name for field in dataclasses.fields(kind)}
+    levels, kind = token_levels(config, facts), PRIORS[section["name"]]
+    own = maps_of(levels, level)
+    above, here = levels[: own.start], levels[own]
     return kind(
-        vocab_size=levels[number].vocab_size,
-        shape=levels[number].shape,
-        coarse_sizes=tuple(one.vocab_size for one in levels[:number]),
+        vocab_size=here[0].vocab_size,
+        shape=here[0].shape,
+        coarse_sizes=tuple(one.vocab_size for one in above),
         num_labels=len(facts["label_names"]),
         dtype=jnp.dtype(section["train"]["dtype"]),
-        **{name: value for name, value in wanted.items() if name in has},
+        **several_maps(f"config.priors.{level}.name={section['name']}", kind, above, here),
         **arguments(section),
     )
+
+
+def several_maps(field: str, kind: Any, above: list[Level], here: list[Level]) -> dict[str, Any]:
+    """What only some priors can be told: several maps of a level, and coarser maps of any size.
+
+    Raises:
+        UserError: they are needed, and this prior has no field for them.
+    """
+    shapes = tuple(one.shape for one in above)
+    wanted = {"coarse_shapes": shapes, "depths": len(here)}
+    plain = {"coarse_shapes": halves(here[0].shape, len(above)), "depths": 1}
+    has = {field.name for field in dataclasses.fields(kind)}
+    for name, value in wanted.items():
+        if name not in has and value != plain[name]:
+            said = "several maps of a level" if name == "depths" else "coarser maps that are not each half of the next"
+            raise UserError(f"{field} does not read {said}; use the prior 'transformer'")
+    return {name: value for name, value in wanted.items() if name in has}
+
+
+def maps_of(levels: Sequence[Level], level: str) -> slice:
+    """Which of the token maps are a level's: one, or one a depth of a residual quantizer.
+
+    Raises:
+        UserError: there are none.
+    """
+    numbers = [i for i, one in enumerate(levels) if one.name.partition(".")[0] == level]
+    if not numbers:
+        raise UserError(unknown("there are no tokens of the level", level, [one.name for one in levels]))
+    return slice(numbers[0], numbers[-1] + 1)
 
 
 def token_levels(config: Mapping[str, Any], facts: Mapping[str, Any]) -> list[Level]:
@@ -84,10 +110,8 @@ def token_levels(config: Mapping[str, Any], facts: Mapping[str, Any]) -> list[Le
     autoencoder = build_autoencoder(config, facts)
     maps = _traced(autoencoder, facts["image_size"], facts["channels"])[1].tokens
     sizes = sum((q.vocab_sizes for q in autoencoder.quantizers), ())
-    return [
-        Level(name, (one.shape[1], one.shape[2]), size)
-        for name, one, size in zip(autoencoder.level_names, maps, sizes, strict=True)
-    ]
+    names = map_names(autoencoder.level_names, autoencoder.quantizers)
+    return [Level(name, (one.shape[1], one.shape[2]), size) for name, one, size in zip(names, maps, sizes, strict=True)]
 
 
 def loss_terms(autoencoder, facts: Mapping[str, Any]) -> tuple[str, ...]:

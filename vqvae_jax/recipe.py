@@ -193,17 +193,13 @@ class Recipe:
 
     def _prior(self, level: str):
         split, held_out = self._tokens()
-        section, number = self.config["priors"][level], configs.levels(self.config).index(level)
+        section, maps = self.config["priors"][level], parts.maps_of(parts.token_levels(self.config, self.facts), level)
         prior, trained = parts.build_prior(self.config, self.facts, level), Trained(self.workdir)
         _ = self.from_tokens or trained.autoencoder  # by every process: Orbax reads with all of them or not at all
-        seen, unseen, size = split.maps[number], held_out.maps[number], prior.vocab_size
-        entropies = {
-            "entropy": token_files.entropy(seen, size),
-            "position_entropy": token_files.position_entropy(unseen, seen, size),
-        }
+        entropies = token_files.entropies(held_out.maps[maps], split.maps[maps], prior.vocab_size)
         task = PriorTask(
             prior,
-            number,
+            maps,
             make_optimizer(section["optimizer"], self._steps(level)),
             None if self.from_tokens else trained.decode,
             entropies,

@@ -37,13 +37,13 @@ def reconstruct(workdir: Path, images: Path, output: Path, image_size: int | Non
     model = Trained(workdir)
     if image_size is not None and image_size % model.stride:
         raise UserError(f"--image_size={image_size}: it must be a multiple of {model.stride}, which the levels divide")
-    root, names = _found(images)
+    root, names = found(images)
     check_new_folder(output)
     if output.resolve().is_relative_to(images.resolve()):
         raise UserError(f"--output={output} lies among the pictures that are read; choose a folder outside of {images}")
     bar = logs.progress_bar(len(names), 0, "reconstructing", "picture")
     quality = {}
-    for name, called, original in _read(model, root, names, image_size):
+    for name, called, original in read(model, root, names, image_size):
         versions = [version[0] for version in model.reconstruct(original[None])]
         logs.save_png(output / RECONSTRUCTIONS / called, versions[-1])
         logs.save_png(output / STRIPS / called, logs.grid([original, *versions], len(versions) + 1))
@@ -55,14 +55,14 @@ def reconstruct(workdir: Path, images: Path, output: Path, image_size: int | Non
     return quality
 
 
-def _found(images: Path) -> tuple[Path, list[str]]:
+def found(images: Path) -> tuple[Path, list[str]]:
     """The folder, and the names in it."""
     if images.is_file():
         return images.parent, [images.name]
     return images, folder.pictures_in(images)
 
 
-def _read(model: Trained, root: Path, names: list[str], size: int | None) -> Iterator[tuple[str, str, np.ndarray]]:
+def read(model: Trained, root: Path, names: list[str], size: int | None) -> Iterator[tuple[str, str, np.ndarray]]:
     """(name, name of its .png, uint8 [H, W, C]) of every usable picture."""
     channels = model.facts["channels"]
     for name, called in zip(names, png_names(names), strict=True):

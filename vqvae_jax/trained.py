@@ -17,8 +17,9 @@ import numpy as np
 
 from vqvae_jax import codec, parts
 from vqvae_jax import config as configs
+from vqvae_jax.priors.condition import stacked, unstacked
 from vqvae_jax.priors.draw import CHUNK, draw
-from vqvae_jax.sample import label_numbers, pick_of
+from vqvae_jax.sample import find_label, label_numbers, pick_of
 from vqvae_jax.types import Array, Condition, Model, Pick, Tokens, UserError
 
 Maps = tuple[np.ndarray, ...]  # token maps, coarse to fine
@@ -125,18 +126,46 @@ class Trained:
         self._check_priors()
         conditional = any(getattr(prior, "label_condition", False) for prior, _ in self.priors.values())
         labels = label_numbers(self.facts, seed, count, label, conditional)
-        drawn = []
+        return self._in_chunks(seed, chosen, labels)
+
+    def complete(
+        self, images: Any, count: int = 1, seed: int = 0, label: str | int | None = None, **pick: Any
+    ) -> np.ndarray:
+        """Pictures whose upper halves are given, continued: uint8 [N, H, W, C] → uint8 [N, count, H, W, C].
+
+        The upper half of each token map is that of the picture, the lower half is drawn. Without a label the priors
+        are told none.
+        """
+        self._check(images)
+        size = self.facts["image_size"]
+        if images.shape[1:3] != (size, size):
+            raise UserError(f"the priors were trained on images of {size} pixels; got {list(images.shape)}")
+        self._check_priors()
+        known = tuple(np.repeat(one, count, axis=0) for one in self.encode(images))
+        names = self.facts["label_names"]
+        number = len(names) if label is None else find_label(label, names)
+        labels = np.full(len(images) * count, number, np.int32)
+        maps = self._in_chunks(seed, pick_of(self.config["sample"], **pick), labels, known)
+        return self.decode(maps).reshape(len(images), count, *images.shape[1:])
+
+    def _in_chunks(self, seed: int, pick: Pick, labels: np.ndarray, known: Maps = ()) -> Maps:
+        """Token maps for so many labels; where maps are known, their upper halves are kept."""
+        drawn, count = [], len(labels)
         for start in range(0, count, CHUNK):
-            part = np.resize(labels[start : start + CHUNK], min(count, CHUNK))
+            part, *given = (whole_chunk(one[start : start + CHUNK], min(count, CHUNK)) for one in (labels, *known))
             key = jax.random.fold_in(jax.random.key(seed), start)
-            drawn.append([np.asarray(one) for one in self._draw(key, chosen, jnp.asarray(part))])
+            drawn.append([np.asarray(one) for one in self._draw(key, pick, jnp.asarray(part), tuple(given))])
         return tuple(np.concatenate(level)[:count] for level in zip(*drawn, strict=True))
 
-    def _draw(self, key: Array, pick: Pick, label: Array) -> Tokens:
+    def _draw(self, key: Array, pick: Pick, label: Array, known: Maps = ()) -> Tokens:
         maps: Tokens = ()
-        for i, (prior, model) in enumerate(self.priors.values()):
+        for i, (level, (prior, model)) in enumerate(self.priors.items()):
             condition = Condition(label if prior.num_labels else None, maps)
-            maps += (draw(prior, len(label), pick, model, jax.random.fold_in(key, i), condition),)
+            upper: tuple = ()
+            if known:
+                own = parts.maps_of(parts.token_levels(self.config, self.facts), level)
+                upper = stacked([jnp.asarray(one) for one in known[own]]), upper_half(prior.shape)
+            maps += unstacked(draw(prior, len(label), pick, model, jax.random.fold_in(key, i), condition, *upper))
         return maps
 
     def _check_priors(self) -> None:
@@ -176,3 +205,13 @@ class Trained:
             raise UserError(f"images are uint8 [N, H, W, {channels}], 0 to 255; got {got}")
         if not len(images) or any(side % self.stride or not side for side in images.shape[1:3]):
             raise UserError(f"at least one image, H and W multiples of {self.stride}; got {list(images.shape)}")
+
+
+def whole_chunk(rows: np.ndarray, size: int) -> np.ndarray:
+    """So many rows, the given ones again and again."""
+    return np.take(rows, np.arange(size) % len(rows), axis=0)
+
+
+def upper_half(shape: tuple[int, int]) -> np.ndarray:
+    """bool [h, w]: True in the upper half; the middle row of an odd number belongs to the lower one."""
+    return np.broadcast_to(np.arange(shape[0])[:, None] < shape[0] // 2, shape)

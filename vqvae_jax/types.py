@@ -70,6 +70,25 @@ class Quantizer(Protocol):
     def lookup(self, codebook: Codebook, indices: Tokens) -> Array: ...  # z_q, without gradient to the encoder
 
 
+def map_names(level_names: Iterable[str], quantizers: Iterable[Quantizer]) -> tuple[str, ...]:
+    """One name a token map: the level's, numbered where a level has several: "codes.0", "codes.1"."""
+    names: list[str] = []
+    for level, quantizer in zip(level_names, quantizers, strict=True):
+        depths = len(quantizer.vocab_sizes)
+        names += [level] if depths == 1 else [f"{level}.{i}" for i in range(depths)]
+    return tuple(names)
+
+
+def by_level(tokens: Tokens, quantizers: Iterable[Quantizer]) -> list[Tokens]:
+    """Token maps, or a coarse prefix of them, level by level: each is what that level's `lookup` takes."""
+    groups = []
+    for quantizer in quantizers:
+        depths = len(quantizer.vocab_sizes)
+        groups += [tokens[:depths]] if tokens else []
+        tokens = tokens[depths:]
+    return groups
+
+
 class Reconstruction(NamedTuple):
     """What an autoencoder makes of a batch of images."""
 

@@ -18,7 +18,7 @@ from vqvae_jax.autoencoders.layers import HalfEncoder, QuarterEncoder, decoder_f
 from vqvae_jax.networks.conv import Conv
 from vqvae_jax.networks.likelihood import cross_entropy
 from vqvae_jax.quantizers import codebook as cb
-from vqvae_jax.types import Array, Codebook, Quantized, Quantizer, Reconstruction, Tokens, UserError
+from vqvae_jax.types import Array, Codebook, Quantized, Quantizer, Reconstruction, Tokens, UserError, by_level
 
 
 def level_names(count: int) -> tuple[str, ...]:
@@ -126,9 +126,10 @@ class HierarchicalVAE(nn.Module):
         Where lower maps are missing, what the decoder above them gives is quantized in their place, level by level.
         """
         codes: list[Array] = []
+        given = by_level(tokens, self.quantizers)
         for i, name in enumerate(self.level_names):
-            if i < len(tokens):
-                z_q = self.quantizers[i].lookup(codebooks[name], (tokens[i],)).astype(self.dtype)
+            if i < len(given):
+                z_q = self.quantizers[i].lookup(codebooks[name], given[i]).astype(self.dtype)
             else:
                 z_q = self._quantize(i, self.decoders[i - 1](codes), codebooks).z_q
             codes.append(self._widen(i, z_q))

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from vqvae_jax.autoencoders.vqvae import Decoder, Encoder
 from vqvae_jax.networks.conv import Conv, ConvTranspose
 from vqvae_jax.quantizers import codebook as cb
-from vqvae_jax.types import Array, Codebook, Quantized, Quantizer, Reconstruction, Tokens
+from vqvae_jax.types import Array, Codebook, Quantized, Quantizer, Reconstruction, Tokens, by_level
 
 LEVELS = ("top", "bottom")
 
@@ -99,9 +99,10 @@ class VQVAE2(nn.Module):
         Without the bottom's map its codes are those nearest to what `to_code_bottom` gives for the decoded top with
         zeros in place of the image's features. This is our choice: the paper does not decode the top alone.
         """
-        top = self.top.lookup(codebooks["top"], tokens[:1])
-        if len(tokens) > 1:
-            return self._image(top, self.bottom.lookup(codebooks["bottom"], tokens[1:])).astype(jnp.float32)
+        given = by_level(tokens, self.quantizers)
+        top = self.top.lookup(codebooks["top"], given[0])
+        if len(given) > 1:
+            return self._image(top, self.bottom.lookup(codebooks["bottom"], given[1])).astype(jnp.float32)
         decoded = self.decoder_top(top)
         nothing = jnp.zeros((*decoded.shape[:-1], self.width), decoded.dtype)
         bottom = self.bottom(codebooks["bottom"], self._join(decoded, nothing))

@@ -274,6 +274,16 @@ def _path(dataset: Mapping[str, Any]) -> str:
     return dataset["path"]
 
 
+def entropies(unseen: Sequence[Any], seen: Sequence[Any], vocab_size: int) -> dict[str, float]:
+    """What the nll of a level stands beside, nats a token, the mean over its maps."""
+    return {
+        "entropy": float(np.mean([entropy(maps, vocab_size) for maps in seen])),
+        "position_entropy": float(
+            np.mean([position_entropy(*both, vocab_size) for both in zip(unseen, seen, strict=True)])
+        ),
+    }
+
+
 def entropy(tokens: Any, vocab_size: int) -> float:
     """Entropy of the tokens' frequencies, in nats a token, wherever they stand."""
     counts = np.sum([np.bincount(part.reshape(-1), minlength=vocab_size) for part in _chunks(tokens)], axis=0)

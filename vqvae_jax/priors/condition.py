@@ -1,8 +1,10 @@
 """What a prior is told, in the forms that more than one prior wants: labels, coarser maps, tokens that are kept."""
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 
-from vqvae_jax.types import Array, Condition, UserError
+from vqvae_jax.types import Array, Condition, Tokens, UserError
 
 
 def labels(condition: Condition, count: int, none: int) -> Array:
@@ -20,6 +22,16 @@ def with_and_without_label(condition: Condition, count: int, none: int) -> Condi
 def halves(shape: tuple[int, int], count: int) -> tuple[tuple[int, int], ...]:
     """Shapes of so many maps above one of this shape, each half of the next, coarse to fine."""
     return tuple((shape[0] >> n, shape[1] >> n) for n in range(count, 0, -1))
+
+
+def stacked(maps: Sequence[Array]) -> Array:
+    """The maps of a level as its prior reads them: [B, h, w], or of several depths [B, h, w, depths]."""
+    return maps[0] if len(maps) == 1 else jnp.stack(list(maps), axis=-1)
+
+
+def unstacked(tokens: Array) -> Tokens:
+    """The inverse."""
+    return (tokens,) if tokens.ndim == 3 else tuple(jnp.moveaxis(tokens, -1, 0))
 
 
 def kept(known: Array | None, keep: Array | None, shape: tuple[int, ...]) -> tuple[Array, Array] | None:

@@ -44,10 +44,19 @@ def with_priors(config: Mapping[str, Any]) -> list[str]:
 def sizes(config: Mapping[str, Any]) -> str:
     """`2 levels × 256 codes`, or `top 512, bottom 256 codes`."""
     section, names = config["autoencoder"], configs.levels(config)
-    sizes = [section["quantizers"].get(name, section["quantizer"]).get("codebook_size", "?") for name in names]
+    sizes = [codes(section["quantizers"].get(name, section["quantizer"])) for name in names]
     if len(set(sizes)) == 1:
         return f"{len(names)} level{'s' * (len(names) > 1)} × {sizes[0]} codes"
     return ", ".join(f"{name} {size}" for name, size in zip(names, sizes, strict=True)) + " codes"
+
+
+def codes(quantizer: Mapping[str, Any]) -> str:
+    """How many, of one level: `256`, `4 depths of 256`, `8·6·5`."""
+    if "inner" in quantizer:
+        return f"{quantizer['depth']} depths of {codes(quantizer['inner'])}"
+    if "levels" in quantizer:
+        return "·".join(map(str, quantizer["levels"]))
+    return str(quantizer.get("codebook_size", "?"))
 
 
 class Card(NamedTuple):

@@ -14,7 +14,7 @@ from vqvae_jax.data.augment import augment, normalise, to_uint8
 from vqvae_jax.networks.measure import psnr, ssim
 from vqvae_jax.quantizers import codebook as cb
 from vqvae_jax.tasks.optimize import apply_gradients, new_state, trainable, with_model
-from vqvae_jax.types import Array, Codebook, Model, TrainState, UserError, unknown
+from vqvae_jax.types import Array, Codebook, Model, TrainState, UserError, map_names, unknown
 
 SHOWN = 32  # pictures in a grid
 
@@ -100,7 +100,7 @@ class AutoencodeTask:
             "psnr": jnp.sum(mask * psnr(batch["image"], seen)),
             "ssim": jnp.sum(mask * ssim(batch["image"], seen)),
         }
-        for name, tokens in zip(self._map_names(out.tokens), out.tokens, strict=True):
+        for name, tokens in zip(self._vocabulary(), out.tokens, strict=True):
             weight = jnp.broadcast_to(mask[:, None, None], tokens.shape).reshape(-1)
             size = self._vocabulary()[name]
             sums[f"codes/{name}"] = jnp.zeros(size).at[tokens.reshape(-1)].add(weight)
@@ -139,7 +139,7 @@ class AutoencodeTask:
     def _health(self, out: Any) -> dict[str, Array]:
         """Of this batch alone: what a whole split says is in the evaluation."""
         metrics = {}
-        for name, tokens in zip(self._map_names(out.tokens), out.tokens, strict=True):
+        for name, tokens in zip(self._vocabulary(), out.tokens, strict=True):
             counts = cb.counts(tokens, self._vocabulary()[name])
             metrics[f"batch_usage/{name}"] = cb.usage(counts)
             metrics[f"batch_perplexity/{name}"] = cb.perplexity(counts)
@@ -150,16 +150,9 @@ class AutoencodeTask:
 
     def _vocabulary(self) -> dict[str, int]:
         """Codes of each token map."""
-        sizes = sum((q.vocab_sizes for q in self.autoencoder.quantizers), ())
-        return dict(zip(self._map_names(sizes), sizes, strict=True))
-
-    def _map_names(self, maps) -> tuple[str, ...]:
-        """One name a token map: the level's, numbered where a level has several maps."""
-        names = []
-        for level, quantizer in zip(self.autoencoder.level_names, self.autoencoder.quantizers, strict=True):
-            depths = len(quantizer.vocab_sizes)
-            names += [level] if depths == 1 else [f"{level}.{i}" for i in range(depths)]
-        return tuple(names)
+        quantizers = self.autoencoder.quantizers
+        sizes = sum((quantizer.vocab_sizes for quantizer in quantizers), ())
+        return dict(zip(map_names(self.autoencoder.level_names, quantizers), sizes, strict=True))
 
 
 def age_and_size(codebook: Codebook) -> dict[str, Array]:

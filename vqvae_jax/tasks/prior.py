@@ -11,6 +11,7 @@ import optax
 
 from vqvae_jax import logs
 from vqvae_jax.networks.likelihood import cross_entropy
+from vqvae_jax.priors.condition import stacked, unstacked
 from vqvae_jax.priors.draw import CHUNK, draw
 from vqvae_jax.tasks.optimize import apply_gradients, new_state, trainable, with_model
 from vqvae_jax.types import Array, Condition, Model, Pick, Tokens, TrainState
@@ -22,7 +23,7 @@ class PriorTask:
 
     Attributes:
         prior: a Linen module, see `types.Prior`.
-        level: which of the token maps it models, counted from the coarsest.
+        maps: which of the token maps it models, counted from the coarsest: one, or all depths of a level.
         tx: the optimizer.
         decode: token maps, this level's last → uint8 images, for pictures.
         entropies: of the training codes, nats a token, shown beside the nll: {"entropy": …}.
@@ -31,7 +32,7 @@ class PriorTask:
     """
 
     prior: Any
-    level: int
+    maps: slice
     tx: optax.GradientTransformation
     decode: Callable[[Tokens], np.ndarray] | None = None
     entropies: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -88,9 +89,9 @@ class PriorTask:
         fill = lambda x: jnp.take(x, jnp.arange(CHUNK) % count, axis=0)  # noqa: E731
         condition = jax.tree.map(fill, condition)
         tokens = draw(self.prior, CHUNK, self.pick, model, key, condition)
-        images = self.decode((*condition.coarse, tokens))
+        images = self.decode((*condition.coarse, *unstacked(tokens)))
         return {"samples": logs.grid(images, columns=8, scale=max(1, 64 // images.shape[1]))}
 
     def _read(self, batch: Mapping[str, Any]) -> tuple[Array, Condition]:
         maps = batch["tokens"]
-        return maps[self.level], Condition(batch.get("label"), tuple(maps[: self.level]))
+        return stacked(maps[self.maps]), Condition(batch.get("label"), tuple(maps[: self.maps.start]))
