@@ -22,7 +22,6 @@ from configs import openmoji_hierarchical
 def get_config(variant=None):
     """The config; there are no variants."""
     config = openmoji_hierarchical.get_config()
-    config.dataset.range = (-1.0, 1.0)
     config.autoencoder = ConfigDict(
         {
             "name": "vqvae2",
