@@ -20,6 +20,7 @@ STOREYS = (
     ("codec",),
     (
         "compare",
+        "complete",
         "config",
         "interop",
         "report",
