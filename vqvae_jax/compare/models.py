@@ -1,6 +1,5 @@
 """Two workdirs on one test split: metrics beside each other, and a strip original | this one | the other."""
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -80,5 +79,10 @@ def table(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"{found['images']} images of {found['split']!r}: {workdirs}"
     yield f"{'':24}  {'A':>10}  {'B':>10}  {'B - A':>10}"
     for name in {**first, **second}:
-        a, b = first.get(name, math.nan), second.get(name, math.nan)
-        yield f"{name:24}  {a:10.4f}  {b:10.4f}  {b - a:+10.4f}"
+        a, b = first.get(name), second.get(name)
+        apart = "" if a is None or b is None else f"{b - a:+.4f}"
+        yield f"{name:24}  {_shown(a):>10}  {_shown(b):>10}  {apart:>10}".rstrip()
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
