@@ -13,7 +13,7 @@ import numpy as np
 
 from vqvae_jax import parts
 from vqvae_jax.autoencoders.hierarchical import HierarchicalVAE, level_names
-from vqvae_jax.interop.matches import Match, Shapes, Tensors, vote
+from vqvae_jax.interop.matches import Match, Shapes, Tensors, usual_size, vote
 from vqvae_jax.interop.places import AS_IT_IS, Place, Places, Renames, countdown, numbers, of_params, shapes_of
 from vqvae_jax.quantizers.vq import VectorQuantizer
 from vqvae_jax.types import Model, Reconstruction
@@ -21,7 +21,6 @@ from vqvae_jax.types import Model, Reconstruction
 DEAD_RATE = 100  # the reference's default
 RENAMES: Renames = ((r"(residual\d+)\.conv1", r"\1.1"), (r"(residual\d+)\.conv2", r"\1.3"))  # 0 and 2 are relus
 LAST = {1: "conv2", 2: "conv4"}  # of the last decoder, by the number of levels
-SIZES = {1: 28}  # pixels, by the number of levels; else 256, as in the reference
 LEARNING_RATE = 1e-3  # of its Adam
 AVERAGED = "$^"  # tensors that no gradient moves: none
 COUNTED = r"encoder_\d+\.vq\.usage_count"  # whole numbers
@@ -44,7 +43,7 @@ def match(tensors: Tensors, heads: int) -> Match | None:
         "classes": last // channels if last > channels else 0,
         **quantizers(shapes, levels, width, dead_rate(tensors)),
     }
-    facts = {"channels": channels, "image_size": SIZES.get(levels, 256), "range": (0.0, 1.0)}
+    facts = {"channels": channels, "image_size": usual_size(levels), "range": (0.0, 1.0)}
     module = parts.build_autoencoder({"autoencoder": section, "train": {"dtype": "float32"}}, facts)
     like = parts.abstract_autoencoder(module, facts)
     weights = {term: weight for term, weight in LOSS_WEIGHTS.items() if levels > 1 or term != "feature"}

@@ -35,6 +35,11 @@ Tensors = Mapping[str, np.ndarray]
 Matcher = Callable[[Tensors, int], Match | None]  # and heads of attention → None where it is certainly another
 
 
+def usual_size(levels: int) -> int:
+    """Pixels of the images that such models are usually of: MNIST's for one level, the reference's photographs'."""
+    return 28 if levels == 1 else 256
+
+
 def vote(values: Iterable[int]) -> int | None:
     """The most common one: a single tensor of a wrong shape shall not mislead."""
     ranked = Counter(values).most_common(1)

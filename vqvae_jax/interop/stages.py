@@ -6,12 +6,10 @@ from typing import Any
 
 from vqvae_jax import config as configs
 from vqvae_jax import parts
-from vqvae_jax.interop.matches import Match
+from vqvae_jax.interop.matches import Match, usual_size
 from vqvae_jax.types import UserError
 
 STACK = "stack"  # the stage of bare layers
-ONE_LEVEL = 28  # pixels, where nothing says otherwise
-MORE_LEVELS = 256
 
 New = tuple[str, dict[str, Any], dict[str, Any]]  # stage, config, facts
 
@@ -34,7 +32,7 @@ def prior(match: Match, image_size: int, workdir: Path) -> New:
     coarse = match.facts["coarse_sizes"]
     count = 1 if match.section["merge"] == "sum" and not coarse else max(2, len(coarse) + 1)
     section = described(count, [*coarse, match.facts["vocab_size"]])
-    size = image_size or (ONE_LEVEL if count == 1 else MORE_LEVELS)
+    size = image_size or usual_size(count)
     check_size(section, size)
     names = configs.levels({"autoencoder": section})
     config = {

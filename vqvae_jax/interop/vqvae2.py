@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from vqvae_jax import parts
 from vqvae_jax.autoencoders.vqvae2 import VQVAE2
-from vqvae_jax.interop.matches import Match, Shapes, Tensors, vote
+from vqvae_jax.interop.matches import Match, Shapes, Tensors, usual_size, vote
 from vqvae_jax.interop.places import AS_IT_IS, TRANSPOSED, Place, Places, Renames, numbers, of_params, shapes_of
 from vqvae_jax.types import Model, Reconstruction
 
@@ -43,7 +43,7 @@ def match(tensors: Tensors, heads: int) -> Match | None:
         else {"bottom": quantizer(shapes, "bottom")},
     }
     channels = (*shapes.get("enc_b.blocks.0.weight", ()), 3, 3)[1]
-    facts = {"channels": channels, "image_size": 256, "range": (-1.0, 1.0)}
+    facts = {"channels": channels, "image_size": usual_size(len(SHORT)), "range": (-1.0, 1.0)}
     module = parts.build_autoencoder({"autoencoder": section, "train": {"dtype": "float32"}}, facts)
     like = parts.abstract_autoencoder(module, facts)
     title = f"rosinality's VQ-VAE-2, {width} wide"
