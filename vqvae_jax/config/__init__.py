@@ -5,7 +5,7 @@ its class, chosen by `name`; those of the other sections in the dataclasses of `
 ml_collections.
 """
 
-from vqvae_jax.config.checking import check, check_stage
+from vqvae_jax.config.checking import check, check_stage, nearest_size
 from vqvae_jax.config.reading import ROOT, available, complete, read
 from vqvae_jax.config.sections import SECTIONS, Dataset, Optimizer, Sample, Train, autoencoder_kind, levels, stages
 from vqvae_jax.config.workdir import FILE, agree, differs, load, save
@@ -27,6 +27,7 @@ __all__ = [
     "differs",
     "levels",
     "load",
+    "nearest_size",
     "read",
     "save",
     "stages",

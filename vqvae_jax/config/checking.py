@@ -117,10 +117,15 @@ def _check_image_size(config: Mapping[str, Any]) -> None:
     if config["dataset"]["name"] == TOKENS:
         return
     size, stride = config["dataset"]["image_size"], autoencoder_kind(config).stride(config["autoencoder"])
-    if size % stride:
-        nearest = max(stride, round(size / stride) * stride)
+    nearest = nearest_size(size, stride)
+    if size != nearest:
         wish = f"for the levels of this autoencoder ({', '.join(levels(config))}) it must be a multiple of {stride}"
         raise UserError(f"config.dataset.image_size={size}: {wish}; nearest: --config.dataset.image_size={nearest}")
+
+
+def nearest_size(size: int, stride: int) -> int:
+    """The size in pixels nearest to this one that the levels of an autoencoder divide."""
+    return max(stride, round(size / stride) * stride)
 
 
 def _check_loss_weights(config: Mapping[str, Any]) -> None:

@@ -104,7 +104,6 @@ def facts_of(size: int, channels: int, labels: list[str] | None = None) -> dict[
 def check_size(section: Mapping[str, Any], size: int) -> None:
     """UserError unless the levels come out even."""
     stride = configs.autoencoder_kind({"autoencoder": section}).stride(section)
-    if size % stride:
-        raise UserError(
-            f"--image_size={size} must be a multiple of {stride}; nearest: {max(1, round(size / stride)) * stride}"
-        )
+    nearest = configs.nearest_size(size, stride)
+    if size != nearest:
+        raise UserError(f"--image_size={size} must be a multiple of {stride}; nearest: {nearest}")
