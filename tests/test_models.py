@@ -16,8 +16,11 @@ TRANSFORMER = {"name": "transformer", "width": 16, "layers": 1, "heads": 2, "dro
 QUANTIZER = {"name": "vq", "codebook_size": 8, "code_dim": 8}
 RESIDUAL = {"name": "residual", "depth": 3, "inner": QUANTIZER}
 EVERY = {"batch_size": 16, "log_every": 1, "evaluate_every": 2, "checkpoint_every": 1}
+CLUSTERING = {"name": "cvq", "codebook_size": 8, "code_dim": 8, "distance": "cosine"}
+SCALARS = {"name": "fsq", "levels": (3, 3)}
 # Autoencoder, prior, levels, channels, image size: as fashion_mnist_pixelcnn, cifar10_vqvae, openmoji_vqvae2,
-# fashion_mnist_transformer, smaller; and a transformer over two levels.
+# fashion_mnist_transformer, cifar10_cvqvae, openmoji_hierarchical:fsq, cifar10_rvqvae, smaller; and transformers over
+# two levels.
 KINDS = {
     "one level and the reference's generator": ({"levels": 1, "width": 8}, GENERATOR, ("codes",), 1, 12),
     "vqvae": ({"name": "vqvae", "width": 8, "residual_width": 4}, PIXELCNN, ("codes",), 3, 16),
@@ -30,6 +33,14 @@ KINDS = {
         3,
         16,
     ),
+    "clustering codes": (
+        {"name": "vqvae", "width": 8, "residual_width": 4, "quantizer": CLUSTERING},
+        PIXELCNN,
+        ("codes",),
+        3,
+        16,
+    ),
+    "finite scalars": ({"width": 8, "quantizer": SCALARS}, PIXELCNN, ("top", "bottom"), 3, 16),
     "residual codes and transformer": (
         {"name": "patch_vqvae", "width": 8, "groups": 2, "quantizer": RESIDUAL},
         TRANSFORMER,
@@ -52,11 +63,18 @@ def config(kind, path, epochs):
     config = tiny(path)
     config["dataset"] |= {"image_size": size, "flip": False}
     config["autoencoder"] = {"name": "hierarchical", "quantizer": QUANTIZER, **autoencoder}
-    config["loss_weights"] = {"reconstruction": 1.0, "codebook": 1.0, "commitment": 0.25}
+    config["loss_weights"] = {"reconstruction": 1.0} | weights_of(config["autoencoder"])
     config["train"] = {**EVERY, "epochs": epochs}
     config["priors"] = {level: {**prior, "train": {**EVERY, "epochs": epochs}} for level in levels}
     config["sample"]["count"] = 4
     return recipe.configs.complete(config)
+
+
+def weights_of(autoencoder):
+    """Of the terms that there are beside the reconstruction."""
+    of_codes = {} if autoencoder["quantizer"] is SCALARS else {"codebook": 1.0, "commitment": 0.25}
+    two_levels = autoencoder["name"] == "hierarchical" and autoencoder.get("levels", 2) > 1
+    return of_codes | ({"feature": 0.5} if two_levels else {})
 
 
 def write_images(path, channels, size):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vqvae_jax.networks.likelihood import cross_entropy, keep_top_k, keep_top_p, pick_token
+from vqvae_jax.networks.likelihood import cross_entropy, discretised_logistic, keep_top_k, keep_top_p, pick_token
 from vqvae_jax.types import Pick
 
 PROBABILITY = np.array([0.1, 0.4, 0.05, 0.3, 0.15], np.float32)
@@ -106,3 +106,19 @@ def test_a_key_decides():
     one, again, other = (pick_token(jax.random.key(seed), rows, Pick()) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, again)
     assert (one != other).any()
+
+
+@pytest.mark.parametrize("scale", [0.05, 1.0, 40.0])
+def test_the_logistic_over_256_values_is_what_its_distribution_function_says(scale):
+    values, mean = np.arange(256), 17.3
+    cdf = lambda x: 0.5 * (1 + np.tanh((x - mean) / scale / 2))  # noqa: E731, float64
+    mass = np.diff([0.0, *cdf(values[:-1] + 0.5), 1.0])
+    nll = np.asarray(discretised_logistic(jnp.uint8(values), jnp.float32(mean), jnp.float32(scale)), np.float64)
+    np.testing.assert_allclose(np.exp(-nll), mass, rtol=2e-4, atol=1e-12)
+    np.testing.assert_allclose(np.exp(-nll).sum(), 1, rtol=1e-4)
+    assert np.isfinite(nll).all()  # also 240 / 0.05 scales away, where float64 has no mass left
+
+
+def test_the_logistic_of_a_mean_far_outside_is_finite():
+    nll = discretised_logistic(jnp.uint8([0, 255]), jnp.float32([400.0, -300.0]), jnp.float32(0.1))
+    assert np.isfinite(nll).all() and (np.asarray(nll) > 1000).all()

@@ -161,7 +161,8 @@ def test_nnx(name):
 
 @EVERY
 def test_equinox(name):
-    eqx = pytest.importorskip("equinox")
+    import equinox as eqx  # a second, for these alone
+
     quantizer = small(name, codebook_size=32)
 
     class Model(eqx.Module):

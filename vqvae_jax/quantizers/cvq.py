@@ -65,7 +65,8 @@ class CVQuantizer:
 
     def init(self, key: Array) -> Codebook:
         codes = jax.random.normal(key, (self.codebook_size, self.code_dim))
-        return Codebook(codes=self._seen(codes), stats={"share": jnp.zeros(self.codebook_size)})
+        size = self.codebook_size
+        return Codebook(codes=self._seen(codes), stats={"share": jnp.zeros(size), "idle": jnp.zeros(size, jnp.int32)})
 
     def __call__(self, codebook: Codebook, z_e: Array, *, key: Array | None = None, train: bool = False) -> Quantized:
         """z_e [B, h, w, D] → Quantized. `key` is needed in training, for anchors that are drawn."""
@@ -88,11 +89,12 @@ class CVQuantizer:
     def _blend(
         self, codebook: Codebook, codes: Array, flat: Array, indices: Array, key: Array | None
     ) -> tuple[Codebook, Array]:
-        size, used = self.codebook_size, cb.counts(indices, self.codebook_size) / indices.size
-        share = self.decay * codebook.stats["share"] + (1 - self.decay) * used
+        size, used = self.codebook_size, cb.counts(indices, self.codebook_size)
+        share = self.decay * codebook.stats["share"] + (1 - self.decay) * used / indices.size
         alpha = jnp.exp(-share * size * 10 / (1 - self.decay) - EPSILON)
         moved = (1 - alpha)[:, None] * codes + alpha[:, None] * self._anchors(codes, flat, key)
-        return codebook.replace(codes=moved, stats={"share": share}), alpha > FRESH
+        stats = {"share": share, "idle": cb.idle(codebook.stats["idle"], used)}
+        return codebook.replace(codes=moved, stats=stats), alpha > FRESH
 
     def _anchors(self, codes: Array, flat: Array, key: Array | None) -> Array:
         """A vector of the batch for each code, [K, D]. The roles of vectors and codes are swapped in `nearest`."""

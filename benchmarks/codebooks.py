@@ -1,0 +1,325 @@
+"""Every quantizer in one autoencoder, at 9 bits a place and equal steps: what is kept, what it costs, how alive it is.
+
+    python benchmarks/codebooks.py train --task=fashion --data=FILE.npz --json=codebooks_fashion.json
+    python benchmarks/codebooks.py train --task=cifar --data=data/cifar10_subset.npz --json=codebooks_cifar.json
+    python benchmarks/codebooks.py time --task=fashion --data=FILE.npz --json=codebooks_fashion.json
+    python benchmarks/codebooks.py tables --json=codebooks_fashion.json
+    python benchmarks/codebook_plots.py …        # rate and distortion
+
+FILE.npz holds train_image and test_image, uint8 [N, 28, 28, 1] for fashion, [N, 32, 32, 3] for cifar. `train` writes
+after each run and goes on where it was stopped. On the whole test split:
+
+    mse, psnr, ssim   of the reconstructions, as `evaluate` measures them
+    usage             share of the codes that are used at least once; of several depths the mean
+    perplexity        exp(entropy of the codes); of several depths the product, so that 512 is the most for all
+    bits_per_pixel    nll of a transformer prior on the codes, nats of all tokens / ln 2 / pixels
+    bits_per_dim      that, and the nll of the image given its codes, / (ln 2 · pixels · channels); see `likelihood`
+    ms                milliseconds a training step, medians of rounds in which the quantizers take turns (`time`)
+
+The prior is trained for the first of the seeds only.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from vqvae_jax import codec, data, evaluate, parts
+from vqvae_jax import config as configs
+from vqvae_jax.data.augment import normalise
+from vqvae_jax.data.tokens import TokenArrays
+from vqvae_jax.devices import use_compilation_cache
+from vqvae_jax.files import write_json
+from vqvae_jax.flags import Parser, positive
+from vqvae_jax.networks.likelihood import discretised_logistic
+from vqvae_jax.tasks.autoencode import AutoencodeTask
+from vqvae_jax.tasks.optimize import make_optimizer
+from vqvae_jax.tasks.prior import PriorTask
+from vqvae_jax.types import Model, UserError
+
+TABLE = {"codebook_size": 512, "code_dim": 32}
+INNER = {"name": "ema", "codebook_size": 8, "code_dim": 32}
+QUANTIZERS: dict[str, dict[str, Any]] = {
+    "vq, no revival": {"name": "vq", "revive_after": 0, **TABLE},
+    "vq": {"name": "vq", **TABLE},
+    "vq, k-means start": {"name": "vq", "kmeans_iterations": 10, **TABLE},
+    "ema, no revival": {"name": "ema", "revive_after": 0, **TABLE},
+    "ema": {"name": "ema", **TABLE},
+    "cvq": {"name": "cvq", **TABLE},
+    "cvq, cosine": {"name": "cvq", "distance": "cosine", **TABLE},
+    "cosine": {"name": "cosine", "codebook_size": 512, "code_dim": 8},
+    "fsq": {"name": "fsq", "levels": (8, 8, 8)},
+    "residual": {"name": "residual", "depth": 3, "inner": INNER},
+}
+SCALES = np.geomspace(0.1, 80, 40)  # of the logistic, in steps of a pixel's value
+FITTED = 4096  # training images that the scales are fitted on
+ROUNDS, BLOCK = 7, 20  # of the timing: rounds, and steps in a row
+
+
+class Recipe(NamedTuple):
+    autoencoder: dict[str, Any]
+    optimizer: dict[str, Any]
+    range: tuple[float, float]
+    batch_size: int
+    steps: int
+    prior: dict[str, Any]
+    prior_batch: int
+    prior_steps: int
+
+
+PRIOR = {"name": "transformer", "width": 128, "layers": 2, "heads": 8}
+COSINE = {"learning_rate": 1e-3, "warmup_steps": 100, "schedule": "cosine"}
+TASKS = {
+    "fashion": Recipe(
+        {"name": "patch_vqvae", "width": 32}, {"learning_rate": 1e-3}, (0.0, 1.0), 64, 1500, PRIOR, 32, 600
+    ),
+    "cifar": Recipe(
+        {"name": "vqvae", "width": 64, "residual_width": 16},
+        COSINE,
+        (-1.0, 1.0),
+        32,
+        1500,
+        PRIOR | {"dropout": 0.2},
+        32,
+        400,
+    ),
+}
+
+
+class Trainer:
+    """One quantizer in the task's autoencoder, compiled once for all seeds."""
+
+    def __init__(self, recipe: Recipe, quantizer: dict[str, Any], images: Mapping[str, np.ndarray]) -> None:
+        self.recipe, self.images = recipe, images
+        self.facts = parts.facts_of(data.Arrays(images["train"]))
+        self.config = config_of(recipe, quantizer, self.facts["image_size"])
+        self.autoencoder = parts.build_autoencoder(self.config, self.facts)
+        tx = make_optimizer(self.config["optimizer"], recipe.steps)
+        self.task = AutoencodeTask(self.autoencoder, tx, self.config["loss_weights"], recipe.range)
+        self.step = jax.jit(self.task.train_step, donate_argnums=0)
+        tx = make_optimizer(self.config["priors"]["codes"]["optimizer"], recipe.prior_steps)
+        depths = len(self.autoencoder.quantizers[0].vocab_sizes)
+        self.prior_task = PriorTask(parts.build_prior(self.config, self.facts, "codes"), slice(0, depths), tx)
+
+    def train(self, seed: int) -> Model:
+        """The autoencoder after its steps; batches are the same for every quantizer."""
+        rows = np.random.default_rng(seed).integers(
+            0, len(self.images["train"]), (self.recipe.steps, self.recipe.batch_size)
+        )
+        batches = [{"image": self.images["train"][row]} for row in rows]
+        state = jax.jit(self.task.init)(jax.random.key(seed), batches[0])
+        for batch in batches:
+            state, _ = self.step(state, batch)
+        return self.task.model(state)
+
+    def measure(self, model: Model) -> dict[str, float]:
+        split = data.ArrayData(data.Arrays(self.images["test"]), codec.BATCH, 0)
+        found = self.task.summary(evaluate.sums_over(self.task, model, split))
+        alive = [value for name, value in found.items() if name.startswith("usage/")]
+        even = [value for name, value in found.items() if name.startswith("perplexity/")]
+        measured = {name: found[name] for name in ("mse", "psnr", "ssim")}
+        return measured | {"usage": float(np.mean(alive)), "perplexity": float(np.prod(even))}
+
+    def rate(self, model: Model, seed: int) -> dict[str, float]:
+        """What a prior makes of the codes, and of images given their codes."""
+        maps = {part: self.encode(model, images) for part, images in self.images.items()}
+        count, size = len(maps["train"][0]), (self.recipe.prior_steps, self.recipe.prior_batch)
+        step = jax.jit(self.prior_task.train_step, donate_argnums=0)
+        state: Any = None
+        for row in np.random.default_rng(seed).integers(0, count, size):
+            batch = {"tokens": tuple(one[row] for one in maps["train"])}
+            state = jax.jit(self.prior_task.init)(jax.random.key(seed), batch) if state is None else state
+            state, _ = step(state, batch)
+        split = data.ArrayData(TokenArrays(maps["test"]), codec.BATCH, 0)
+        nll = self.prior_task.summary(evaluate.sums_over(self.prior_task, self.prior_task.model(state), split))["nll"]
+        bits = nll * sum(one[0].size for one in maps["test"]) / math.log(2) / self.facts["image_size"] ** 2
+        rest = likelihood(self.outputs(model, "train")[:FITTED], self.images["train"][:FITTED])
+        given = float(rest(self.outputs(model, "test"), self.images["test"]))
+        return {"nll": nll, "bits_per_pixel": bits, "bits_per_dim": bits / self.facts["channels"] + given}
+
+    def encode(self, model: Model, images: np.ndarray) -> tuple[np.ndarray, ...]:
+        return codec.in_batches(lambda x: codec.encode(self.autoencoder, self.recipe.range, model, x), images)
+
+    def outputs(self, model: Model, part: str) -> np.ndarray:
+        """What the decoder says, not rounded, in units of a pixel's value: float [N, H, W, C]."""
+        low, high = self.recipe.range
+
+        @jax.jit
+        def run(images):
+            seen = normalise(images, self.recipe.range)
+            out = self.autoencoder.apply({"params": model.params}, seen, model.codebooks)
+            return (out.images - low) / (high - low) * 255.0
+
+        images = self.images[part]
+        return codec.in_batches(run, images[:FITTED] if part == "train" else images)
+
+
+def likelihood(means: np.ndarray, images: np.ndarray):
+    """A decoder's density: a logistic around its output, over the 256 values of a pixel.
+
+    Its scale is one number a place and channel, the likeliest on training images. → a function of other means
+    and images that gives bits a dimension. With the prior's bits it is a bound: p(x) = Σ_z p(z) p(x|z) is at least
+    p(z) p(x|z) of the one z that the encoder gives.
+    """
+
+    @jax.jit
+    def bits(means, images, scale):
+        return jnp.mean(discretised_logistic(images, means, scale), axis=0) / math.log(2)  # [H, W, C]
+
+    means, images = jnp.asarray(means), jnp.asarray(images)
+    found = jnp.stack([bits(means, images, jnp.float32(scale)) for scale in SCALES])
+    best = jnp.asarray(SCALES, jnp.float32)[jnp.argmin(found, axis=0)]
+    return lambda means, images: jnp.mean(bits(jnp.asarray(means), jnp.asarray(images), best[None]))
+
+
+def config_of(recipe: Recipe, quantizer: dict[str, Any], image_size: int) -> dict[str, Any]:
+    """A whole config, checked."""
+    config = {
+        "dataset": {"name": "npz", "path": "FILE", "image_size": image_size, "range": recipe.range},
+        "autoencoder": {**recipe.autoencoder, "quantizer": quantizer},
+        "loss_weights": {"reconstruction": 1.0, "codebook": 1.0, "commitment": 0.25},
+        "optimizer": recipe.optimizer,
+        "train": {"batch_size": recipe.batch_size, "steps": recipe.steps},
+        "priors": {
+            "codes": {
+                **recipe.prior,
+                "optimizer": COSINE,
+                "train": {"batch_size": recipe.prior_batch, "steps": recipe.prior_steps},
+            }
+        },
+    }
+    config = configs.complete(config)
+    configs.check(config)
+    return config
+
+
+# --- commands
+
+
+def train(given: argparse.Namespace) -> None:
+    """All runs that the file does not have yet."""
+    images, recipe, found = read_images(given), recipe_of(given), read_runs(given.json)
+    for name in chosen(given):
+        runs = found["runs"].setdefault(name, {})
+        wanted = [seed for seed in range(given.seeds) if str(seed) not in runs]
+        if wanted:
+            trainer = Trainer(recipe, QUANTIZERS[name], images)
+        for seed in wanted:
+            began = time.perf_counter()
+            model = trainer.train(seed)
+            runs[str(seed)] = trainer.measure(model) | (trainer.rate(model, seed) if seed == 0 else {})
+            found["recipe"] = recipe._asdict()
+            write_json(given.json, found)
+            said = ", ".join(f"{metric} {value:.4g}" for metric, value in runs[str(seed)].items())
+            print(f"{name}, seed {seed}: {said}; {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+    print(*table(found), sep="\n")
+
+
+def timing(given: argparse.Namespace) -> None:
+    """Milliseconds a step: the quantizers take turns, so that a busy moment meets all of them."""
+    images, recipe, found = read_images(given), recipe_of(given), read_runs(given.json)
+    trainers = {name: Trainer(recipe, QUANTIZERS[name], images) for name in chosen(given)}
+    batch = {"image": jnp.asarray(images["train"][: recipe.batch_size])}
+    states = {name: jax.jit(one.task.init)(jax.random.key(0), batch) for name, one in trainers.items()}
+    spent: dict[str, list[float]] = {name: [] for name in trainers}
+    for turn in range(ROUNDS + 1):
+        for name, trainer in trainers.items():
+            began = time.perf_counter()
+            for _ in range(BLOCK):
+                states[name], _ = trainer.step(states[name], batch)
+            jax.block_until_ready(states[name])
+            spent[name] += [(time.perf_counter() - began) / BLOCK * 1000] if turn else []  # the first compiles
+    found["ms"] = {name: statistics.median(times) for name, times in spent.items()}
+    write_json(given.json, found)
+    print(*table(found), sep="\n")
+
+
+def tables(given: argparse.Namespace) -> None:
+    print(*table(read_runs(given.json)), sep="\n")
+
+
+def table(found: Mapping[str, Any]) -> Iterator[str]:
+    """Markdown, a line a quantizer: mean ± standard deviation over seeds."""
+    metrics = ("mse", "psnr", "ssim", "usage", "perplexity", "nll", "bits_per_pixel", "bits_per_dim")
+    yield " | ".join(["| quantizer", *metrics, "ms |"])
+    yield "|---" * (len(metrics) + 2) + "|"
+    for name, runs in found["runs"].items():
+        cells = [cell([run[metric] for run in runs.values() if metric in run]) for metric in metrics]
+        ms = found.get("ms", {}).get(name)
+        yield " | ".join([f"| {name}", *cells, f"{ms:.1f} |" if ms else "– |"])
+
+
+def cell(values: list[float]) -> str:
+    if not values:
+        return "–"
+    spread = f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else ""
+    return f"{np.mean(values):.4g}{spread}"
+
+
+def read_runs(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.is_file() else {"runs": {}}
+
+
+def read_images(given: argparse.Namespace) -> dict[str, np.ndarray]:
+    """Both splits, whole: uint8 [N, H, W, C]."""
+    if not given.data.is_file():
+        raise UserError(f"--data: there is no file {given.data}; see --help for what it holds")
+    dataset = {"name": "npz", "path": str(given.data), "image_size": {"fashion": 28, "cifar": 32}[given.task]}
+    section = configs.complete({"dataset": dataset, **BARE})["dataset"]
+    return {part: np.asarray(data.read(section, part).image) for part in ("train", "test")}
+
+
+BARE = {"autoencoder": {"name": "vqvae", "quantizer": {"name": "vq"}}, "train": {"steps": 1}}
+
+
+def recipe_of(given: argparse.Namespace) -> Recipe:
+    said = {name: getattr(given, name) for name in ("steps", "prior_steps") if getattr(given, name)}
+    return TASKS[given.task]._replace(**said)
+
+
+def chosen(given: argparse.Namespace) -> tuple[str, ...]:
+    return tuple(QUANTIZERS) if given.only is None else (given.only,)
+
+
+def parser() -> Parser:
+    flags = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = flags.add_subparsers(required=True, metavar="COMMAND")
+    for name, command in (("train", train), ("time", timing), ("tables", tables)):
+        one = commands.add_parser(name, help=(command.__doc__ or "the tables of a file").splitlines()[0])
+        one.set_defaults(command=command)
+        one.add_argument("--json", metavar="FILE", type=Path, required=True, help="where the numbers are kept")
+        if command is tables:
+            continue
+        one.add_argument("--task", choices=TASKS, default="fashion", help="default: %(default)s")
+        one.add_argument("--data", metavar="FILE", type=Path, required=True, help="images, an .npz")
+        one.add_argument("--only", choices=QUANTIZERS, help="one quantizer (default: all)")
+        one.add_argument("--seeds", metavar="N", type=positive, default=3, help="how many (default: 3)")
+        one.add_argument("--steps", metavar="N", type=positive, help="of the autoencoder")
+        one.add_argument("--prior_steps", metavar="N", type=positive, help="of the prior")
+    return flags
+
+
+def main() -> int:
+    """0, or 2 where the user has something to put right."""
+    given = parser().parse_args()
+    use_compilation_cache()
+    try:
+        given.command(given)
+    except UserError as error:
+        print("error:", error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

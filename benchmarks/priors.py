@@ -1,0 +1,137 @@
+"""Priors on the same codes for the same time: which foretells the test split better?
+
+    python benchmarks/priors.py --workdir=runs/fashion_mnist_transformer --seconds=120
+
+WORKDIR is a finished run of one level; its tokens are taken. A round in which the priors take turns says how long a step
+of each lasts, and so how many steps each has: the schedules end where the time is over. What is said:
+
+    steps, ms    steps that fit into the time, milliseconds of one
+    nll          nats a token on the test split, and the share of the per-position cross-entropy
+    seconds      that its training took in the end
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from vqvae_jax import codec, data, evaluate, parts
+from vqvae_jax import config as configs
+from vqvae_jax.data.tokens import TokenArrays, entropies
+from vqvae_jax.devices import use_compilation_cache
+from vqvae_jax.files import write_json
+from vqvae_jax.flags import Parser, positive
+from vqvae_jax.tasks.optimize import make_optimizer
+from vqvae_jax.tasks.prior import PriorTask
+from vqvae_jax.trained import Trained
+from vqvae_jax.types import UserError
+
+PRIORS: dict[str, dict[str, Any]] = {
+    "transformer": {"name": "transformer", "width": 128, "layers": 3, "heads": 8},
+    "mnist_generator": {"name": "mnist_generator"},
+    "pixelcnn": {
+        "name": "pixelcnn",
+        "depth": 96,
+        "layers": 6,
+        "horizontal": 1,
+        "vertical": 1,
+        "attention_after": (3, 6),
+    },
+}
+OPTIMIZER = {"learning_rate": 1e-3, "warmup_steps": 200, "schedule": "cosine"}
+BATCH = 32
+ROUNDS, BLOCK = 7, 10  # of the timing
+
+
+class Contender:
+    """One prior and its training step."""
+
+    def __init__(self, model: Trained, section: dict[str, Any], steps: int) -> None:
+        training = {"optimizer": OPTIMIZER, "train": {"batch_size": BATCH, "steps": steps}}
+        config = configs.complete({**model.config, "priors": {"codes": {**section, **training}}})
+        section = config["priors"]["codes"]
+        tx = make_optimizer(section["optimizer"], steps)
+        self.prior = parts.build_prior(config, model.facts, "codes")
+        self.task = PriorTask(self.prior, slice(0, 1), tx)
+        self.step = jax.jit(self.task.train_step, donate_argnums=0)
+        self.start = jax.jit(self.task.init)
+
+
+def milliseconds(contenders: dict[str, Contender], maps: np.ndarray) -> dict[str, float]:
+    """Of one step: medians of rounds in which they take turns."""
+    batch = {"tokens": (maps[:BATCH],)}
+    states = {name: one.start(jax.random.key(0), batch) for name, one in contenders.items()}
+    spent: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(ROUNDS + 1):
+        for name, one in contenders.items():
+            began = time.perf_counter()
+            for _ in range(BLOCK):
+                states[name], _ = one.step(states[name], batch)
+            jax.block_until_ready(states[name])
+            spent[name] += [(time.perf_counter() - began) / BLOCK * 1000] if turn else []  # the first compiles
+    return {name: statistics.median(times) for name, times in spent.items()}
+
+
+def train(one: Contender, maps: np.ndarray, steps: int, seed: int) -> tuple[Any, float]:
+    """The model, and the seconds of its steps."""
+    rows = np.random.default_rng(seed).integers(0, len(maps), (steps, BATCH))
+    state = one.start(jax.random.key(seed), {"tokens": (maps[rows[0]],)})
+    state, _ = one.step(state, {"tokens": (maps[rows[0]],)})  # compiles
+    began = time.perf_counter()
+    for row in rows[1:]:
+        state, _ = one.step(state, {"tokens": (maps[row],)})
+    jax.block_until_ready(state)
+    return one.task.model(state), time.perf_counter() - began
+
+
+def run(given: argparse.Namespace) -> dict[str, Any]:
+    model = Trained(given.workdir)
+    seen = evaluate.training_tokens(model)
+    if seen is None or len(seen.maps) > 1:
+        raise UserError(f"{given.workdir} has no tokens of one map; give a finished run of one level")
+    maps = np.asarray(seen.maps[0])
+    unseen = model.encode(evaluate.load_images(model, model.config["dataset"]).image)
+    ms = milliseconds({name: Contender(model, section, 1) for name, section in PRIORS.items()}, maps)
+    found: dict[str, Any] = {}
+    for name, section in PRIORS.items():
+        steps = int(given.seconds * 1000 / ms[name])
+        one = Contender(model, section, steps)
+        weights, seconds = train(one, maps, steps, given.seed)
+        split = data.ArrayData(TokenArrays(unseen), codec.BATCH, 0)
+        nll = one.task.summary(evaluate.sums_over(one.task, weights, split))["nll"]
+        yardstick = entropies(unseen, seen.maps, one.prior.vocab_size)["position_entropy"]
+        found[name] = {"steps": steps, "ms": ms[name], "nll": nll, "share": nll / yardstick, "seconds": seconds}
+        print(
+            f"{name}: {steps} steps of {ms[name]:.1f} ms, {seconds:.0f} s, nll {nll:.4f} = {nll / yardstick:.3f}",
+            flush=True,
+        )
+    return found
+
+
+def main() -> int:
+    """0, or 2 where the user has something to put right."""
+    flags = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("--workdir", type=Path, required=True, help="a finished run of one level")
+    flags.add_argument("--seconds", type=positive, default=120, help="of training each has (default: 120)")
+    flags.add_argument("--seed", type=int, default=0)
+    flags.add_argument("--json", metavar="FILE", type=Path, help="all numbers")
+    given = flags.parse_args()
+    use_compilation_cache()
+    try:
+        found = run(given)
+    except UserError as error:
+        print("error:", error, file=sys.stderr)
+        return 2
+    if given.json:
+        write_json(given.json, found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
