@@ -2,8 +2,8 @@
 
     python benchmarks/priors.py --workdir=runs/fashion_mnist_transformer --seconds=120
 
-WORKDIR is a finished run of one level; its tokens are taken. A round in which the priors take turns says how long a step
-of each lasts, and so how many steps each has: the schedules end where the time is over. What is said:
+WORKDIR is a finished run of one level; its tokens are taken. Rounds in which the priors take turns say how long a step
+of each lasts, and so how many steps each has: the schedules end when the time is over. What is said:
 
     steps, ms    steps that fit into the time, milliseconds of one
     nll          nats a token on the test split, and the share of the per-position cross-entropy

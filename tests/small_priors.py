@@ -23,6 +23,14 @@ LABEL = {"num_labels": LABELS, "label_condition": True}
 # A case or more for every name in PRIORS: fields of the constructor. Maps are not square.
 CASES: dict[str, dict[str, Any]] = {
     "pixelcnn": {"shape": (4, 6), "coarse_sizes": (5,), "attention_after": (1,), **LABEL, **PIXELCNN},
+    "pixelcnn-depths, coarse": {
+        "shape": (2, 4),
+        "coarse_sizes": (5, 4),
+        "coarse_shapes": ((1, 2), (1, 2)),
+        "depths": 3,
+        **PIXELCNN,
+        **LABEL,
+    },
     "mnist_generator": {"shape": (3, 4), **PIXELCNN},
     "top_prior": {"shape": (4, 3), **PIXELCNN, "attention_after": (2,), **LABEL},
     "bottom_prior": {"shape": (2, 4), "coarse_sizes": (5,), **PIXELCNN},
@@ -53,14 +61,13 @@ def drawn(prior, tokens, condition, seed=0):
 
 def token_shape(prior):
     """Of one example: (h, w), or (h, w, depths) where these are several."""
-    depths = getattr(prior, "depths", 1)
-    return (*prior.shape, *((depths,) if depths > 1 else ()))
+    return (*prior.shape, *((prior.depths,) if prior.depths > 1 else ()))
 
 
 def maps(prior, count, seed=0):
     """Tokens and a condition that fit a prior."""
     rng = np.random.default_rng(seed)
-    shapes = getattr(prior, "coarse_shapes", ()) or halves(prior.shape, len(prior.coarse_sizes))
+    shapes = prior.coarse_shapes or halves(prior.shape, len(prior.coarse_sizes))
     coarse = tuple(
         jnp.asarray(rng.integers(0, size, (count, *shape)), jnp.int32)
         for size, shape in zip(prior.coarse_sizes, shapes, strict=True)

@@ -27,8 +27,7 @@ def test_a_prior_knows_its_level_and_those_above(name, kind):
     assert (top.vocab_size, top.shape, top.coarse_sizes) == (5, (3, 2), ())
     assert (bottom.vocab_size, bottom.shape, bottom.coarse_sizes) == (7, (6, 4), (5,))
     assert bottom.num_labels == 2 and bottom.dtype == jnp.bfloat16
-    if kind is TransformerPrior:
-        assert (top.coarse_shapes, bottom.coarse_shapes, bottom.depths) == ((), ((3, 2),), 1)
+    assert (top.coarse_shapes, bottom.coarse_shapes, bottom.depths) == ((), ((3, 2),), 1)
 
 
 @pytest.mark.parametrize("shapes", [(), ((2, 3), (5, 1))])

@@ -3,7 +3,6 @@
 `facts` is what a config cannot know: what the data are like. The recipe keeps them in DIR/data.json.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -67,28 +66,12 @@ def build_prior(config: Mapping[str, Any], facts: Mapping[str, Any], level: str)
         vocab_size=here[0].vocab_size,
         shape=here[0].shape,
         coarse_sizes=tuple(one.vocab_size for one in above),
+        coarse_shapes=tuple(one.shape for one in above),
+        depths=len(here),
         num_labels=len(facts["label_names"]),
         dtype=jnp.dtype(section["train"]["dtype"]),
-        **several_maps(f"config.priors.{level}.name={section['name']}", kind, above, here),
         **arguments(section),
     )
-
-
-def several_maps(field: str, kind: Any, above: list[Level], here: list[Level]) -> dict[str, Any]:
-    """What only some priors can be told: several maps of a level, and coarser maps of any size.
-
-    Raises:
-        UserError: they are needed, and this prior has no field for them.
-    """
-    shapes = tuple(one.shape for one in above)
-    wanted = {"coarse_shapes": shapes, "depths": len(here)}
-    plain = {"coarse_shapes": halves(here[0].shape, len(above)), "depths": 1}
-    has = {field.name for field in dataclasses.fields(kind)}
-    for name, value in wanted.items():
-        if name not in has and value != plain[name]:
-            said = "several maps of a level" if name == "depths" else "coarser maps that are not each half of the next"
-            raise UserError(f"{field} does not read {said}; use the prior 'transformer'")
-    return {name: value for name, value in wanted.items() if name in has}
 
 
 def maps_of(levels: Sequence[Level], level: str) -> slice:
@@ -139,11 +122,11 @@ def _traced(autoencoder, image_size: int, channels: int) -> tuple[Model, Reconst
 
 def abstract_prior(prior) -> Model:
     """Shapes of its parameters; nothing is computed."""
-    shapes = getattr(prior, "coarse_shapes", ()) or halves(prior.shape, len(prior.coarse_sizes))
+    shapes = prior.coarse_shapes or halves(prior.shape, len(prior.coarse_sizes))
     coarse: Any = tuple(jax.ShapeDtypeStruct((1, *shape), jnp.int32) for shape in shapes)
     label: Any = jax.ShapeDtypeStruct((1,), jnp.int32) if prior.num_labels else None
-    depths = getattr(prior, "depths", 1)
-    tokens = jax.ShapeDtypeStruct((1, *prior.shape, *((depths,) if depths > 1 else ())), jnp.int32)
+    depths = (prior.depths,) if prior.depths > 1 else ()
+    tokens = jax.ShapeDtypeStruct((1, *prior.shape, *depths), jnp.int32)
     variables = jax.eval_shape(prior.init, jax.random.key(0), tokens, Condition(label, coarse))
     return Model(variables["params"], {})
 

@@ -92,7 +92,7 @@ def influence(case):
 
     def own(x):  # example i of the batch looks at its position i
         def logits(m):
-            return m._logits(*m.pixel_cnn(x, m._condition(condition, positions, False)))
+            return m.to_logits(m._merged(*m.pixel_cnn(x, m._condition(condition, positions, False))))
 
         out = prior.apply(params, method=logits).reshape(positions, positions, CODES)
         return jnp.sum(jnp.einsum("iik,k->i", out, weight))

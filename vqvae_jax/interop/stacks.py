@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from vqvae_jax.interop.matches import Match, Shapes, Tensors, vote
 from vqvae_jax.interop.places import Places, numbers, of_params, shapes_of
 from vqvae_jax.priors.layers import PixelAttention, PixelConvA, PixelConvB
-from vqvae_jax.priors.pixelcnn import PixelCNN
+from vqvae_jax.priors.stacks import PixelCNN
 from vqvae_jax.types import Model, UserError
 
 KINDS: dict[str, Any] = {"A": PixelConvA, "B": PixelConvB, "attention": PixelAttention}

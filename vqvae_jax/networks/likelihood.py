@@ -51,7 +51,7 @@ def keep_top_p(logits: Array, p: float) -> Array:
 
 
 def discretised_logistic(images: Array, means: Array, scale: Array) -> Array:
-    """-log p(pixel) in nats of a logistic over the 256 values of a pixel, https://arxiv.org/abs/1701.05517, section 2.1.
+    """-log p(pixel) in nats, of a logistic over a pixel's 256 values (https://arxiv.org/abs/1701.05517, section 2.1).
 
     A value has the mass from half a step below to half a step above it; 0 and 255 have all beyond.
     uint8 images, float means of any value and positive scales, both in steps of a pixel's value, broadcast → float32.

@@ -5,7 +5,10 @@ The stacks, the MNIST generator and the priors of the hierarchical VQ-VAE follow
     tokens → embedding → PixelCNN (layer A, layers B, attention) → both stacks → logits [B, h, w, K]
                             ↑ condition: label, and the coarser maps, brought to this map's size
 
-Legend: B batch, h w map, D depth, K vocabulary.
+Where a place holds several tokens (residual quantizers) the stacks read and write places, and a small network says the
+tokens of a place one after the other: the two models of https://arxiv.org/abs/2203.01941, the first one convolutional.
+
+Legend: B batch, h w map, D depth (channels), K vocabulary, E tokens a place.
 """
 
 from typing import Any
@@ -15,137 +18,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vqvae_jax.networks.conv import Conv, ConvTranspose
+from vqvae_jax.networks.conv import Conv
 from vqvae_jax.networks.likelihood import guide, pick_token
-from vqvae_jax.priors.condition import copied, kept, labels, with_and_without_label
-from vqvae_jax.priors.layers import ChannelNorm, PixelAttention, PixelConvA, PixelConvB
+from vqvae_jax.priors.blocks import Block, CoarseStack, DepthLogits, embedding
+from vqvae_jax.priors.condition import copied, halves, kept, labels, with_and_without_label
+from vqvae_jax.priors.layers import PixelAttention, PixelConvA, PixelConvB
+from vqvae_jax.priors.stacks import Past, PixelCNN, at, fresh_windows
 from vqvae_jax.types import Array, Condition, Pick, UserError
-
-Past = dict[str, Any]  # what cached sampling remembers of the rows and pixels before
-
-
-class PixelCNN(nn.Module):
-    """A stack of layers: a PixelConvA, then any PixelConvB and PixelAttention.
-
-    `__call__` takes the whole map. For cached sampling `start`, `row` and `pixel` give the same numbers step by step:
-    the vertical stack once a row, the horizontal one once a pixel.
-    """
-
-    layers: tuple[nn.Module, ...]
-
-    def __call__(self, x: Array, cond: Array | None = None, train: bool = False) -> tuple[Array, Array]:
-        """[B, h, w, depth_in] and a condition [B, M] or [B, h, w, M] → vertical and horizontal stack [B, h, w, D]."""
-        vertical, horizontal = self.layers[0](x, cond)
-        for layer in self.layers[1:]:
-            if isinstance(layer, PixelAttention):
-                vertical, horizontal = layer(vertical, horizontal)
-            else:
-                vertical, horizontal = layer(vertical, horizontal, cond, train)
-        return vertical, horizontal
-
-    def biases(self, cond: Array | None) -> list[Array | None]:
-        """What the condition adds in each layer, computed once a sample."""
-        return [None if isinstance(layer, PixelAttention) else layer.bias(cond) for layer in self.layers]
-
-    def start(self, batch: int, height: int, width: int) -> tuple[list[Past], list[Past]]:
-        """The empty past of the vertical and of the horizontal stack, one entry a layer."""
-        return (
-            [self._empty(layer, (batch, layer_rows(layer), width), height * width) for layer in self.layers],
-            [self._empty(layer, (batch, 1, layer_columns(layer)), height * width) for layer in self.layers],
-        )
-
-    def _empty(self, layer: nn.Module, window: tuple[int, int, int], length: int) -> Past:
-        if isinstance(layer, PixelAttention):
-            cache = jnp.zeros((window[0], length, layer.heads, layer.depth // layer.heads), layer.dtype)
-            return {"keys": cache, "values": cache}
-        return {"window": jnp.zeros((*window, layer.depth_in), layer.dtype)}
-
-    def row(self, past: list[Past], biases: list, r: Array) -> tuple[Array, list[Array | None], list[Past]]:
-        """Row r of the vertical stack: its output [B, 1, w, D], what each layer gives the other stack, the past."""
-        x: Any = None
-        across: list[Array | None] = []
-        after: list[Past] = []
-        for layer, before, bias in zip(self.layers, past, biases, strict=True):
-            if isinstance(layer, PixelAttention):
-                x, keys, values = layer.part(x, before["keys"], before["values"], r * x.shape[2])
-                across.append(None)
-                after.append({"keys": keys, "values": values})
-                continue
-            window = before["window"] if x is None else jnp.concatenate([before["window"], x], axis=1)
-            x, to_horizontal = layer.row(window, at(bias, r, 1))
-            across.append(to_horizontal)
-            after.append({"window": window[:, -layer_rows(layer) :]})
-        return x, across, after
-
-    def pixel(self, past: list[Past], across: list, r: Array, c: Array, width: int) -> tuple[Array, list[Past]]:
-        """Pixel (r, c) of the horizontal stack: its output [B, 1, 1, D], and the past after it."""
-        x: Any = None
-        after: list[Past] = []
-        for layer, before, to_horizontal in zip(self.layers, past, across, strict=True):
-            if isinstance(layer, PixelAttention):
-                x, keys, values = layer.part(x, before["keys"], before["values"], r * width + c)
-                after.append({"keys": keys, "values": values})
-                continue
-            window = before["window"] if x is None else jnp.concatenate([before["window"], x], axis=2)
-            x = layer.pixel(window, at(to_horizontal, c, 2))
-            after.append({"window": window[:, :, -layer_columns(layer) :]})
-        return x, after
-
-
-def layer_rows(layer: nn.Module) -> int:
-    """Rows that a layer looks back on."""
-    return getattr(layer, "vertical", 0)
-
-
-def layer_columns(layer: nn.Module) -> int:
-    """Columns that a layer looks back on."""
-    return getattr(layer, "horizontal", 0)
-
-
-def at(x: Array, index: Array, axis: int) -> Array:
-    """One slice along an axis, kept as an axis of size 1; all of it where the size is 1 already."""
-    return x if x.shape[axis] == 1 else lax.dynamic_slice_in_dim(x, index, 1, axis)
-
-
-class Block(nn.Module):
-    """x + norm(conv(relu(conv(relu(x))))), the residual block of the reference's output and condition stacks."""
-
-    size: int
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        side = (self.size // 2, self.size // 2)
-        h = Conv(x.shape[-1], self.size, 1, side, self.dtype, name="conv1")(nn.relu(x))
-        h = Conv(x.shape[-1], self.size, 1, side, self.dtype, name="conv2")(nn.relu(h))
-        return x + ChannelNorm(self.dtype, name="norm")(h)
-
-
-class CoarseStack(nn.Module):
-    """The coarser token maps, coarse to fine, → a spatial condition twice the size of the finest of them.
-
-    Each map is embedded and added to what comes from above, passes `blocks` residual blocks, and is doubled.
-    """
-
-    vocab_sizes: tuple[int, ...]
-    depth: int
-    blocks: int
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, coarse: tuple[Array, ...]) -> Array:
-        x = jnp.zeros((), self.dtype)
-        for i, (size, tokens) in enumerate(zip(self.vocab_sizes, coarse, strict=True)):
-            x = x + embedding(size, self.depth, self.dtype, f"embed{i}")(tokens)
-            for j in range(self.blocks):
-                x = Block(3, self.dtype, name=f"block{i}_{j}")(x)
-            x = ConvTranspose(self.depth, self.dtype, name=f"up{i}")(x)
-        return x
-
-
-def embedding(size: int, depth: int, dtype: jnp.dtype, name: str | None = None) -> nn.Embed:
-    """Integers → vectors, initialised N(0, 1) as PyTorch's."""
-    return nn.Embed(size, depth, dtype=dtype, embedding_init=nn.initializers.normal(1.0), name=name)
 
 
 class PixelCNNPrior(nn.Module):
@@ -155,7 +34,9 @@ class PixelCNNPrior(nn.Module):
         vocab_size: codes of this level, K.
         shape: (h, w) of the map.
         coarse_sizes: codes of each map above, coarse to fine; () for the top.
+        coarse_shapes: (h, w) of each of them, each size half of the next; () if there is one map of each size.
         num_labels: labels of the data set, 0 where it has none.
+        depths: tokens at each place, one for each of a residual quantizer's maps; they share one embedding.
         depth: channels of both stacks.
         layers: layers B, after the one layer A.
         attention_after: numbers of the layers B that attention follows, counted from 1.
@@ -174,7 +55,9 @@ class PixelCNNPrior(nn.Module):
     vocab_size: int
     shape: tuple[int, int]
     coarse_sizes: tuple[int, ...] = ()
+    coarse_shapes: tuple[tuple[int, int], ...] = ()
     num_labels: int = 0
+    depths: int = 1
     depth: int = 64
     layers: int = 7
     attention_after: tuple[int, ...] = ()
@@ -193,6 +76,11 @@ class PixelCNNPrior(nn.Module):
     def setup(self):
         if self.attention_after and self.depth % self.heads:
             raise UserError(f"depth={self.depth} does not divide among heads={self.heads} of the attention; change one")
+        sizes = tuple(dict.fromkeys(self.coarse_shapes))
+        if sizes != halves(self.shape, len(sizes)):
+            raise UserError(
+                f"maps of {sizes} above one of {self.shape} are not each half of the next; use 'transformer'"
+            )
         self.embed = embedding(self.vocab_size, self.depth, self.dtype)
         self.pixel_cnn = PixelCNN(self._layers())
         if self.coarse_sizes:
@@ -202,7 +90,11 @@ class PixelCNNPrior(nn.Module):
         if self.merge == "concat":
             self.merge_stacks = Conv(self.depth, 1, dtype=self.dtype)
         self.blocks = [Block(1, self.dtype) for _ in range(self.output_blocks)]
-        self.to_logits = Conv(self.vocab_size, 1, dtype=self.dtype)
+        if self.depths == 1:
+            self.to_logits = Conv(self.vocab_size, 1, dtype=self.dtype)
+        else:
+            self.mix_depths = Conv(self.depth, 1, dtype=self.dtype)
+            self.depth_logits = [DepthLogits(self.vocab_size, self.dtype) for _ in range(self.depths)]
 
     def _layers(self) -> tuple[nn.Module, ...]:
         cond = self.depth if self.coarse_sizes or self.label_condition else 0
@@ -215,9 +107,15 @@ class PixelCNNPrior(nn.Module):
         return tuple(layers)
 
     def __call__(self, tokens: Array, condition: Condition = Condition(), *, train: bool = False) -> Array:
-        """int32 [B, h, w] → logits float32 [B, h, w, K]. In training it needs the rng stream "dropout"."""
+        """int32 [B, h, w], or [B, h, w, E] where these are several → logits float32 of that shape and K.
+
+        In training it needs the rng stream "dropout".
+        """
         cond = self._condition(condition, tokens.shape[0], train)
-        return self._logits(*self.pixel_cnn(self.embed(tokens), cond, train))
+        embedded = self.embed(tokens.reshape(*tokens.shape[:3], self.depths))
+        x = self._merged(*self.pixel_cnn(self._mixed(embedded), cond, train))
+        every = [self._logits(x, embedded, depth) for depth in range(self.depths)]
+        return jnp.stack(every, axis=3).reshape(*tokens.shape, self.vocab_size)
 
     def sample(
         self,
@@ -228,22 +126,22 @@ class PixelCNNPrior(nn.Module):
         known: Array | None = None,
         keep: Array | None = None,
     ) -> Array:
-        """New maps, int32 [count, h, w], pixel by pixel; to be jitted with `count` and `pick` static.
+        """New maps, int32 [count, h, w] or [count, h, w, E], place by place; jit it with `count` and `pick` static.
 
         Where `keep`, bool [h, w] or [count, h, w], is True, the token is that of `known`.
         """
+        shape = (count, *self.shape, *((self.depths,) if self.depths > 1 else ()))
         guided = self.label_condition and pick.guidance != 1
         if guided:
             condition = with_and_without_label(condition, count, self.num_labels)
         cond = self._condition(condition, count * (1 + guided), False)
-        given = kept(known, keep, (count, *self.shape))
-        return self._fill(key, count, pick, self.pixel_cnn.biases(cond), guided, given)
+        given = kept(known, keep, shape)
+        return self._fill(key, count, pick, self.pixel_cnn.biases(cond), guided, given).reshape(shape)
 
     def _fill(self, key: Array, count: int, pick: Pick, biases: list, guided: bool, given: Any) -> Array:
-        """The loop over rows and pixels."""
+        """The loop over rows and pixels: int32 [count, h, w, E]."""
         prior, variables = self.unbind()  # Linen's modules cannot be called inside a loop, their pure form can
-        height, width = self.shape
-        copies = 1 + guided
+        (height, width), depths, copies = self.shape, self.depths, 1 + guided
 
         def one_row(r, carry):
             tokens, above, left = carry
@@ -251,20 +149,27 @@ class PixelCNNPrior(nn.Module):
 
             def one_pixel(c, carry):
                 row, left = carry
-                logits, left = prior.apply(variables, vertical, left, across, r, c, method="_pixel")
-                new = pick_token(jax.random.fold_in(key, r * width + c), guide(logits, guided, pick.guidance), pick)
-                new = copied(new, given, r * width + c)
+                x, left = prior.apply(variables, vertical, left, across, r, c, method="_pixel")
+                new = one_place(x, (r * width + c) * depths)
                 row = lax.dynamic_update_slice_in_dim(row, new[:, None, None], c, axis=2)
-                left = prior.apply(variables, left, jnp.tile(new, copies), method="_seen_pixel")
+                left = prior.apply(variables, left, jnp.tile(new, (copies, 1)), method="_seen_pixel")
                 return row, left
 
-            row, left = lax.fori_loop(0, width, one_pixel, (jnp.zeros((count, 1, width), jnp.int32), left))
+            row, left = lax.fori_loop(0, width, one_pixel, (jnp.zeros((count, 1, width, depths), jnp.int32), left))
             tokens = lax.dynamic_update_slice_in_dim(tokens, row, r, axis=1)
-            above = prior.apply(variables, above, jnp.tile(row, (copies, 1, 1)), method="_seen_row")
+            above = prior.apply(variables, above, jnp.tile(row, (copies, 1, 1, 1)), method="_seen_row")
             return tokens, above, fresh_windows(left)
 
+        def one_place(x, position):
+            new = jnp.zeros((count, depths), jnp.int32)
+            for depth in range(depths):
+                logits = prior.apply(variables, x, jnp.tile(new, (copies, 1)), depth, method="_place_logits")
+                one = pick_token(jax.random.fold_in(key, position + depth), guide(logits, guided, pick.guidance), pick)
+                new = new.at[:, depth].set(copied(one, given, position + depth))
+            return new
+
         above, left = prior.apply(variables, count * copies, method="_start")
-        tokens = jnp.zeros((count, height, width), jnp.int32)
+        tokens = jnp.zeros((count, height, width, depths), jnp.int32)
         return lax.fori_loop(0, height, one_row, (tokens, above, left))[0]
 
     def _start(self, batch: int):
@@ -275,25 +180,42 @@ class PixelCNNPrior(nn.Module):
 
     def _pixel(self, vertical: Array, left, across, r, c) -> tuple[Array, list[Past]]:
         horizontal, left = self.pixel_cnn.pixel(left, across, r, c, self.shape[1])
-        return self._logits(at(vertical, c, 2), horizontal)[:, 0, 0], left
+        return self._merged(at(vertical, c, 2), horizontal), left
+
+    def _place_logits(self, x: Array, tokens: Array, depth: int) -> Array:
+        """What the stacks say of one place [B, 1, 1, D], the tokens found there so far [B, E] → logits [B, K]."""
+        embedded = self.embed(tokens[:, None, None]) if depth else jnp.zeros((len(x), 1, 1, 0, self.depth), x.dtype)
+        return self._logits(x, embedded, depth)[:, 0, 0]
 
     def _seen_row(self, above: list[Past], row: Array) -> list[Past]:
         """Layer A looks back on the tokens themselves: the new row enters its window."""
-        window = jnp.concatenate([above[0]["window"], self.embed(row)], axis=1)[:, 1:]
+        window = jnp.concatenate([above[0]["window"], self._mixed(self.embed(row))], axis=1)[:, 1:]
         return [{"window": window}, *above[1:]]
 
-    def _seen_pixel(self, left: list[Past], token: Array) -> list[Past]:
-        window = jnp.concatenate([left[0]["window"], self.embed(token)[:, None, None]], axis=2)[:, :, 1:]
-        return [{"window": window}, *left[1:]]
+    def _seen_pixel(self, left: list[Past], tokens: Array) -> list[Past]:
+        new = self._mixed(self.embed(tokens[:, None, None]))
+        return [{"window": jnp.concatenate([left[0]["window"], new], axis=2)[:, :, 1:]}, *left[1:]]
 
-    def _logits(self, vertical: Array, horizontal: Array) -> Array:
+    def _mixed(self, embedded: Array) -> Array:
+        """The tokens of a place as one vector: [B, h, w, E, D] → [B, h, w, D]."""
+        flat = embedded.reshape(*embedded.shape[:3], -1)
+        return flat if self.depths == 1 else self.mix_depths(flat)
+
+    def _merged(self, vertical: Array, horizontal: Array) -> Array:
+        """Both stacks as one, [B, h, w, D]."""
         if self.merge == "concat":
             x = self.merge_stacks(jnp.concatenate([vertical, horizontal], axis=-1))
         else:
             x = vertical + horizontal
         for block in self.blocks:
             x = block(x)
-        return self.to_logits(x).astype(jnp.float32)
+        return x
+
+    def _logits(self, x: Array, embedded: Array, depth: int) -> Array:
+        """Of one depth, told of the tokens of those before it: [B, h, w, D], [B, h, w, E, D] → [B, h, w, K]."""
+        if self.depths == 1:
+            return self.to_logits(x).astype(jnp.float32)
+        return self.depth_logits[depth](x, embedded[:, :, :, :depth]).astype(jnp.float32)
 
     def _condition(self, condition: Condition, count: int, train: bool) -> Array | None:
         """Label and coarser maps as one condition: [B, D], [B, h, w, D], or None."""
@@ -306,11 +228,6 @@ class PixelCNNPrior(nn.Module):
             label = jnp.where(hidden, self.num_labels, label)
         embedded = self.embed_label(label)
         return embedded if cond is None else cond + embedded[:, None, None]
-
-
-def fresh_windows(left: list[Past]) -> list[Past]:
-    """The horizontal past at the start of a row: empty windows, the attention's caches kept."""
-    return [{k: jnp.zeros_like(v) if k == "window" else v for k, v in past.items()} for past in left]
 
 
 class MNISTGenerator(PixelCNNPrior):
