@@ -1,4 +1,5 @@
 """Every quantizer in one autoencoder, at 9 bits a place and equal steps: what is kept, what it costs, how alive it is.
+One more, with 7 bits, shows whether one that takes fewer bits only stands elsewhere on the same curve.
 
     python benchmarks/codebooks.py train --task=fashion --data=FILE.npz --json=codebooks_fashion.json
     python benchmarks/codebooks.py train --task=cifar --data=data/cifar10_subset.npz --json=codebooks_cifar.json
@@ -55,7 +56,9 @@ QUANTIZERS: dict[str, dict[str, Any]] = {
     "vq, k-means start": {"name": "vq", "kmeans_iterations": 10, **TABLE},
     "ema, no revival": {"name": "ema", "revive_after": 0, **TABLE},
     "ema": {"name": "ema", **TABLE},
+    "ema, 128 codes": {"name": "ema", **TABLE, "codebook_size": 128},
     "cvq": {"name": "cvq", **TABLE},
+    "cvq, random": {"name": "cvq", "anchor": "random", **TABLE},
     "cvq, cosine": {"name": "cvq", "distance": "cosine", **TABLE},
     "cosine": {"name": "cosine", "codebook_size": 512, "code_dim": 8},
     "fsq": {"name": "fsq", "levels": (8, 8, 8)},
@@ -88,7 +91,7 @@ TASKS = {
         COSINE,
         (-1.0, 1.0),
         32,
-        1500,
+        1000,
         PRIOR | {"dropout": 0.2},
         32,
         400,

@@ -33,7 +33,7 @@ def subset(config):
     """The part of CIFAR-10 that lies in an .npz; a prior that does not outgrow it."""
     cifar10_transformer.subset(config)
     config.train.epochs = 30
-    config.priors.codes.train.epochs = 4
+    config.priors.codes.train.epochs = 2
 
 
 VARIANTS = {"subset": subset}

@@ -2,8 +2,8 @@
 transformer of mnist_transformer.py.
 
 Paper: https://arxiv.org/abs/2307.15139, section 4.1 and its published training: K 512, D 64, width 128, two residual
-blocks of 32, batch 1024, Adam 3e-4, 500 epochs, look-up by cosine, the closest encoding as anchor, pixels in [-1, 1],
-reconstruction divided by the variance of the images in [0, 1], which is 0.095: a weight of 10.5.
+blocks of 32, batch 1024, Adam 3e-4, 500 epochs, the closest encoding as anchor, pixels in [-1, 1], reconstruction
+divided by the variance of the images in [0, 1], 0.095: a weight of 10.5. Of the look-up see cifar10_cvqvae.py.
 Command: python launch.py --config=configs/mnist_cvqvae.py --workdir=runs/mnist_cvqvae
 Numbers: TODO
 The paper's, after its 500 epochs: PSNR 27.87 dB, SSIM 0.9833 (a uniform window of 11 pixels, ours is Gaussian).
@@ -26,7 +26,7 @@ def get_config(variant=None):
                 "width": 128,
                 "residual_blocks": 2,
                 "residual_width": 32,
-                "quantizer": {"name": "cvq", "codebook_size": 512, "code_dim": 64, "distance": "cosine"},
+                "quantizer": {"name": "cvq", "codebook_size": 512, "code_dim": 64},
             },
             "loss_weights": {"reconstruction": 1 / 0.095, "codebook": 1.0, "commitment": 0.25},
             "optimizer": {"learning_rate": 3e-4},

@@ -89,7 +89,8 @@ def vq(config):
 
 def cvq(config):
     """As `vq`, and the less a code is used, the more it becomes an encoder output."""
-    config.autoencoder.quantizer = ConfigDict({"name": "cvq", "codebook_size": 256, "code_dim": 64, "decay": 0.95})
+    clustering = {"name": "cvq", "codebook_size": 256, "code_dim": 64, "decay": 0.95, "anchor": "random"}
+    config.autoencoder.quantizer = ConfigDict(clustering)
     config.loss_weights.codebook = 0.25
 
 

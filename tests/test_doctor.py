@@ -1,6 +1,11 @@
 """Collapse is told once, with its level and the step it began at; what is healthy is left in peace."""
 
+import jax
+import pytest
+from small_quantizers import CASES, small
+
 from vqvae_jax.doctor import LONG, PATIENCE, RECENT, Doctor
+from vqvae_jax.tasks.autoencode import age_and_size
 
 
 def values(usage=1.0, perplexity=50.0, norm=1.0, longest=2.0, revived=0.0, level="top"):
@@ -58,3 +63,10 @@ def test_a_resumed_run_remembers():
 def test_null_in_the_log_is_no_error():
     nothing = dict.fromkeys(values())
     assert watch((200, nothing))[1] == [[]]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_codebook_says_what_the_doctor_reads(case):
+    """But for those without a table: nothing can die there."""
+    found = age_and_size(small(case).init(jax.random.key(0)))
+    assert set(found) == (set() if case == "fsq" else {"code_norm", "code_norm_max", "recent_usage", "code_age"})
