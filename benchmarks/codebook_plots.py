@@ -3,13 +3,12 @@
     python benchmarks/codebook_plots.py --json=codebooks_fashion.json --data=FILE.npz --output=rate_distortion.png
 
 Across: bits a pixel that the codes take, coded by their prior. Up: PSNR of the reconstructions, mean over the test
-split. A file of JPEG or WebP of so small an image is mostly header, so the bytes of a file of a plain grey image at the
-same quality are taken off each: that flatters them a little.
+split, of JPEG and WebP over its first 500 images. A file of JPEG or WebP of so small an image is mostly header, so the
+bytes of a file of a plain grey image at the same quality are taken off each: that flatters them a little.
 """
 
 import argparse
 import io
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +17,10 @@ import numpy as np
 import PIL.Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import codebooks
+
 from vqvae_jax.files import atomically
-from vqvae_jax.flags import Parser
+from vqvae_jax.flags import Parser, file
 from vqvae_jax.types import UserError
 
 KINDS = {"JPEG": (1, 2, 5, 10, 15, 20, 30, 40, 50), "WEBP": (0, 1, 2, 5, 10, 20, 30, 40)}  # qualities
@@ -64,28 +65,38 @@ def draw(found: dict, images: np.ndarray, output: Path) -> None:
     for i, (name, runs) in enumerate(found["runs"].items()):
         first = next(run for run in runs.values() if "bits_per_pixel" in run)
         axes.plot(first["bits_per_pixel"], first["psnr"], "ovs^Dphx*P"[i % 10], markersize=8, label=name)
-    most = max(run["bits_per_pixel"] for runs in found["runs"].values() for run in runs.values() if "nll" in run)
-    axes.set_xlim(0, 2.2 * most)
+    shown = [run for runs in found["runs"].values() for run in runs.values() if "bits_per_pixel" in run]
+    low, high = (pick(run["psnr"] for run in shown) for pick in (min, max))
+    axes.set(xlim=(0, 2.2 * max(run["bits_per_pixel"] for run in shown)), ylim=(low - 0.5, high + 1.5))
     axes.set(xlabel="bits a pixel", ylabel="PSNR, dB")
-    axes.legend(fontsize=8, loc="lower right")
+    figure.legend(fontsize=8, loc="outside right center")
     axes.grid(alpha=0.3)
     with atomically(output) as path:
         figure.savefig(path, dpi=110, format="png")
 
 
+def read(given: argparse.Namespace) -> tuple[dict, np.ndarray]:
+    """What codebooks.py wrote, runs with a rate only, and the images that it was measured on."""
+    found = codebooks.read_runs(given.json)
+    found["runs"] = {name: runs for name, runs in found["runs"].items() if any("nll" in run for run in runs.values())}
+    if not found["runs"]:
+        raise UserError(f"{given.json} holds no run with a prior; python benchmarks/codebooks.py train --help")
+    given.task = found["of"]["task"]
+    return found, codebooks.read_images(given)["test"][:IMAGES]
+
+
 def main() -> int:
     """0, or 2 where the user has something to put right."""
     flags = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("--json", metavar="FILE", type=Path, required=True, help="what codebooks.py wrote")
-    flags.add_argument("--data", metavar="FILE", type=Path, required=True, help="the images, an .npz")
+    flags.add_argument("--json", metavar="FILE", type=file, required=True, help="what codebooks.py wrote")
+    flags.add_argument("--data", metavar="FILE", type=file, required=True, help="the images, an .npz")
     flags.add_argument("--output", metavar="FILE", type=Path, required=True, help="a .png")
     given = flags.parse_args()
     try:
-        for path in (given.json, given.data):
-            if not path.is_file():
-                raise UserError(f"there is no file {path}; python benchmarks/codebooks.py --help")
-        images = np.load(given.data)["test_image"][:IMAGES]
-        draw(json.loads(given.json.read_text()), images[..., 0] if images.shape[-1] == 1 else images, given.output)
+        if given.output.suffix != ".png":
+            raise UserError(f"--output={given.output}: it will be a picture, give a name that ends in .png")
+        found, images = read(given)
+        draw(found, images[..., 0] if images.shape[-1] == 1 else images, given.output)
     except UserError as error:
         print("error:", error, file=sys.stderr)
         return 2

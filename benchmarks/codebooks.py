@@ -40,8 +40,8 @@ from vqvae_jax import config as configs
 from vqvae_jax.data.augment import normalise
 from vqvae_jax.data.tokens import TokenArrays
 from vqvae_jax.devices import use_compilation_cache
-from vqvae_jax.files import write_json
-from vqvae_jax.flags import Parser, positive
+from vqvae_jax.files import read_json, write_json
+from vqvae_jax.flags import Parser, file, positive
 from vqvae_jax.networks.likelihood import discretised_logistic
 from vqvae_jax.tasks.autoencode import AutoencodeTask
 from vqvae_jax.tasks.optimize import make_optimizer
@@ -66,6 +66,8 @@ QUANTIZERS: dict[str, dict[str, Any]] = {
 }
 SCALES = np.geomspace(0.1, 80, 40)  # of the logistic, in steps of a pixel's value
 FITTED = 4096  # training images that the scales are fitted on
+SIZES = {"fashion": 28, "cifar": 32}  # pixels
+BARE = {"autoencoder": {"name": "vqvae", "quantizer": {"name": "vq"}}, "train": {"steps": 1}}
 ROUNDS, BLOCK = 7, 20  # of the timing: rounds, and steps in a row
 
 
@@ -211,8 +213,9 @@ def config_of(recipe: Recipe, quantizer: dict[str, Any], image_size: int) -> dic
 
 def train(given: argparse.Namespace) -> None:
     """All runs that the file does not have yet."""
-    images, recipe, found = read_images(given), recipe_of(given), read_runs(given.json)
-    for name in chosen(given):
+    images, recipe = read_images(given), recipe_of(given)
+    found = started(given, recipe)
+    for name in tuple(QUANTIZERS) if given.only is None else (given.only,):
         runs = found["runs"].setdefault(name, {})
         wanted = [seed for seed in range(given.seeds) if str(seed) not in runs]
         if wanted:
@@ -221,7 +224,6 @@ def train(given: argparse.Namespace) -> None:
             began = time.perf_counter()
             model = trainer.train(seed)
             runs[str(seed)] = trainer.measure(model) | (trainer.rate(model, seed) if seed == 0 else {})
-            found["recipe"] = recipe._asdict()
             write_json(given.json, found)
             said = ", ".join(f"{metric} {value:.4g}" for metric, value in runs[str(seed)].items())
             print(f"{name}, seed {seed}: {said}; {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
@@ -230,8 +232,9 @@ def train(given: argparse.Namespace) -> None:
 
 def timing(given: argparse.Namespace) -> None:
     """Milliseconds a step: the quantizers take turns, so that a busy moment meets all of them."""
-    images, recipe, found = read_images(given), recipe_of(given), read_runs(given.json)
-    trainers = {name: Trainer(recipe, QUANTIZERS[name], images) for name in chosen(given)}
+    images, recipe = read_images(given), recipe_of(given)
+    found = started(given, recipe)
+    trainers = {name: Trainer(recipe, quantizer, images) for name, quantizer in QUANTIZERS.items()}
     batch = {"image": jnp.asarray(images["train"][: recipe.batch_size])}
     states = {name: jax.jit(one.task.init)(jax.random.key(0), batch) for name, one in trainers.items()}
     spent: dict[str, list[float]] = {name: [] for name in trainers}
@@ -248,7 +251,25 @@ def timing(given: argparse.Namespace) -> None:
 
 
 def tables(given: argparse.Namespace) -> None:
+    """The table of a file."""
     print(*table(read_runs(given.json)), sep="\n")
+
+
+def started(given: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
+    """What the file holds so far, if it is of the same task, images and recipe; else a new one.
+
+    Raises:
+        UserError: it is of others.
+    """
+    of = {"task": given.task, "data": given.data.name, **recipe._asdict()}
+    of = json.loads(json.dumps(of))  # tuples are lists in the file
+    if given.json.is_dir() or not given.json.parent.is_dir():
+        raise UserError(f"--json={given.json} cannot be written; give the name of a file")
+    found = read_runs(given.json) if given.json.is_file() else {"of": of, "runs": {}}
+    if found["of"] != of:
+        other = ", ".join(name for name in of if found["of"].get(name) != of[name])
+        raise UserError(f"--json={given.json} holds runs with another {other}; give another file")
+    return found
 
 
 def table(found: Mapping[str, Any]) -> Iterator[str]:
@@ -270,45 +291,49 @@ def cell(values: list[float]) -> str:
 
 
 def read_runs(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.is_file() else {"runs": {}}
+    """UserError where a file is not what `train` writes."""
+    try:
+        found = read_json(path)
+        if not {"of", "runs"} <= set(found):
+            raise ValueError("it has no runs")
+        return found
+    except ValueError as error:
+        raise UserError(
+            f"--json={path} was not written by `codebooks.py train` ({error}); give another file"
+        ) from error
 
 
 def read_images(given: argparse.Namespace) -> dict[str, np.ndarray]:
     """Both splits, whole: uint8 [N, H, W, C]."""
-    if not given.data.is_file():
-        raise UserError(f"--data: there is no file {given.data}; see --help for what it holds")
-    dataset = {"name": "npz", "path": str(given.data), "image_size": {"fashion": 28, "cifar": 32}[given.task]}
+    dataset = {"name": "npz", "path": str(given.data), "image_size": SIZES[given.task]}
     section = configs.complete({"dataset": dataset, **BARE})["dataset"]
-    return {part: np.asarray(data.read(section, part).image) for part in ("train", "test")}
-
-
-BARE = {"autoencoder": {"name": "vqvae", "quantizer": {"name": "vq"}}, "train": {"steps": 1}}
+    try:
+        return {part: np.asarray(data.read(section, part).image) for part in ("train", "test")}
+    except UserError as error:
+        raise UserError(f"--data={given.data} does not fit --task={given.task}, see --help: {error}") from error
 
 
 def recipe_of(given: argparse.Namespace) -> Recipe:
-    said = {name: getattr(given, name) for name in ("steps", "prior_steps") if getattr(given, name)}
-    return TASKS[given.task]._replace(**said)
-
-
-def chosen(given: argparse.Namespace) -> tuple[str, ...]:
-    return tuple(QUANTIZERS) if given.only is None else (given.only,)
+    said = {name: getattr(given, name, None) for name in ("steps", "prior_steps")}
+    return TASKS[given.task]._replace(**{name: value for name, value in said.items() if value})
 
 
 def parser() -> Parser:
     flags = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = flags.add_subparsers(required=True, metavar="COMMAND")
     for name, command in (("train", train), ("time", timing), ("tables", tables)):
-        one = commands.add_parser(name, help=(command.__doc__ or "the tables of a file").splitlines()[0])
+        one = commands.add_parser(name, help=(command.__doc__ or "").splitlines()[0])
         one.set_defaults(command=command)
-        one.add_argument("--json", metavar="FILE", type=Path, required=True, help="where the numbers are kept")
-        if command is tables:
-            continue
-        one.add_argument("--task", choices=TASKS, default="fashion", help="default: %(default)s")
-        one.add_argument("--data", metavar="FILE", type=Path, required=True, help="images, an .npz")
-        one.add_argument("--only", choices=QUANTIZERS, help="one quantizer (default: all)")
-        one.add_argument("--seeds", metavar="N", type=positive, default=3, help="how many (default: 3)")
-        one.add_argument("--steps", metavar="N", type=positive, help="of the autoencoder")
-        one.add_argument("--prior_steps", metavar="N", type=positive, help="of the prior")
+        kind = file if command is tables else Path
+        one.add_argument("--json", metavar="FILE", type=kind, required=True, help="where the numbers are kept")
+        if command is not tables:
+            one.add_argument("--task", choices=TASKS, default="fashion", help="default: %(default)s")
+            one.add_argument("--data", metavar="FILE", type=file, required=True, help="images, an .npz")
+            one.add_argument("--steps", metavar="N", type=positive, help="of the autoencoder")
+            one.add_argument("--prior_steps", metavar="N", type=positive, help="of the prior")
+        if command is train:
+            one.add_argument("--only", choices=QUANTIZERS, help="one quantizer (default: all)")
+            one.add_argument("--seeds", metavar="N", type=positive, default=3, help="how many (default: 3)")
     return flags
 
 

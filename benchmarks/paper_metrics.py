@@ -55,10 +55,10 @@ def main() -> int:
     try:
         model = Trained(given.workdir)
         images = np.asarray(evaluate.load_images(model, {**model.config["dataset"], **images_of(given)}).image)
+        made = model.reconstruct(images)[-1]
     except UserError as error:
         print("error:", error, file=sys.stderr)
         return 2
-    made = model.reconstruct(images)[-1]
     pairs = [(a / 255.0, b / 255.0) for a, b in zip(images, made, strict=True)]
     print(f"{len(pairs)} images: PSNR {np.mean([psnr(*pair) for pair in pairs]):.2f} dB", end=", ")
     print(f"SSIM {np.mean([ssim(*pair) for pair in pairs]):.4f} (uniform window of {WINDOW})")

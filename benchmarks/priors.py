@@ -100,7 +100,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
     ms = milliseconds({name: Contender(model, section, 1) for name, section in PRIORS.items()}, maps)
     found: dict[str, Any] = {}
     for name, section in PRIORS.items():
-        steps = int(given.seconds * 1000 / ms[name])
+        steps = max(1, int(given.seconds * 1000 / ms[name]))
         one = Contender(model, section, steps)
         weights, seconds = train(one, maps, steps, given.seed)
         split = data.ArrayData(TokenArrays(unseen), codec.BATCH, 0)

@@ -58,12 +58,12 @@ def look(level: str, step: int, values: Mapping[str, Any]) -> Illness | None:
     """What one logged step shows of a level; codes have RECENT steps' time to be used at all."""
     usage, perplexity = values.get(f"recent_usage/{level}"), values.get(f"batch_perplexity/{level}")
     usual, longest = values.get(f"code_norm/{level}"), values.get(f"code_norm_max/{level}")
+    if step >= RECENT and usage is not None and usage < LOW:
+        return Illness(level, step, f"only {usage:.0%} of its codes were used in {RECENT} steps", unused(level, values))
     if usual and longest and longest > LONG * usual:
         return Illness(level, step, f"a code is {longest / usual:.0f} times as long as most", FLOWN)
-    if step < RECENT or usage is None:
+    if step < RECENT:
         return None
-    if usage < LOW:
-        return Illness(level, step, f"only {usage:.0%} of its codes were used in {RECENT} steps", unused(level, values))
     if perplexity is not None and perplexity < FEW:
         return Illness(level, step, f"one code does nearly all, batch perplexity {perplexity:.1f}", ONE)
     return None
@@ -77,12 +77,15 @@ def unused(level: str, values: Mapping[str, Any]) -> str:
             f"smaller --config.loss_weights.commitment, or fewer codes for {level}"
         )
     return (
-        "try --config.autoencoder.quantizer.name=ema or cvq, or --config.autoencoder.quantizer.revive_after=20; "
-        "docs/codebooks.md compares them"
+        "try --config.autoencoder.quantizer.name=ema, or revival after fewer steps, revive_after=20 in the quantizer's "
+        "section; docs/codebooks.md compares them"
     )
 
 
-FLOWN = "it flew off: start counts of moving averages at 1, or lower the learning rate"
+FLOWN = (
+    "it flew off, or the encodings have shrunk away from it: lower the learning rate, or a larger "
+    "--config.loss_weights.reconstruction"
+)
 ONE = (
     "the encoder gives every place the same vector: try a lower learning rate, or a smaller "
     "--config.loss_weights.commitment for this level, so that its encodings can grow"

@@ -50,6 +50,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def file(text: str) -> Path:
+    """A file that is there."""
+    if not Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {text}")
+    return Path(text)
+
+
 def seed(text: str) -> int:
     """A whole number of 32 bits: JAX would cut off the rest."""
     if not text.removeprefix("-").isdecimal() or not -(2**31) <= int(text) < 2**31:

@@ -18,7 +18,7 @@ from vqvae_jax.interop import files, hierarchical, pixelcnn
 from vqvae_jax.interop.places import countdown, to_torch
 from vqvae_jax.priors import PRIORS
 from vqvae_jax.quantizers import EMAQuantizer, VectorQuantizer
-from vqvae_jax.types import Model
+from vqvae_jax.types import Model, UserError
 
 RECORDINGS = Path(__file__).parents[1] / "reference"
 CODES = 12
@@ -402,3 +402,10 @@ def test_exporting_what_is_not_there(tmp_path, capsys):
 def test_layers_alone_are_for_comparing(tmp_path, capsys):
     assert bring(RECORDINGS / "pixel_conv_a.npz", tmp_path / "run") == 0
     assert "layers without embedding" in says(capsys, "sample", f"--workdir={tmp_path / 'run'}")
+
+
+@pytest.mark.parametrize("fields", [{"depths": 2}, {"coarse_sizes": (8, 8), "coarse_shapes": ((2, 2), (2, 2))}])
+def test_a_prior_of_residual_codes_has_no_twin_and_is_not_exported(fields):
+    prior = PRIORS["pixelcnn"](8, (4, 4), depth=8, layers=1, **fields)
+    with pytest.raises(UserError, match="residual codes"):
+        pixelcnn.places(prior, parts.abstract_prior(prior))

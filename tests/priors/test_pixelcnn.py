@@ -13,7 +13,7 @@ from small_priors import CODES, LABELS, drawn, listening_sampler, maps, replayed
 from vqvae_jax.networks.likelihood import cross_entropy, guide
 from vqvae_jax.priors import PRIORS, pixelcnn
 from vqvae_jax.priors.pixelcnn import PixelCNNPrior
-from vqvae_jax.types import Condition, Pick
+from vqvae_jax.types import Condition, Pick, UserError
 
 # Maps are not square, so that rows and columns cannot be mistaken for each other.
 CASES: dict[str, dict[str, Any]] = {
@@ -300,3 +300,14 @@ def test_bfloat16_logits_are_near_those_of_float32():
     want = quick(prior.apply)(params, tokens, condition)
     got = quick(prior.clone(dtype=jnp.bfloat16).apply)(params, tokens, condition)
     np.testing.assert_allclose(got, want, atol=0.05 * np.abs(want).max())
+
+
+@pytest.mark.parametrize(
+    ("shape", "sizes", "shapes"),
+    [((7, 7), (5,), ()), ((7, 7), (5,), ((3, 3),)), ((8, 8), (5, 5), ((4, 4),)), ((8, 8), (5, 5), ((4, 4), (2, 2)))],
+)
+def test_coarser_maps_that_it_cannot_bring_to_size_are_refused(shape, sizes, shapes):
+    prior = PixelCNNPrior(CODES, shape, coarse_sizes=sizes, coarse_shapes=shapes, depth=8, layers=1)
+    coarse = tuple(jnp.zeros((1, *one), jnp.int32) for one in shapes)
+    with pytest.raises(UserError, match="each size must be half of the next; the prior 'transformer'"):
+        jax.eval_shape(prior.init, jax.random.key(0), jnp.zeros((1, *shape), jnp.int32), Condition(None, coarse))

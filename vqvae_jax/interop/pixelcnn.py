@@ -11,10 +11,10 @@ from vqvae_jax.interop.matches import Match, Shapes, Tensors, vote
 from vqvae_jax.interop.places import Places, Renames, Shape, numbers, of_params, shapes_of
 from vqvae_jax.priors import PRIORS
 from vqvae_jax.priors.pixelcnn import PixelCNNPrior
-from vqvae_jax.types import Model
+from vqvae_jax.types import Model, UserError
 
 KINDS = {"mnist_generator": "MNIST generator", "top_prior": "TopPrior", "bottom_prior": "BottomPrior"}
-SHAPE = (8, 8)  # of the map; no weight depends on it
+SHAPE = (64, 64)  # of the map; no weight depends on it
 
 
 def match(tensors: Tensors, heads: int) -> Match | None:
@@ -97,7 +97,13 @@ def unused_by_generator(module: PixelCNNPrior, stack: str = "model") -> dict[str
 
 
 def places(module: PixelCNNPrior, like: Model) -> Places:
-    """Where the tensors of its PyTorch twin lie."""
+    """Where the tensors of its PyTorch twin lie.
+
+    Raises:
+        UserError: it reads several tokens a place; no twin does, and `match` would not know it again.
+    """
+    if module.depths > 1 or len(set(module.coarse_shapes)) < len(module.coarse_shapes):
+        raise UserError("there is no PyTorch reference of a PixelCNN that reads residual codes; it cannot be exported")
     return of_params(like.params, renames(module))
 
 

@@ -11,6 +11,7 @@ tokens of a place one after the other: the two models of https://arxiv.org/abs/2
 Legend: B batch, h w map, D depth (channels), K vocabulary, E tokens a place.
 """
 
+import itertools
 from typing import Any
 
 import flax.linen as nn
@@ -76,11 +77,7 @@ class PixelCNNPrior(nn.Module):
     def setup(self):
         if self.attention_after and self.depth % self.heads:
             raise UserError(f"depth={self.depth} does not divide among heads={self.heads} of the attention; change one")
-        sizes = tuple(dict.fromkeys(self.coarse_shapes))
-        if sizes != halves(self.shape, len(sizes)):
-            raise UserError(
-                f"maps of {sizes} above one of {self.shape} are not each half of the next; use 'transformer'"
-            )
+        self._check_coarse()
         self.embed = embedding(self.vocab_size, self.depth, self.dtype)
         self.pixel_cnn = PixelCNN(self._layers())
         if self.coarse_sizes:
@@ -95,6 +92,18 @@ class PixelCNNPrior(nn.Module):
         else:
             self.mix_depths = Conv(self.depth, 1, dtype=self.dtype)
             self.depth_logits = [DepthLogits(self.vocab_size, self.dtype) for _ in range(self.depths)]
+
+    def _check_coarse(self) -> None:
+        """UserError unless each size of the coarser maps is half of the next."""
+        shapes = self.coarse_shapes or halves(self.shape, len(self.coarse_sizes))
+        sizes = (*dict.fromkeys(shapes), self.shape)
+        doubled = all((2 * h, 2 * w) == below for (h, w), below in itertools.pairwise(sizes))
+        if not doubled or len(shapes) != len(self.coarse_sizes):
+            here, said = f"{self.shape[0]}x{self.shape[1]}", " and ".join(f"{h}x{w}" for h, w in shapes)
+            raise UserError(
+                f"a PixelCNN of a {here} map cannot read {len(self.coarse_sizes)} coarser maps of {said}: each size "
+                "must be half of the next; the prior 'transformer' reads any"
+            )
 
     def _layers(self) -> tuple[nn.Module, ...]:
         cond = self.depth if self.coarse_sizes or self.label_condition else 0

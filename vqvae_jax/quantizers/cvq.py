@@ -22,8 +22,9 @@ class CVQuantizer:
     codes ← (1 - alpha) · codes + alpha · anchors
 
     The optimizer's step comes after the blend. Where alpha is above a half, the code is `fresh`: its moments in the
-    optimizer belong to what it was, so they start anew; a code that is not used has no gradient to lose. All that is
-    remembered is `stats["share"]`. Anchors are of the batch at hand, over all devices: no pool of earlier features.
+    optimizer belong to what it was, so they start anew; a code that is not used has no gradient to lose. What moves
+    codes is remembered in `stats["share"]`; `stats["idle"]`, steps unused, is for who watches. Anchors are of the batch
+    at hand, over all devices: no pool of earlier features.
 
     With distance "cosine" everything happens on the sphere: look-up, both losses, z_q and the blend see z_e / |z_e| and
     codes / |code|; the gradient of z_q passes straight to z_e / |z_e|. Codes are divided by their length before they
