@@ -1,4 +1,4 @@
-"""32 px CIFAR-10: CVQ-VAE, 8x8 codes of 512 that are pulled towards encoder outputs the less they are used; a PixelCNN.
+"""32 px CIFAR-10: CVQ-VAE, 8x8 codes of 512, drawn to encoder outputs the less they are used; a PixelCNN.
 
 Paper: https://arxiv.org/abs/2307.15139, section 4.1 and its published training: K 512, D 64, width 128, two residual
 blocks of 32, batch 1024, Adam 3e-4, 500 epochs, the closest encoding as anchor, pixels in [-1, 1], reconstruction

@@ -124,6 +124,12 @@ def test_a_quantizer_inside_a_quantizer_has_a_section_of_its_own():
     assert build_quantizer(top) == ResidualQuantizer(EMAQuantizer(8, decay=0.5), depth=2)
 
 
+def test_a_field_of_the_inner_quantizer_is_said_to_be_inside():
+    quantizer = {"name": "residual", "codebook_size": 3, "inner": {"name": "ema", "codebook_size": 8}}
+    answer = said(configs.complete, {**RESIDUAL, "autoencoder": {"name": "vqvae", "quantizer": quantizer}})
+    assert answer.endswith("belongs to the one inside: --config.autoencoder.quantizer.inner.codebook_size"), answer
+
+
 @pytest.mark.parametrize(
     ("inner", "words"),
     [
@@ -185,7 +191,7 @@ def test_a_stored_config_is_read_without_ml_collections(demo, tmp_path):
     [
         ("configs/openmoji_hierarchial.py", ["did you mean 'configs/openmoji_hierarchical.py'?", "cifar10"]),
         ("configs", ["there is no config 'configs'"]),
-        (f"{DEMO}:tinny", ["no variant 'tinny'", "did you mean 'tiny'?", "tiny, vq"]),
+        (f"{DEMO}:tinny", ["no variant 'tinny'", "did you mean 'tiny'?", "tiny, ema, vq"]),
         ("configs/cifar10_hierarchical.py:vq", ["no variant 'vq'", "none"]),
         ("LICENSE.txt", ["there is no config"]),
     ],

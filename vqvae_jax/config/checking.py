@@ -63,6 +63,9 @@ def check_fields(block: Block) -> None:
 
 def _owner(block: Block, name: str) -> str:
     """Whose field it is, when the name of the part was changed and its fields were not."""
+    for inner in block.inside:
+        if isinstance(block.values.get(inner), dict) and name in block.values[inner]:
+            return f"; {name!r} belongs to the one inside: --{block.path}.{inner}.{name}"
     owners = [repr(other) for other, kind in block.table.items() if name in fields(kind)]
     if not owners:
         return ""
