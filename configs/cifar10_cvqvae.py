@@ -8,7 +8,7 @@ vectors that are not normalised; --config.autoencoder.quantizer.distance=cosine 
 Command: python launch.py --config=configs/cifar10_cvqvae.py --workdir=runs/cifar10_cvqvae
 Numbers: TODO
 
-Variants: `subset`, 4,068 images from an .npz, see cifar10_vqvae.py: 30 epochs of batch 128, Adam 1e-3.
+Variants: `subset`, 4,068 images from an .npz, see cifar10_vqvae.py: 15 epochs of batch 128, Adam 1e-3.
 """
 
 from configs import cifar10_vqvae
@@ -33,7 +33,7 @@ def subset(config):
     cifar10_vqvae.subset(config)
     config.dataset.update(flip=True, views=2)
     config.optimizer = {"learning_rate": 1e-3, "schedule": "cosine", "warmup_steps": 100}
-    config.train.update(batch_size=128, epochs=30, pictures_every=500)
+    config.train.update(batch_size=128, epochs=15, pictures_every=500)
 
 
 VARIANTS = {"subset": subset}
