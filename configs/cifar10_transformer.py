@@ -4,7 +4,8 @@ Papers: https://arxiv.org/abs/1711.00937 (VQ-VAE), https://arxiv.org/abs/1706.03
 Command: python launch.py --config=configs/cifar10_transformer.py --workdir=runs/cifar10_transformer
 Where cifar10_vqvae.py was trained already, its autoencoder is taken as it is with
 --config.train.init_from=runs/cifar10_vqvae --config.train.epochs=0
-Numbers: TODO
+Numbers, `subset`, test split, on the codes of cifar10_vqvae.py:subset: prior nll 4.89 = 0.81 of the per-position
+cross-entropy; cifar10_vqvae.py's PixelCNN has 5.11 there. All of CIFAR-10: not run.
 
 Variants: `subset`, 4,068 images from an .npz, see cifar10_vqvae.py.
 """
