@@ -25,6 +25,7 @@ from vqvae_jax.types import UserError
 
 KINDS = {"JPEG": (1, 2, 5, 10, 15, 20, 30, 40, 50), "WEBP": (0, 1, 2, 5, 10, 20, 30, 40)}  # qualities
 IMAGES = 500  # of the test split
+MARKERS = "ovs^Dphx*P<>X"
 
 
 def coded(image: np.ndarray, kind: str, quality: int) -> tuple[int, np.ndarray]:
@@ -64,10 +65,17 @@ def draw(found: dict, images: np.ndarray, output: Path) -> None:
         print(kind, *(f"{rate:.3f}:{psnr:.2f}" for rate, psnr in zip(rates, psnrs, strict=True)))
     for i, (name, runs) in enumerate(found["runs"].items()):
         first = next(run for run in runs.values() if "bits_per_pixel" in run)
-        axes.plot(first["bits_per_pixel"], first["psnr"], "ovs^Dphx*P"[i % 10], markersize=8, label=name)
+        axes.plot(
+            first["bits_per_pixel"],
+            first["psnr"],
+            MARKERS[i % len(MARKERS)],
+            color=f"C{i % 10}",
+            markersize=8,
+            label=name,
+        )
     shown = [run for runs in found["runs"].values() for run in runs.values() if "bits_per_pixel" in run]
     low, high = (pick(run["psnr"] for run in shown) for pick in (min, max))
-    axes.set(xlim=(0, 2.2 * max(run["bits_per_pixel"] for run in shown)), ylim=(low - 0.5, high + 1.5))
+    axes.set(xlim=(0, 1.6 * max(run["bits_per_pixel"] for run in shown)), ylim=(low - 0.5, high + 1.5))
     axes.set(xlabel="bits a pixel", ylabel="PSNR, dB")
     figure.legend(fontsize=8, loc="outside right center")
     axes.grid(alpha=0.3)
