@@ -75,7 +75,7 @@ def draw(found: dict, images: np.ndarray, output: Path) -> None:
         )
     shown = [run for runs in found["runs"].values() for run in runs.values() if "bits_per_pixel" in run]
     low, high = (pick(run["psnr"] for run in shown) for pick in (min, max))
-    axes.set(xlim=(0, 1.6 * max(run["bits_per_pixel"] for run in shown)), ylim=(low - 0.5, high + 1.5))
+    axes.set(xlim=(0, 2.2 * max(run["bits_per_pixel"] for run in shown)), ylim=(low - 0.5, high + 1.5))
     axes.set(xlabel="bits a pixel", ylabel="PSNR, dB")
     figure.legend(fontsize=8, loc="outside right center")
     axes.grid(alpha=0.3)

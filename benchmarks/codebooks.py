@@ -66,6 +66,16 @@ QUANTIZERS: dict[str, dict[str, Any]] = {
 }
 SCALES = np.geomspace(0.1, 80, 40)  # of the logistic, in steps of a pixel's value
 FITTED = 4096  # training images that the scales are fitted on
+COLUMNS = {  # of the table: heading, form
+    "mse": ("mse", ".5f"),
+    "psnr": ("PSNR, dB", ".2f"),
+    "ssim": ("SSIM", ".3f"),
+    "usage": ("usage", ".1%"),
+    "perplexity": ("perplexity", ".0f"),
+    "nll": ("nll", ".2f"),
+    "bits_per_pixel": ("bits a pixel", ".3f"),
+    "bits_per_dim": ("bits a dimension", ".3f"),
+}
 SIZES = {"fashion": 28, "cifar": 32}  # pixels
 BARE = {"autoencoder": {"name": "vqvae", "quantizer": {"name": "vq"}}, "train": {"steps": 1}}
 ROUNDS, BLOCK = 7, 20  # of the timing: rounds, and steps in a row
@@ -273,21 +283,20 @@ def started(given: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
 
 
 def table(found: Mapping[str, Any]) -> Iterator[str]:
-    """Markdown, a line a quantizer: mean ± standard deviation over seeds."""
-    metrics = ("mse", "psnr", "ssim", "usage", "perplexity", "nll", "bits_per_pixel", "bits_per_dim")
-    yield " | ".join(["| quantizer", *metrics, "ms |"])
-    yield "|---" * (len(metrics) + 2) + "|"
+    """Markdown, a line a quantizer: means over seeds, of PSNR with their standard deviation."""
+    yield f"| quantizer | {' | '.join(title for title, _ in COLUMNS.values())} | ms |"
+    yield "|---" * (len(COLUMNS) + 2) + "|"
     for name, runs in found["runs"].items():
-        cells = [cell([run[metric] for run in runs.values() if metric in run]) for metric in metrics]
+        cells = [cell([run[metric] for run in runs.values() if metric in run], metric) for metric in COLUMNS]
         ms = found.get("ms", {}).get(name)
-        yield " | ".join([f"| {name}", *cells, f"{ms:.1f} |" if ms else "– |"])
+        yield f"| {name} | {' | '.join(cells)} | {format(ms, '.1f') if ms else '–'} |"
 
 
-def cell(values: list[float]) -> str:
+def cell(values: list[float], metric: str) -> str:
     if not values:
         return "–"
-    spread = f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else ""
-    return f"{np.mean(values):.4g}{spread}"
+    spread = f" ± {np.std(values, ddof=1):.1g}" if metric == "psnr" and len(values) > 1 else ""
+    return format(np.mean(values), COLUMNS[metric][1]).replace("%", " %") + spread
 
 
 def read_runs(path: Path) -> dict[str, Any]:

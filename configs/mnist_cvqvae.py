@@ -2,13 +2,13 @@
 
 Paper: https://arxiv.org/abs/2307.15139, section 4.1 and its published training: K 512, D 64, width 128, two residual
 blocks of 32, batch 1024, Adam 3e-4, 500 epochs, the closest encoding as anchor, pixels in [-1, 1], reconstruction
-divided by the variance of the images in [0, 1], 0.095: a weight of 10.5. Codes are looked up by distance:
-by cosine, as in the published training, PSNR was less on Fashion-MNIST (docs/codebooks.md).
+divided by the variance of the images in [0, 1], 0.095: a weight of 10.5. Codes are looked up by cosine
+as there; by distance, `short` of three epochs had 21.6 dB and used 67 % of its codes.
 Command: python launch.py --config=configs/mnist_cvqvae.py --workdir=runs/mnist_cvqvae
 Numbers: TODO
 The paper's, after its 500 epochs: PSNR 27.87 dB, SSIM 0.9833 (a uniform window of 11 pixels, ours is Gaussian).
 
-Variants: `short`, 3 epochs of batch 128 and half of the prior's steps, for a machine without an accelerator.
+Variants: `short`, 2 epochs of batch 128 and a quarter of the prior's steps, for a machine without an accelerator.
 """
 
 from ml_collections import ConfigDict
@@ -26,7 +26,7 @@ def get_config(variant=None):
                 "width": 128,
                 "residual_blocks": 2,
                 "residual_width": 32,
-                "quantizer": {"name": "cvq", "codebook_size": 512, "code_dim": 64},
+                "quantizer": {"name": "cvq", "codebook_size": 512, "code_dim": 64, "distance": "cosine"},
             },
             "loss_weights": {"reconstruction": 1 / 0.095, "codebook": 1.0, "commitment": 0.25},
             "optimizer": {"learning_rate": 3e-4},
@@ -42,8 +42,8 @@ def get_config(variant=None):
 def short(config):
     """A few minutes on two cores."""
     config.optimizer.update(learning_rate=1e-3, schedule="cosine", warmup_steps=100)
-    config.train.update(batch_size=128, epochs=3, pictures_every=500)
-    config.priors.codes.train.steps = 2000
+    config.train.update(batch_size=128, epochs=2, pictures_every=500)
+    config.priors.codes.train.steps = 1000
 
 
 VARIANTS = {"short": short}
