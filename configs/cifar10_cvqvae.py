@@ -6,7 +6,8 @@ divided by the variance of the images in [0, 1], 0.063: a weight of 16. Codes ar
 here the losses are of normalised vectors too. By distance (--config.autoencoder.quantizer.distance=l2) PSNR was 1 dB
 less on these photographs, and more on Fashion-MNIST and drawings (docs/codebooks.md).
 Command: python launch.py --config=configs/cifar10_cvqvae.py --workdir=runs/cifar10_cvqvae
-Numbers: TODO
+Numbers, `subset`, test split: PSNR 21.2 dB, SSIM 0.68, usage 54 %, prior nll 2.86 = 0.68 of the per-position
+cross-entropy: 15 epochs are too short for it. The whole: not run.
 
 Variants: `subset`, 4,068 images from an .npz, see cifar10_vqvae.py: 15 epochs of batch 128, Adam 1e-3; 2 of the prior.
 """
