@@ -23,7 +23,6 @@ The prior is trained for the first of the seeds only.
 import argparse
 import json
 import math
-import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -35,6 +34,8 @@ import jax.numpy as jnp
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from turns import milliseconds
+
 from vqvae_jax import codec, data, evaluate, parts
 from vqvae_jax import config as configs
 from vqvae_jax.data.augment import normalise
@@ -78,7 +79,6 @@ COLUMNS = {  # of the table: heading, form
 }
 SIZES = {"fashion": 28, "cifar": 32}  # pixels
 BARE = {"autoencoder": {"name": "vqvae", "quantizer": {"name": "vq"}}, "train": {"steps": 1}}
-ROUNDS, BLOCK = 7, 20  # of the timing: rounds, and steps in a row
 
 
 class Recipe(NamedTuple):
@@ -247,15 +247,8 @@ def timing(given: argparse.Namespace) -> None:
     trainers = {name: Trainer(recipe, quantizer, images) for name, quantizer in QUANTIZERS.items()}
     batch = {"image": jnp.asarray(images["train"][: recipe.batch_size])}
     states = {name: jax.jit(one.task.init)(jax.random.key(0), batch) for name, one in trainers.items()}
-    spent: dict[str, list[float]] = {name: [] for name in trainers}
-    for turn in range(ROUNDS + 1):
-        for name, trainer in trainers.items():
-            began = time.perf_counter()
-            for _ in range(BLOCK):
-                states[name], _ = trainer.step(states[name], batch)
-            jax.block_until_ready(states[name])
-            spent[name] += [(time.perf_counter() - began) / BLOCK * 1000] if turn else []  # the first compiles
-    found["ms"] = {name: statistics.median(times) for name, times in spent.items()}
+    steps = {name: lambda state, one=one: one.step(state, batch)[0] for name, one in trainers.items()}
+    found["ms"] = milliseconds(steps, states)
     write_json(given.json, found)
     print(*table(found), sep="\n")
 

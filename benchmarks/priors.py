@@ -11,7 +11,6 @@ of each lasts, and so how many steps each has: the schedules end when the time i
 """
 
 import argparse
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -21,6 +20,8 @@ import jax
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from turns import milliseconds
+
 from vqvae_jax import codec, data, evaluate, parts
 from vqvae_jax import config as configs
 from vqvae_jax.data.tokens import TokenArrays, entropies
@@ -46,7 +47,6 @@ PRIORS: dict[str, dict[str, Any]] = {
 }
 OPTIMIZER = {"learning_rate": 1e-3, "warmup_steps": 200, "schedule": "cosine"}
 BATCH = 32
-ROUNDS, BLOCK = 7, 10  # of the timing
 
 
 class Contender:
@@ -63,19 +63,11 @@ class Contender:
         self.start = jax.jit(self.task.init)
 
 
-def milliseconds(contenders: dict[str, Contender], maps: np.ndarray) -> dict[str, float]:
-    """Of one step: medians of rounds in which they take turns."""
+def costs(contenders: dict[str, Contender], maps: np.ndarray) -> dict[str, float]:
+    """Milliseconds of a step of each."""
     batch = {"tokens": (maps[:BATCH],)}
-    states = {name: one.start(jax.random.key(0), batch) for name, one in contenders.items()}
-    spent: dict[str, list[float]] = {name: [] for name in contenders}
-    for turn in range(ROUNDS + 1):
-        for name, one in contenders.items():
-            began = time.perf_counter()
-            for _ in range(BLOCK):
-                states[name], _ = one.step(states[name], batch)
-            jax.block_until_ready(states[name])
-            spent[name] += [(time.perf_counter() - began) / BLOCK * 1000] if turn else []  # the first compiles
-    return {name: statistics.median(times) for name, times in spent.items()}
+    steps = {name: lambda state, one=one: one.step(state, batch)[0] for name, one in contenders.items()}
+    return milliseconds(steps, {name: one.start(jax.random.key(0), batch) for name, one in contenders.items()})
 
 
 def train(one: Contender, maps: np.ndarray, steps: int, seed: int) -> tuple[Any, float]:
@@ -97,7 +89,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         raise UserError(f"{given.workdir} has no tokens of one map; give a finished run of one level")
     maps = np.asarray(seen.maps[0])
     unseen = model.encode(evaluate.load_images(model, model.config["dataset"]).image)
-    ms = milliseconds({name: Contender(model, section, 1) for name, section in PRIORS.items()}, maps)
+    ms = costs({name: Contender(model, section, 1) for name, section in PRIORS.items()}, maps)
     found: dict[str, Any] = {}
     for name, section in PRIORS.items():
         steps = max(1, int(given.seconds * 1000 / ms[name]))
