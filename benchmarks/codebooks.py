@@ -96,17 +96,24 @@ PRIOR = {"name": "transformer", "width": 128, "layers": 2, "heads": 8}
 COSINE = {"learning_rate": 1e-3, "warmup_steps": 100, "schedule": "cosine"}
 TASKS = {
     "fashion": Recipe(
-        {"name": "patch_vqvae", "width": 32}, {"learning_rate": 1e-3}, (0.0, 1.0), 64, 1500, PRIOR, 32, 600
+        autoencoder={"name": "patch_vqvae", "width": 32},
+        optimizer={"learning_rate": 1e-3},
+        range=(0.0, 1.0),
+        batch_size=64,
+        steps=1500,
+        prior=PRIOR,
+        prior_batch=32,
+        prior_steps=600,
     ),
     "cifar": Recipe(
-        {"name": "vqvae", "width": 64, "residual_width": 16},
-        COSINE,
-        (-1.0, 1.0),
-        32,
-        1000,
-        PRIOR | {"dropout": 0.2},
-        32,
-        400,
+        autoencoder={"name": "vqvae", "width": 64, "residual_width": 16},
+        optimizer=COSINE,
+        range=(-1.0, 1.0),
+        batch_size=32,
+        steps=1000,
+        prior=PRIOR | {"dropout": 0.2},
+        prior_batch=32,
+        prior_steps=400,
     ),
 }
 
@@ -158,14 +165,15 @@ class Trainer:
         split = data.ArrayData(TokenArrays(maps["test"]), codec.BATCH, 0)
         nll = self.prior_task.summary(evaluate.sums_over(self.prior_task, self.prior_task.model(state), split))["nll"]
         bits = nll * sum(one[0].size for one in maps["test"]) / math.log(2) / self.facts["image_size"] ** 2
-        rest = likelihood(self.outputs(model, "train")[:FITTED], self.images["train"][:FITTED])
-        given = float(rest(self.outputs(model, "test"), self.images["test"]))
+        seen, unseen = self.images["train"][:FITTED], self.images["test"]
+        rest = likelihood(self.outputs(model, seen), seen)
+        given = float(rest(self.outputs(model, unseen), unseen))
         return {"nll": nll, "bits_per_pixel": bits, "bits_per_dim": bits / self.facts["channels"] + given}
 
     def encode(self, model: Model, images: np.ndarray) -> tuple[np.ndarray, ...]:
         return codec.in_batches(lambda x: codec.encode(self.autoencoder, self.recipe.range, model, x), images)
 
-    def outputs(self, model: Model, part: str) -> np.ndarray:
+    def outputs(self, model: Model, images: np.ndarray) -> np.ndarray:
         """What the decoder says, not rounded, in units of a pixel's value: float [N, H, W, C]."""
         low, high = self.recipe.range
 
@@ -175,8 +183,7 @@ class Trainer:
             out = self.autoencoder.apply({"params": model.params}, seen, model.codebooks)
             return (out.images - low) / (high - low) * 255.0
 
-        images = self.images[part]
-        return codec.in_batches(run, images[:FITTED] if part == "train" else images)
+        return codec.in_batches(run, images)
 
 
 def likelihood(means: np.ndarray, images: np.ndarray):

@@ -33,13 +33,9 @@ def get_config(variant=None):
 
 
 def subset(config):
-    """The part of CIFAR-10 that lies in an .npz; a prior that does not outgrow it."""
+    """The part of CIFAR-10 that lies in an .npz; a small prior, much dropout, few passes."""
     config.dataset.update(name="npz", path="data/cifar10_subset.npz")
-    small_prior(config.priors.codes)
-
-
-def small_prior(prior):
-    """For a few thousand images: a small transformer, much dropout, few passes."""
+    prior = config.priors.codes
     prior.update(width=128, layers=4, dropout=0.2)
     prior.optimizer.update(learning_rate=1e-3, ema_rate=0.99)
     prior.train.update(batch_size=32, epochs=6)
