@@ -120,4 +120,7 @@ def default_workdir(argument: str) -> Path:
 
 
 if __name__ == "__main__":
+    from vqvae_jax.devices import use_large_pages
+
+    use_large_pages()
     sys.exit(main())

@@ -10,7 +10,7 @@ import pytest
 
 from vqvae_jax import codec, parts, sample, train
 from vqvae_jax import config as configs
-from vqvae_jax.networks.conv import plain
+from vqvae_jax.networks.fast import plain
 from vqvae_jax.priors.condition import unstacked
 from vqvae_jax.priors.draw import CHUNK, draw
 from vqvae_jax.tasks.autoencode import AutoencodeTask

@@ -206,4 +206,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    from vqvae_jax.devices import use_large_pages
+
+    use_large_pages()
     sys.exit(main())

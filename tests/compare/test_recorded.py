@@ -12,7 +12,7 @@ import pytest
 
 from vqvae_jax.__main__ import main
 from vqvae_jax.compare import rows
-from vqvae_jax.networks import conv
+from vqvae_jax.networks import fast
 
 RECORDINGS = Path(__file__).parents[1] / "reference"
 HERE = (
@@ -86,7 +86,7 @@ def test_convolutions_as_elsewhere(name, tmp_path):
     """Outputs and gradients with the convolutions that run where there is no CPU."""
     path = changed(RECORDINGS / f"{name}.npz", tmp_path / f"{name}.npz", without=("train", "trained"))
     bring(path, tmp_path / "run")
-    with conv.plain():
+    with fast.plain():
         assert main(["compare", f"--workdir={tmp_path / 'run'}", f"--reference={path}"]) == 0
 
 

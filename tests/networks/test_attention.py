@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vqvae_jax.networks import attention
-from vqvae_jax.networks.conv import plain
+from vqvae_jax.networks import fast as attention
+from vqvae_jax.networks.fast import plain
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vqvae_jax.networks import conv as convs
+from vqvae_jax.networks import conv as layers
+from vqvae_jax.networks import fast as convs
 
 on_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="the CPU formulations are in force on CPU only")
 
@@ -132,7 +133,7 @@ def test_plain_ends_with_its_block_even_after_an_error():
 
 
 @pytest.mark.parametrize(
-    ("layer", "fan_in"), [(convs.Conv(6, (2, 3)), 2 * 3 * 5), (convs.ConvTranspose(6), 16 * 6)], ids=["conv", "up"]
+    ("layer", "fan_in"), [(layers.Conv(6, (2, 3)), 2 * 3 * 5), (layers.ConvTranspose(6), 16 * 6)], ids=["conv", "up"]
 )
 def test_layers_begin_as_pytorch_does(layer, fan_in):
     """Uniform within ±1/√fan_in, kernel and bias alike; PyTorch counts a transposed convolution's *outputs*."""
@@ -142,7 +143,7 @@ def test_layers_begin_as_pytorch_does(layer, fan_in):
     assert np.std(params["kernel"]) == pytest.approx((3 * fan_in) ** -0.5, rel=0.1)
 
 
-LAYERS = [convs.Conv(6, 3), convs.ConvTranspose(6), convs.Residual()]
+LAYERS = [layers.Conv(6, 3), layers.ConvTranspose(6), layers.Residual()]
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: type(layer).__name__)
@@ -151,7 +152,7 @@ def test_bfloat16_layers_keep_float32_parameters(layer):
     x = normal(0, 1, 4, 4, 5)
     params = quick(low.init)(jax.random.key(0), x)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-    if isinstance(low, convs.Residual):
+    if isinstance(low, layers.Residual):
         x = x.astype(jnp.bfloat16)  # it is told what its neighbours compute in
     out = quick(low.apply)(params, x)
     assert out.dtype == jnp.bfloat16

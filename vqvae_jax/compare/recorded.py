@@ -20,7 +20,7 @@ from vqvae_jax.interop import hierarchical, vqvae2
 from vqvae_jax.interop.exporting import load_stack, places_of, stack_or_stages
 from vqvae_jax.interop.places import Places, to_torch
 from vqvae_jax.interop.reading import plain
-from vqvae_jax.networks import conv
+from vqvae_jax.networks import fast
 from vqvae_jax.tasks.autoencode import AutoencodeTask
 from vqvae_jax.tasks.optimize import make_optimizer, new_state
 from vqvae_jax.types import Condition, Model, UserError
@@ -149,7 +149,7 @@ def training_at_best(
     found = training(twin, module, model, places, recording, parted)
     if all(row.passed for row in found) or not found[0].passed:
         return found
-    with conv.plain():
+    with fast.plain():
         again = training(twin, module, model, places, recording, parted)
     return again if all(row.passed for row in again) else found
 

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vqvae_jax.networks.attention import causal_attention, masked_attention
+from vqvae_jax.networks.fast import causal_attention, masked_attention
 from vqvae_jax.networks.conv import Conv, uniform
 from vqvae_jax.types import Array
 
@@ -71,11 +71,8 @@ class PixelConvA(nn.Module):
         )
 
     def __call__(self, x: Array, cond: Array | None = None) -> tuple[Array, Array]:
-        above = jnp.pad(x, ((0, 0), (self.vertical, 0), (0, 0), (0, 0)))[:, :-1]
-        left = jnp.pad(x, ((0, 0), (0, 0), (self.horizontal, 0), (0, 0)))[:, :, :-1]
-        bias = self.bias(cond)
-        vertical, across = self.row(above, bias)
-        return vertical, self.pixel(left, across)
+        vertical, across = vertical_pass(self, x, self.bias(cond), (self.vertical, -1))
+        return vertical, gate(self.horizontal_conv(x, ((0, 0), (self.horizontal, -1))) + across)
 
     def bias(self, cond: Array | None) -> Array:
         """What the condition, [B, M] or [B, h, w, M], adds before the gates: [B, h or 1, w or 1, 4 depth_out]."""
@@ -83,7 +80,7 @@ class PixelConvA(nn.Module):
 
     def row(self, above: Array, bias: Array) -> tuple[Array, Array]:
         """Rows above → the next row of the vertical stack, and what it gives to the horizontal one."""
-        return vertical_pass(self, above, bias)
+        return vertical_pass(self, above, bias, (0, 0))
 
     def pixel(self, left: Array, across: Array) -> Array:
         """Pixels to the left → the horizontal stack at this pixel."""
@@ -120,26 +117,31 @@ class PixelConvB(nn.Module):
     def __call__(
         self, vertical: Array, horizontal: Array, cond: Array | None = None, train: bool = False
     ) -> tuple[Array, Array]:
-        above = jnp.pad(vertical, ((0, 0), (self.vertical, 0), (0, 0), (0, 0)))
-        left = jnp.pad(horizontal, ((0, 0), (0, 0), (self.horizontal, 0), (0, 0)))
-        vertical, across = self.row(above, self.bias(cond), train)
-        return vertical, self.pixel(left, across, train)
+        vertical, across = self._vertical(vertical, self.bias(cond), (self.vertical, 0), train)
+        left = self.horizontal_conv(horizontal, ((0, 0), (self.horizontal, 0)))
+        return vertical, self._horizontal(horizontal, left, across, train)
 
     def bias(self, cond: Array | None) -> Array:
         """As in layer A."""
         return condition_bias(self, cond)
 
-    def row(self, above: Array, bias: Array, train: bool = False) -> tuple[Array, Array]:
+    def row(self, above: Array, bias: Array) -> tuple[Array, Array]:
         """Rows above and this one → this row of the vertical stack, and what it gives to the horizontal one."""
-        gated, across = vertical_pass(self, above, bias)
+        return self._vertical(above, bias, (0, 0), False)
+
+    def pixel(self, left: Array, across: Array) -> Array:
+        """Pixels to the left and this one → the horizontal stack at this pixel."""
+        return self._horizontal(left[:, :, self.horizontal :], self.horizontal_conv(left), across, False)
+
+    def _vertical(self, x: Array, bias: Array, rows: tuple[int, int], train: bool) -> tuple[Array, Array]:
+        gated, across = vertical_pass(self, x, bias, rows)
         gated = self.drop(gated, deterministic=not train)
         return self.vert_norm(gated) if self.norm else gated, across
 
-    def pixel(self, left: Array, across: Array, train: bool = False) -> Array:
-        """Pixels to the left and this one → the horizontal stack at this pixel."""
-        gated = self.drop(gate(self.horizontal_conv(left) + across), deterministic=not train)
+    def _horizontal(self, x: Array, left: Array, across: Array, train: bool) -> Array:
+        gated = self.drop(gate(left + across), deterministic=not train)
         change = self.horiz_residual(gated)
-        return left[:, :, self.horizontal :] + (self.horiz_norm(change) if self.norm else change)
+        return x + (self.horiz_norm(change) if self.norm else change)
 
 
 def directional_convs(layer, rows: int, columns: int):
@@ -159,10 +161,12 @@ def condition_bias(layer, cond: Array | None) -> Array:
     return bias if bias.ndim == 4 else bias[:, None, None]
 
 
-def vertical_pass(layer, above: Array, bias: Array) -> tuple[Array, Array]:
-    """The vertical convolution, its gate, and its 1x1 way to the horizontal stack (taken before condition and gate)."""
-    side = layer.horizontal
-    x = layer.vertical_conv(jnp.pad(above, ((0, 0), (0, 0), (side, side), (0, 0))))
+def vertical_pass(layer, x: Array, bias: Array, rows: tuple[int, int]) -> tuple[Array, Array]:
+    """The vertical convolution, its gate, and its 1x1 way to the horizontal stack (taken before condition and gate).
+
+    `rows` are the empty rows above and below x.
+    """
+    x = layer.vertical_conv(x, (rows, (layer.horizontal, layer.horizontal)))
     to_vertical, to_horizontal = jnp.split(bias, 2, axis=-1)
     return gate(x + to_vertical), layer.vert_to_horiz(x) + to_horizontal
 

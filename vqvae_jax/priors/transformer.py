@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from vqvae_jax.networks.attention import causal_attention, masked_attention
+from vqvae_jax.networks.fast import causal_attention, masked_attention
 from vqvae_jax.networks.likelihood import guide, pick_token
 from vqvae_jax.priors.condition import copied, halves, kept, labels, with_and_without_label
 from vqvae_jax.priors.layers import ChannelNorm

@@ -1,0 +1,151 @@
+"""What speed.py times of ours: one small function a row, each giving a Work. A later model adds its own."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from vqvae_jax.autoencoders import AUTOENCODERS
+from vqvae_jax.networks.fast import plain
+from vqvae_jax.priors import PRIORS
+from vqvae_jax.quantizers import QUANTIZERS
+from vqvae_jax.quantizers import codebook as cb
+from vqvae_jax.tasks.autoencode import AutoencodeTask
+from vqvae_jax.tasks.optimize import make_optimizer
+from vqvae_jax.tasks.prior import PriorTask
+from vqvae_jax.types import Condition, Pick
+
+OPTIMIZER = {
+    "learning_rate": 1e-3,
+    "b1": 0.9,
+    "b2": 0.999,
+    "eps": 1e-8,
+    "clip": 0.0,
+    "weight_decay": 0.0,
+    "warmup_steps": 0,
+    "schedule": "constant",
+}
+LOSS_WEIGHTS = {"reconstruction": 1.0, "feature": 1.0, "codebook": 1.0, "commitment": 0.25}
+MNIST = {"size": 28, "channels": 1, "levels": 1, "width": 16, "codes": 32}
+PHOTOGRAPHS = {"channels": 3, "levels": 2, "width": 128, "codes": 512}
+
+
+class Work(NamedTuple):
+    """What is timed: state = step(state, *inputs), again and again, jitted with the state donated."""
+
+    step: Callable[..., Any]
+    state: Any
+    inputs: tuple[Any, ...]
+    flops: float  # of the plain formulation: what a look at the layers says is needed
+    moved: float  # bytes that must come from memory and go back
+
+
+def autoencoder_step(batch: int, dtype: str, *, size: int, channels: int, levels: int, width: int, codes: int) -> Work:
+    """A training step of the reference's autoencoder on uint8 images: augmentation, losses, Adam, revival."""
+    quantizers = tuple(QUANTIZERS["vq"](codes, width) for _ in range(levels))
+    autoencoder = AUTOENCODERS["hierarchical"](quantizers, levels, width, channels, dtype=jnp.dtype(dtype))
+    images = np.random.default_rng(0).integers(0, 256, (batch, size, size, channels), np.uint8)
+    return _training(AutoencodeTask(autoencoder, make_optimizer(OPTIMIZER, 1000), LOSS_WEIGHTS), {"image": images})
+
+
+def prior_step(batch: int, dtype: str, **fields: Any) -> Work:
+    """A training step of a prior on token maps."""
+    prior = _prior(dtype, **fields)
+    tokens = np.random.default_rng(0).integers(0, prior.vocab_size, (batch, *prior.shape))
+    task = PriorTask(prior, slice(0, 1), make_optimizer(OPTIMIZER, 1000))
+    return _training(task, {"tokens": (tokens.astype(np.int32),)})
+
+
+def sampling(count: int, dtype: str, **fields: Any) -> Work:
+    """So many maps drawn from a prior with fresh weights."""
+    prior = _prior(dtype, **fields)
+    params = jax.jit(prior.init)(jax.random.key(0), jnp.zeros((1, *prior.shape), jnp.int32))
+    draw = lambda key, params: prior.apply(params, key, count, Condition(), Pick(), method="sample")  # noqa: E731
+    step = lambda key, params: jax.random.fold_in(key, jnp.sum(draw(key, params)))  # noqa: E731
+    flops, moved = _sampling_needs(prior, params, count)
+    return Work(jax.jit(step), jax.random.key(0), (params,), flops, moved)
+
+
+def hierarchy(count: int, dtype: str) -> Work:
+    """256 px images from nothing: the reference's top and bottom priors, then its decoder."""
+    top, bottom = _prior(dtype, **TOP), _prior(dtype, **BOTTOM)
+    quantizers = tuple(QUANTIZERS["vq"](512, 128) for _ in range(2))
+    autoencoder = AUTOENCODERS["hierarchical"](quantizers, 2, 128, 3, dtype=jnp.dtype(dtype))
+    maps = jnp.zeros((1, *top.shape), jnp.int32), jnp.zeros((1, *bottom.shape), jnp.int32)
+    under = Condition(None, maps[:1])
+    codebooks = autoencoder.init_codebooks(jax.random.key(0))
+    image = jnp.zeros((1, 256, 256, 3))
+    variables = (
+        jax.jit(top.init)(jax.random.key(0), maps[0]),
+        jax.jit(bottom.init)(jax.random.key(0), maps[1], under),
+        jax.jit(autoencoder.init)(jax.random.key(0), image, codebooks),
+    )
+
+    def step(key, variables, codebooks):
+        first, second = jax.random.split(key)
+        above = top.apply(variables[0], first, count, Condition(), Pick(), method="sample")
+        below = bottom.apply(variables[1], second, count, Condition(None, (above,)), Pick(), method="sample")
+        images = autoencoder.apply(variables[2], (above, below), codebooks, method="decode")
+        return jax.random.fold_in(key, jnp.sum(images).astype(jnp.int32))
+
+    needs = [_sampling_needs(top, variables[0], count), _sampling_needs(bottom, variables[1], count, under)]
+    needs.append((count * _flops(lambda v: autoencoder.apply(v, maps, codebooks, method="decode"), variables[2]), 0.0))
+    flops, moved = (sum(column) for column in zip(*needs, strict=True))
+    return Work(jax.jit(step), jax.random.key(0), (variables, codebooks), flops, moved)
+
+
+def nearest_code(vectors: int, dim: int, codes: int) -> Work:
+    """The nearest of so many codes for each vector."""
+    z = jax.random.normal(jax.random.key(0), (vectors, dim))
+    table = jax.random.normal(jax.random.key(1), (codes, dim))
+    step = lambda z, table: z + 1e-9 * cb.nearest(z, table)[:, None]  # noqa: E731
+    return Work(jax.jit(step, donate_argnums=0), z, (table,), 2.0 * vectors * dim * codes, 4.0 * dim * (vectors + codes))
+
+
+def ema_update(vectors: int, dim: int, codes: int) -> Work:
+    """Counts, sums, averages and revival of an EMA codebook, its indices given."""
+    quantizer = QUANTIZERS["ema"](codes, dim)
+    z = jax.random.normal(jax.random.key(0), (vectors, dim))
+    indices = jax.random.randint(jax.random.key(1), (vectors,), 0, codes)
+    step = lambda codebook, z, indices: quantizer.update(codebook, z, indices, jax.random.key(2))[0]  # noqa: E731
+    return Work(jax.jit(step, donate_argnums=0), quantizer.init(jax.random.key(3)), (z, indices), 0.0, 4.0 * vectors * dim)
+
+
+def _prior(dtype: str, name: str, **fields: Any) -> Any:
+    return PRIORS[name](**fields, dtype=jnp.dtype(dtype))
+
+
+def _training(task: Any, batch: dict[str, Any]) -> Work:
+    """A task's jitted step, as the training loop makes it."""
+    batch = jax.device_put(batch)
+    state = jax.jit(task.init)(jax.random.key(0), batch)
+    step = jax.jit(lambda state, batch: task.train_step(state, batch)[0], donate_argnums=0)
+    size = sum(x.nbytes for x in jax.tree.leaves(state) if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key))
+    return Work(step, state, (batch,), _flops(task.train_step, state, batch), 2.0 * size)
+
+
+def _flops(function: Callable[..., Any], *inputs: Any) -> float:
+    """As XLA counts them before it changes anything, of plain layers."""
+    with plain():
+        return jax.jit(lambda *inputs: function(*inputs)).lower(*inputs).cost_analysis()["flops"]
+
+
+def _sampling_needs(prior: Any, params: Any, count: int, condition: Condition = Condition()) -> tuple[float, float]:
+    """(FLOP, bytes): each position computed once; the weights that a pixel needs read once a pixel."""
+    tokens = jnp.zeros((1, *prior.shape), jnp.int32)
+    flops = _flops(lambda params: prior.apply(params, tokens, condition), params)
+    once_a_row = ("vertical_conv", "vert_to_horiz", "cond_layer", "coarse_stack", "embed")
+    read = sum(
+        x.nbytes
+        for path, x in jax.tree_util.tree_leaves_with_path(params)
+        if not any(part in jax.tree_util.keystr(path) for part in once_a_row)
+    )
+    return count * flops, float(read * tokens.size)
+
+
+GENERATOR = {"name": "mnist_generator", "vocab_size": 32, "shape": (7, 7)}
+TOP = {"name": "top_prior", "vocab_size": 512, "shape": (32, 32)}
+BOTTOM = {"name": "bottom_prior", "vocab_size": 512, "shape": (64, 64), "coarse_sizes": (512,)}

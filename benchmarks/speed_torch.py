@@ -1,0 +1,158 @@
+"""What speed.py times of the PyTorch reference, https://github.com/unixpickle/vq-vae-2, at its best.
+
+A row gives callables that do one thing each, by the name of their setting: eager or `torch.compile`, threads, layout. speed.py
+puts a checkout of the reference on sys.path first. Adam is the fused one, which the reference's scripts do not ask for.
+"""
+
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from vq_vae_2 import vq, vq_vae
+from vq_vae_2.examples.hierarchical.model import BottomPrior, TopPrior
+from vq_vae_2.examples.mnist.model import Generator
+
+Once = Callable[[], float | None]  # runs once; may give the seconds, where they are not what it took
+
+np.int = int  # the reference still says np.int, which NumPy 1.24 took away
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
+THREADS = (1, os.cpu_count()) if DEVICE == "cpu" else (os.cpu_count(),)
+PLACES = 4  # of a map whose forward passes stand for all, where the whole loop would take minutes
+
+
+def autoencoder_step(batch: int, dtype: str, *, size: int, channels: int, levels: int, width: int, codes: int) -> dict[str, Once]:
+    """Forward, backward, Adam, revival, as the reference's scripts; without its reading of the loss."""
+    images = torch.rand(batch, channels, size, size, device=DEVICE)
+
+    def make() -> Any:
+        encoders = [vq_vae.QuarterEncoder(channels, width, codes)]
+        if levels == 1:
+            return vq_vae.VQVAE(encoders, [vq_vae.QuarterDecoder(width, channels)])
+        encoders.append(vq_vae.HalfEncoder(width, width, codes))
+        return vq_vae.VQVAE(encoders, [vq_vae.HalfDecoder(width, width), vq_vae.HalfQuarterDecoder(width, channels)])
+
+    return dict(_steps(make, lambda model, x: model(x)["loss"], images, dtype, lambda m: m.revive_dead_entries()))
+
+
+def prior_step(batch: int, dtype: str, *, name: str, vocab_size: int, shape: tuple[int, int]) -> dict[str, Once]:
+    """Forward, backward, Adam."""
+    tokens = torch.randint(0, vocab_size, (batch, *shape), device=DEVICE)
+    return dict(_steps(PRIORS[name], lambda model, x: F.cross_entropy(model(x), x), tokens, dtype))
+
+
+def sampling(count: int, dtype: str, *, name: str, vocab_size: int, shape: tuple[int, int]) -> dict[str, Once]:
+    """The reference's loop: a forward pass a pixel. TopPrior reads the rows so far; the rest is its time times places."""
+    models = {layout: PRIORS[name]().eval().to(DEVICE, memory_format=form) for layout, form in LAYOUTS.items()}
+    whole = name == "mnist_generator"
+    return {
+        f"eager {threads} {layout}": _threaded(threads, lambda m=models[layout]: _draw(m, count, shape, whole, dtype))
+        for threads, layout in itertools.product(THREADS, LAYOUTS)
+    }
+
+
+def hierarchy(count: int, dtype: str) -> dict[str, Once]:
+    """Top and bottom maps place by place, then the decoder (a second at most, left out)."""
+    top, bottom = TopPrior().eval().to(DEVICE), BottomPrior().eval().to(DEVICE)
+    above = torch.zeros(count, 32, 32, dtype=torch.long, device=DEVICE)
+
+    def once() -> float:
+        first = _draw(top, count, (32, 32), False, dtype)
+        return first + _draw(lambda x: bottom(x, above), count, (64, 64), True, dtype, 2)
+
+    return {f"eager {THREADS[-1]} NCHW": _threaded(THREADS[-1], once)}
+
+
+def nearest_code(vectors: int, dim: int, codes: int) -> dict[str, Once]:
+    """The reference's distances and argmin; and |e|² - 2 z·e by one matrix product, in blocks of 4,096 vectors."""
+    z, table = torch.randn(vectors, dim, device=DEVICE), torch.randn(codes, dim, device=DEVICE)
+
+    def reference() -> None:
+        torch.argmin(vq.embedding_distances(table, z), dim=-1)
+
+    def product() -> None:
+        lengths = table.square().sum(-1)
+        for block in z.split(max(1, min(4096, (1 << 28) // codes))):
+            torch.addmm(lengths, block, table.T, alpha=-2).argmin(-1)
+
+    every = {"product": product} | ({"reference": reference} if vectors * codes <= 1 << 28 else {})
+    return {f"{name} {n}": _threaded(n, f) for name, f in every.items() for n in THREADS}
+
+
+def ema_update(vectors: int, dim: int, codes: int) -> dict[str, Once]:
+    """bincount, index_add_, averages: the reference has no EMA; this is what users of PyTorch write."""
+    z, index = torch.randn(vectors, dim, device=DEVICE), torch.randint(0, codes, (vectors,), device=DEVICE)
+    count, total = torch.ones(codes, device=DEVICE), torch.randn(codes, dim, device=DEVICE)
+
+    def once() -> torch.Tensor:
+        used = torch.bincount(index, minlength=codes).float()
+        count.mul_(0.99).add_(used, alpha=0.01)
+        total.mul_(0.99).add_(torch.zeros_like(total).index_add_(0, index, z), alpha=0.01)
+        smoothed = (count + 1e-5) / (count.sum() + codes * 1e-5) * count.sum()
+        return total / smoothed[:, None]
+
+    return {f"index_add {n}": _threaded(n, once) for n in THREADS}
+
+
+PRIORS = {"mnist_generator": Generator, "top_prior": TopPrior}
+
+
+def _steps(
+    make: Callable[[], Any], loss: Callable[..., torch.Tensor], inputs: torch.Tensor, dtype: str, after: Any = None
+) -> Iterator[tuple[str, Once]]:
+    """A training step in every setting, each with a model of its own."""
+    for compiled, threads, layout in itertools.product((False, True), THREADS, LAYOUTS):
+        model = make().to(DEVICE, memory_format=LAYOUTS[layout])
+        adam = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+        x = inputs.to(memory_format=LAYOUTS[layout]) if inputs.ndim == 4 else inputs
+        called = torch.compile(model) if compiled else model
+
+        def once(model=model, called=called, adam=adam, x=x) -> None:
+            adam.zero_grad()
+            with torch.autocast(DEVICE, torch.bfloat16, enabled=dtype == "bfloat16"):
+                value = loss(called, x)
+            value.backward()
+            adam.step()
+            if after:
+                after(model)
+
+        yield f"{'compile' if compiled else 'eager'} {threads} {layout}", _threaded(threads, once)
+
+
+@torch.no_grad()
+def _draw(model: Any, count: int, shape: tuple[int, int], whole: bool, dtype: str, places: int = PLACES) -> float:
+    """Seconds of a map: all of it where it is small, else the forward passes of some rows, times the places."""
+    tokens = torch.zeros(count, *shape, dtype=torch.long, device=DEVICE)
+    height, width = shape
+    every = list(itertools.product(range(height), range(width)))
+    chosen = every if len(every) < 100 else [((2 * i + 1) * height // (2 * places), width // 2) for i in range(places)]
+    began = time.perf_counter()
+    for row, column in chosen:
+        seen = tokens if whole else tokens[:, : row + 1]
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=dtype == "bfloat16"):
+            logits = model(seen)[:, :, row, column]
+        tokens[:, row, column] = torch.multinomial(logits.float().softmax(1), 1)[:, 0]
+    _wait()
+    return (time.perf_counter() - began) * len(every) / len(chosen)
+
+
+def _threaded(threads: int | None, once: Once) -> Once:
+    """Runs with so many threads, to its end."""
+
+    def run() -> float | None:
+        torch.set_num_threads(threads or 1)
+        seconds = once()
+        _wait()
+        return seconds if isinstance(seconds, float) else None
+
+    return run
+
+
+def _wait() -> None:
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()

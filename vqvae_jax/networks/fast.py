@@ -1,0 +1,234 @@
+"""Convolutions and attention that are fast everywhere: plain `lax` on accelerators, other forms of the same sums on CPU.
+
+XLA's CPU back end is up to thirty times slower than it need be in some gradients of convolutions. Written as shifts and
+matrix products, their gradients are matrix products too. Only what was measured to matter is here, benchmarks/speed.py
+shows it; the rest is `lax` on CPU as well.
+
+One switch turns all of it off: the environment variable VQVAE_JAX_PLAIN=1, or `with plain():`.
+
+Images are [B, H, W, C], kernels [kh, kw, C, C'] (HWIO). Every form can be differentiated any number of times, in either
+direction.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_derivatives import SymbolicZero
+
+from vqvae_jax.types import Array
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
+NONE = ((0, 0), (0, 0))
+FEW_CHANNELS = 8  # up to so many in or out, another form is the faster one
+BLOCK = 128  # positions in a row block of attention
+
+_plain = os.environ.get("VQVAE_JAX_PLAIN", "") not in ("", "0")
+
+
+@contextlib.contextmanager
+def plain():
+    """Inside, every layer traced is plain `lax`, whatever the back end."""
+    global _plain
+    before, _plain = _plain, True
+    try:
+        yield
+    finally:
+        _plain = before
+
+
+def fast() -> bool:
+    """Whether the CPU forms are in force."""
+    return not _plain and jax.default_backend() == "cpu"
+
+
+def conv(x: Array, kernel: Array, stride: int = 1, padding: Padding = NONE) -> Array:
+    """Convolution, [B, H, W, C] → [B, H', W', C']. A negative padding drops rows or columns."""
+    height, width, channels, _ = kernel.shape
+    if (height, width) == (1, 1) and stride == 1 and padding == NONE:
+        return x @ kernel[0, 0]
+    if not fast():
+        return _lax_conv(x, kernel, stride, padding)
+    if height != width and stride == 1:  # as in PixelCNN
+        return _conv_by_rows(x, kernel, padding)
+    if channels <= FEW_CHANNELS:
+        return _conv_by_patches(x, kernel, stride, padding)
+    if (height, width, stride) == (4, 4, 2) and _halves(x, padding):
+        return _halving_conv(x, kernel)
+    return _lax_conv(x, kernel, stride, padding)
+
+
+def conv_transpose(x: Array, kernel: Array) -> Array:
+    """Transposed convolution 4x4, stride 2, padding 1: [B, H, W, C] → [B, 2H, 2W, C'].
+
+    Along each axis out[2i - 1 + a] += x[i] · kernel[a].
+    """
+    if fast():
+        return (_doubling_to_few if kernel.shape[-1] <= FEW_CHANNELS else _doubling)(x, kernel)
+    flipped = kernel[::-1, ::-1]
+    return lax.conv_general_dilated(
+        x, flipped, (1, 1), ((2, 2), (2, 2)), lhs_dilation=(2, 2), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def causal_attention(q: Array, k: Array, v: Array) -> Array:
+    """Each position sees itself and those before it. [B, T, N, D] each → [B, T, N, D]; N heads.
+
+    Fused on accelerators; on CPU in row blocks, where half of the square is then never computed.
+    """
+    if not fast():
+        return jax.nn.dot_product_attention(q, k, v, is_causal=True)
+    length = q.shape[1]
+    blocks = []
+    for start in range(0, length, BLOCK):
+        end = min(start + BLOCK, length)
+        seen = jnp.arange(end)[None] <= jnp.arange(start, end)[:, None]
+        blocks.append(masked_attention(q[:, start:end], k[:, :end], v[:, :end], seen))
+    return jnp.concatenate(blocks, axis=1)
+
+
+def masked_attention(q: Array, k: Array, v: Array, seen: Array) -> Array:
+    """Attention over the positions that `seen`, bool [T, S], allows. q [B, T, N, D], k and v [B, S, N, D]."""
+    score = jnp.einsum("btnd,bsnd->bnts", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+    weight = jax.nn.softmax(jnp.where(seen[None, None], score, -jnp.inf), axis=-1)
+    return jnp.einsum("bnts,bsnd->btnd", weight.astype(v.dtype), v)
+
+
+def _lax_conv(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=numbers)
+
+
+def _conv_by_patches(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+    """Shifted slices and one matrix product: where channels are few, lax.conv wastes most of its vectors."""
+    height, width, _, depth = kernel.shape
+    x = _padded(x, padding)
+    down = (x.shape[1] - height) // stride + 1
+    across = (x.shape[2] - width) // stride + 1
+    shifts = [
+        x[:, i : i + stride * (down - 1) + 1 : stride, j : j + stride * (across - 1) + 1 : stride]
+        for i in range(height)
+        for j in range(width)
+    ]
+    return _product(jnp.concatenate(shifts, axis=-1), kernel.reshape(-1, depth))
+
+
+def _conv_by_rows(x: Array, kernel: Array, padding: Padding) -> Array:
+    """Patches of one row, and a matrix product for each row of the kernel, over the rows that it meets only."""
+    height, width, _, depth = kernel.shape
+    above, below = padding[0]
+    x = _padded(x, ((0, 0), padding[1]))
+    across, rows = x.shape[2] - width + 1, x.shape[1] + above + below - height + 1
+    patches = jnp.concatenate([x[:, :, j : j + across] for j in range(width)], axis=-1)
+    out = []
+    for i in range(height):
+        first, last = max(0, above - i), min(rows, x.shape[1] + above - i)  # rows of the output that see a row of x
+        if first < last:
+            seen = patches[:, first + i - above : last + i - above]
+            part = _product(seen, kernel[i].reshape(-1, depth))
+            out.append(jnp.pad(part, ((0, 0), (first, rows - last), (0, 0), (0, 0))))
+    return sum(out[1:], out[0])
+
+
+def _padded(x: Array, padding: Padding) -> Array:
+    """Zeros around, or less of it."""
+    low_high = ((0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0))
+    return x if padding == NONE else lax.pad(x, jnp.zeros((), x.dtype), low_high)
+
+
+def _product(x: Array, matrix: Array) -> Array:
+    """[..., C] by [C, C'] as one product of matrices."""
+    return (x.reshape(-1, x.shape[-1]) @ matrix).reshape(*x.shape[:-1], matrix.shape[-1])
+
+
+def _halves(x: Array, padding: Padding) -> bool:
+    """Whether a 4x4 convolution of stride 2 is what `conv_transpose` is the transpose of."""
+    sides = zip(x.shape[1:3], padding, strict=True)
+    return all(side % 2 == 0 and low == 1 and high in (1, 2) for side, (low, high) in sides)
+
+
+def _doubling(x: Array, kernel: Array) -> Array:
+    """Each 2x2 block of the output depends on 2x2 pixels of x: one product, which wastes only what lies at the border."""
+    b, h, w, c = x.shape
+    depth = kernel.shape[-1]
+    x = _padded(x, ((1, 1), (1, 1)))
+    patches = jnp.concatenate([x[:, i : i + h + 1, j : j + w + 1] for i in range(2) for j in range(2)], axis=-1)
+    taps = kernel.reshape(2, 2, 2, 2, c, depth)[::-1, :, ::-1].transpose(0, 2, 4, 1, 3, 5)
+    return _laid_out(_product(patches, taps.reshape(4 * c, 4 * depth)))
+
+
+def _laid_out(blocks: Array) -> Array:
+    """2x2 blocks [B, h + 1, w + 1, 4 C'] → [B, 2h, 2w, C'], cropped by a pixel on each side."""
+    b, rows, columns, wide = blocks.shape
+    blocks = blocks.reshape(b, rows, columns, 2, 2, wide // 4).swapaxes(2, 3)
+    return blocks.reshape(b, 2 * rows, 2 * columns, wide // 4)[:, 1:-1, 1:-1]
+
+
+def _gathered(g: Array) -> Array:
+    """The 4x4 pixels of g that a pixel of x reaches, [B, 2h, 2w, C'] → [B, h, w, 16 C']."""
+    b, h, w, depth = g.shape[0], g.shape[1] // 2, g.shape[2] // 2, g.shape[3]
+    blocks = _padded(g, ((1, 1), (1, 1))).reshape(b, h + 1, 2, w + 1, 2, depth).swapaxes(2, 3)
+    blocks = blocks.reshape(b, h + 1, w + 1, 4 * depth)
+    return jnp.concatenate([blocks[:, i : i + h, j : j + w] for i in range(2) for j in range(2)], axis=-1)
+
+
+def _in_blocks(kernel: Array) -> Array:
+    """A 4x4 kernel's taps in the order of `_gathered`: [4, 4, C, C'] → [C, 16 C']."""
+    c, depth = kernel.shape[2:]
+    return kernel.reshape(2, 2, 2, 2, c, depth).transpose(4, 0, 2, 1, 3, 5).reshape(c, 16 * depth)
+
+
+def _has_gradient(value: Callable[..., Array], to_x: Callable[..., Array], to_kernel: Callable[..., Array]):
+    """A function bilinear in x and kernel, with the gradients to_x(g, kernel) and to_kernel(g, x, kernel).
+
+    The derivative is written as the transpose of these, so that transposing it again gives back the very forms, and
+    forward mode works as well.
+    """
+    function = jax.custom_jvp(value)
+
+    def derivative(primals, tangents):
+        x, kernel = primals
+        out = function(x, kernel)
+        moved = jnp.zeros_like(out)
+        if not isinstance(tangents[0], SymbolicZero):
+            moved += jax.linear_transpose(lambda g: to_x(g, kernel), out)(tangents[0])[0]
+        if not isinstance(tangents[1], SymbolicZero):
+            moved += jax.linear_transpose(lambda g: to_kernel(g, x, kernel), out)(tangents[1])[0]
+        return out, moved
+
+    function.defjvp(derivative, symbolic_zeros=True)
+    return function
+
+
+def _to_few(x: Array, kernel: Array) -> Array:
+    """To few channels: one product to all 16 taps, shifted sums of them."""
+    b, h, w, _ = x.shape
+    taps = _product(x, _in_blocks(kernel)).reshape(b, h, w, 4, -1)
+    shifts = [jnp.pad(taps[..., 2 * i + j, :], ((0, 0), (i, 1 - i), (j, 1 - j), (0, 0))) for i in range(2) for j in range(2)]
+    return _laid_out(sum(shifts[1:], shifts[0]))
+
+
+def _to_few_kernel(g: Array, x: Array, kernel: Array) -> Array:
+    """The kernel's gradient, one product over all pixels."""
+    c, depth = kernel.shape[2:]
+    taps = x.reshape(-1, c).T @ _gathered(g).reshape(-1, 16 * depth)
+    return taps.reshape(c, 2, 2, 2, 2, depth).transpose(1, 3, 2, 4, 0, 5).reshape(kernel.shape)
+
+
+_doubling_to_few = _has_gradient(_to_few, lambda g, kernel: _product(_gathered(g), _in_blocks(kernel).T), _to_few_kernel)
+
+
+def _halving(x: Array, kernel: Array) -> Array:
+    return _lax_conv(x, kernel, 2, ((1, 2), (1, 2)))
+
+
+def _halving_kernel(g: Array, x: Array, kernel: Array) -> Array:
+    return jax.linear_transpose(lambda kernel: _halving(x, kernel), kernel)(g)[0]
+
+
+# XLA's own gradient of x is a convolution of g with holes.
+_halving_conv = _has_gradient(_halving, lambda g, kernel: _doubling(g, kernel.swapaxes(2, 3)), _halving_kernel)
