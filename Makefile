@@ -7,7 +7,7 @@ AUDIT_VERSION = 2.10.1
 WORKDIR ?= runs/demo
 export UV_LINK_MODE ?= copy
 
-.PHONY: demo test check audit requirements clean help
+.PHONY: demo test check bench audit requirements clean help
 
 help:  ## what there is to make
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -20,6 +20,9 @@ test: $(VENV)/test.done  ## all tests
 
 check: $(VENV)/test.done  ## style and types
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
+
+bench: $(VENV)/test.done  ## how fast the parts are; beside PyTorch with REFERENCE=PATH, a checkout of the reference
+	$(VENV)/bin/python benchmarks/speed.py $(if $(REFERENCE),--reference=$(REFERENCE)) $(ARGS)
 
 $(VENV)/bin/uv:
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v < (3, 13) and "Python 3.11 or 3.12 is needed, %s is %d.%d; say which one: make $(MAKECMDGOALS) PYTHON=python3.12" % (sys.executable, *v))'

@@ -6,17 +6,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from vqvae_jax.autoencoders import AUTOENCODERS
 from vqvae_jax.networks.fast import plain
 from vqvae_jax.priors import PRIORS
+from vqvae_jax.priors.draw import draw, draw_group
 from vqvae_jax.quantizers import QUANTIZERS
 from vqvae_jax.quantizers import codebook as cb
 from vqvae_jax.tasks.autoencode import AutoencodeTask
 from vqvae_jax.tasks.optimize import make_optimizer
 from vqvae_jax.tasks.prior import PriorTask
-from vqvae_jax.types import Condition, Pick
+from vqvae_jax.types import Condition, Model, Pick
 
 OPTIMIZER = {
     "learning_rate": 1e-3,
@@ -29,22 +29,24 @@ OPTIMIZER = {
     "schedule": "constant",
 }
 LOSS_WEIGHTS = {"reconstruction": 1.0, "feature": 1.0, "codebook": 1.0, "commitment": 0.25}
-MNIST = {"size": 28, "channels": 1, "levels": 1, "width": 16, "codes": 32}
-PHOTOGRAPHS = {"channels": 3, "levels": 2, "width": 128, "codes": 512}
+GENERATOR = {"name": "mnist_generator", "vocab_size": 32, "shape": (7, 7)}
+TOP = {"name": "top_prior", "vocab_size": 512, "shape": (32, 32)}
+BOTTOM = {"name": "bottom_prior", "vocab_size": 512, "shape": (64, 64), "coarse_sizes": (512,)}
 
 
 class Work(NamedTuple):
-    """What is timed: state = step(state, *inputs), again and again, jitted with the state donated."""
+    """What is timed: state = step(state, *inputs), again and again."""
 
     step: Callable[..., Any]
     state: Any
     inputs: tuple[Any, ...]
-    flops: float  # of the plain formulation: what a look at the layers says is needed
+    flops: float  # what a look at the plain layers says is needed
     moved: float  # bytes that must come from memory and go back
+    program: Callable[[], Any]  # lowers what is compiled, anew each time
 
 
 def autoencoder_step(batch: int, dtype: str, *, size: int, channels: int, levels: int, width: int, codes: int) -> Work:
-    """A training step of the reference's autoencoder on uint8 images: augmentation, losses, Adam, revival."""
+    """A training step of the reference's autoencoder on uint8 images: losses, Adam, revival, metrics."""
     quantizers = tuple(QUANTIZERS["vq"](codes, width) for _ in range(levels))
     autoencoder = AUTOENCODERS["hierarchical"](quantizers, levels, width, channels, dtype=jnp.dtype(dtype))
     images = np.random.default_rng(0).integers(0, 256, (batch, size, size, channels), np.uint8)
@@ -62,39 +64,35 @@ def prior_step(batch: int, dtype: str, **fields: Any) -> Work:
 def sampling(count: int, dtype: str, **fields: Any) -> Work:
     """So many maps drawn from a prior with fresh weights."""
     prior = _prior(dtype, **fields)
-    params = jax.jit(prior.init)(jax.random.key(0), jnp.zeros((1, *prior.shape), jnp.int32))
-    draw = lambda key, params: prior.apply(params, key, count, Condition(), Pick(), method="sample")  # noqa: E731
-    step = lambda key, params: jax.random.fold_in(key, jnp.sum(draw(key, params)))  # noqa: E731
-    flops, moved = _sampling_needs(prior, params, count)
-    return Work(jax.jit(step), jax.random.key(0), (params,), flops, moved)
+    model = _fresh(prior)
+    step = lambda keys, model: _next(keys, draw(prior, Pick(), model, keys, Condition()))  # noqa: E731
+    keys = jax.random.split(jax.random.key(0), count)
+    program = lambda: draw_group.lower(prior, Pick(), model, keys, Condition(), None, None)  # noqa: E731
+    return Work(step, keys, (model,), *_sampling_needs(prior, model, count), program)
 
 
 def hierarchy(count: int, dtype: str) -> Work:
     """256 px images from nothing: the reference's top and bottom priors, then its decoder."""
     top, bottom = _prior(dtype, **TOP), _prior(dtype, **BOTTOM)
+    under = Condition(None, (jnp.zeros((1, *top.shape), jnp.int32),))
+    models = _fresh(top), _fresh(bottom, under)
     quantizers = tuple(QUANTIZERS["vq"](512, 128) for _ in range(2))
     autoencoder = AUTOENCODERS["hierarchical"](quantizers, 2, 128, 3, dtype=jnp.dtype(dtype))
-    maps = jnp.zeros((1, *top.shape), jnp.int32), jnp.zeros((1, *bottom.shape), jnp.int32)
-    under = Condition(None, maps[:1])
     codebooks = autoencoder.init_codebooks(jax.random.key(0))
-    image = jnp.zeros((1, 256, 256, 3))
-    variables = (
-        jax.jit(top.init)(jax.random.key(0), maps[0]),
-        jax.jit(bottom.init)(jax.random.key(0), maps[1], under),
-        jax.jit(autoencoder.init)(jax.random.key(0), image, codebooks),
-    )
+    variables = jax.jit(autoencoder.init)(jax.random.key(0), jnp.zeros((1, 256, 256, 3)), codebooks)
+    decode = jax.jit(lambda maps: autoencoder.apply(variables, maps, codebooks, method="decode"))
 
-    def step(key, variables, codebooks):
-        first, second = jax.random.split(key)
-        above = top.apply(variables[0], first, count, Condition(), Pick(), method="sample")
-        below = bottom.apply(variables[1], second, count, Condition(None, (above,)), Pick(), method="sample")
-        images = autoencoder.apply(variables[2], (above, below), codebooks, method="decode")
-        return jax.random.fold_in(key, jnp.sum(images).astype(jnp.int32))
+    def step(keys: Any, models: Any) -> Any:
+        above = draw(top, Pick(), models[0], keys, Condition())
+        below = draw(bottom, Pick(), models[1], keys, Condition(None, (above,)))
+        return _next(keys, decode((above, below)))
 
-    needs = [_sampling_needs(top, variables[0], count), _sampling_needs(bottom, variables[1], count, under)]
-    needs.append((count * _flops(lambda v: autoencoder.apply(v, maps, codebooks, method="decode"), variables[2]), 0.0))
+    keys = jax.random.split(jax.random.key(0), count)
+    below = Condition(None, (jnp.zeros((count, *top.shape), jnp.int32),))
+    program = lambda: draw_group.lower(bottom, Pick(), models[1], keys, below, None, None)  # noqa: E731
+    needs = _sampling_needs(top, models[0], count), _sampling_needs(bottom, models[1], count, under)
     flops, moved = (sum(column) for column in zip(*needs, strict=True))
-    return Work(jax.jit(step), jax.random.key(0), (variables, codebooks), flops, moved)
+    return Work(step, keys, (models,), flops, moved, program)
 
 
 def nearest_code(vectors: int, dim: int, codes: int) -> Work:
@@ -102,7 +100,16 @@ def nearest_code(vectors: int, dim: int, codes: int) -> Work:
     z = jax.random.normal(jax.random.key(0), (vectors, dim))
     table = jax.random.normal(jax.random.key(1), (codes, dim))
     step = lambda z, table: z + 1e-9 * cb.nearest(z, table)[:, None]  # noqa: E731
-    return Work(jax.jit(step, donate_argnums=0), z, (table,), 2.0 * vectors * dim * codes, 4.0 * dim * (vectors + codes))
+    return _jitted(step, z, (table,), 2.0 * vectors * dim * codes, 4.0 * dim * (vectors + codes))
+
+
+def plain_nearest_code(vectors: int, dim: int, codes: int) -> Work:
+    """The same as one product and argmin, as one would write it."""
+    z = jax.random.normal(jax.random.key(0), (vectors, dim))
+    table = jax.random.normal(jax.random.key(1), (codes, dim))
+    argmin = lambda z, table: jnp.argmin(jnp.sum(table**2, -1)[None] - 2 * z @ table.T, -1)  # noqa: E731
+    step = lambda z, table: z + 1e-9 * argmin(z, table)[:, None]  # noqa: E731
+    return _jitted(step, z, (table,), 2.0 * vectors * dim * codes, 4.0 * dim * (vectors + codes))
 
 
 def ema_update(vectors: int, dim: int, codes: int) -> Work:
@@ -110,21 +117,38 @@ def ema_update(vectors: int, dim: int, codes: int) -> Work:
     quantizer = QUANTIZERS["ema"](codes, dim)
     z = jax.random.normal(jax.random.key(0), (vectors, dim))
     indices = jax.random.randint(jax.random.key(1), (vectors,), 0, codes)
-    step = lambda codebook, z, indices: quantizer.update(codebook, z, indices, jax.random.key(2))[0]  # noqa: E731
-    return Work(jax.jit(step, donate_argnums=0), quantizer.init(jax.random.key(3)), (z, indices), 0.0, 4.0 * vectors * dim)
+    step = lambda codebook, z, indices: quantizer.moved(codebook, z, indices, jax.random.key(2))[0]  # noqa: E731
+    return _jitted(step, quantizer.init(jax.random.key(3)), (z, indices), 0.0, 4.0 * vectors * dim)
 
 
 def _prior(dtype: str, name: str, **fields: Any) -> Any:
     return PRIORS[name](**fields, dtype=jnp.dtype(dtype))
 
 
+def _fresh(prior: Any, condition: Condition = Condition()) -> Model:
+    """A prior with weights as before training."""
+    tokens = jnp.zeros((1, *prior.shape), jnp.int32)
+    return Model(jax.jit(prior.init)(jax.random.key(0), tokens, condition)["params"], {})
+
+
 def _training(task: Any, batch: dict[str, Any]) -> Work:
     """A task's jitted step, as the training loop makes it."""
     batch = jax.device_put(batch)
     state = jax.jit(task.init)(jax.random.key(0), batch)
-    step = jax.jit(lambda state, batch: task.train_step(state, batch)[0], donate_argnums=0)
     size = sum(x.nbytes for x in jax.tree.leaves(state) if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key))
-    return Work(step, state, (batch,), _flops(task.train_step, state, batch), 2.0 * size)
+    flops = _flops(task.train_step, state, batch)
+    return _jitted(lambda state, batch: task.train_step(state, batch)[0], state, (batch,), flops, 2.0 * size)
+
+
+def _jitted(step: Callable[..., Any], state: Any, inputs: tuple[Any, ...], flops: float, moved: float) -> Work:
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (state, *inputs))
+    program = lambda: jax.jit(lambda *a: step(*a), donate_argnums=0).lower(*like)  # noqa: E731
+    return Work(jax.jit(step, donate_argnums=0), state, inputs, flops, moved, program)
+
+
+def _next(keys: Any, drawn: Any) -> Any:
+    """Other keys, which wait for what was drawn."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, jnp.sum(drawn).astype(jnp.int32))
 
 
 def _flops(function: Callable[..., Any], *inputs: Any) -> float:
@@ -133,19 +157,14 @@ def _flops(function: Callable[..., Any], *inputs: Any) -> float:
         return jax.jit(lambda *inputs: function(*inputs)).lower(*inputs).cost_analysis()["flops"]
 
 
-def _sampling_needs(prior: Any, params: Any, count: int, condition: Condition = Condition()) -> tuple[float, float]:
+def _sampling_needs(prior: Any, model: Model, count: int, condition: Condition = Condition()) -> tuple[float, float]:
     """(FLOP, bytes): each position computed once; the weights that a pixel needs read once a pixel."""
     tokens = jnp.zeros((1, *prior.shape), jnp.int32)
-    flops = _flops(lambda params: prior.apply(params, tokens, condition), params)
+    flops = _flops(lambda params: prior.apply({"params": params}, tokens, condition), model.params)
     once_a_row = ("vertical_conv", "vert_to_horiz", "cond_layer", "coarse_stack", "embed")
     read = sum(
         x.nbytes
-        for path, x in jax.tree_util.tree_leaves_with_path(params)
+        for path, x in jax.tree_util.tree_leaves_with_path(model.params)
         if not any(part in jax.tree_util.keystr(path) for part in once_a_row)
     )
     return count * flops, float(read * tokens.size)
-
-
-GENERATOR = {"name": "mnist_generator", "vocab_size": 32, "shape": (7, 7)}
-TOP = {"name": "top_prior", "vocab_size": 512, "shape": (32, 32)}
-BOTTOM = {"name": "bottom_prior", "vocab_size": 512, "shape": (64, 64), "coarse_sizes": (512,)}

@@ -1,12 +1,14 @@
 """What speed.py times of the PyTorch reference, https://github.com/unixpickle/vq-vae-2, at its best.
 
-A row gives callables that do one thing each, by the name of their setting: eager or `torch.compile`, threads, layout. speed.py
-puts a checkout of the reference on sys.path first. Adam is the fused one, which the reference's scripts do not ask for.
+A row gives callables that do one thing each, by the name of their setting: eager or `torch.compile`, threads, layout.
+speed.py puts a checkout of the reference on sys.path first. Adam is the fused one, which the reference's scripts do not
+ask for.
 """
 
 import itertools
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,14 +21,17 @@ from vq_vae_2.examples.mnist.model import Generator
 
 Once = Callable[[], float | None]  # runs once; may give the seconds, where they are not what it took
 
-np.int = int  # the reference still says np.int, which NumPy 1.24 took away
+vars(np)["int"] = int  # the reference still says np.int, which NumPy 1.24 took away
+warnings.filterwarnings("ignore", module="torch")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 THREADS = (1, os.cpu_count()) if DEVICE == "cpu" else (os.cpu_count(),)
 PLACES = 4  # of a map whose forward passes stand for all, where the whole loop would take minutes
 
 
-def autoencoder_step(batch: int, dtype: str, *, size: int, channels: int, levels: int, width: int, codes: int) -> dict[str, Once]:
+def autoencoder_step(
+    batch: int, dtype: str, *, size: int, channels: int, levels: int, width: int, codes: int
+) -> dict[str, Once]:
     """Forward, backward, Adam, revival, as the reference's scripts; without its reading of the loss."""
     images = torch.rand(batch, channels, size, size, device=DEVICE)
 
@@ -47,7 +52,7 @@ def prior_step(batch: int, dtype: str, *, name: str, vocab_size: int, shape: tup
 
 
 def sampling(count: int, dtype: str, *, name: str, vocab_size: int, shape: tuple[int, int]) -> dict[str, Once]:
-    """The reference's loop: a forward pass a pixel. TopPrior reads the rows so far; the rest is its time times places."""
+    """The reference's loop: a forward pass a pixel. TopPrior reads the rows so far: some pixels stand for all."""
     models = {layout: PRIORS[name]().eval().to(DEVICE, memory_format=form) for layout, form in LAYOUTS.items()}
     whole = name == "mnist_generator"
     return {

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from small_models import quick
 
-from vqvae_jax.networks.likelihood import pick_token
+from vqvae_jax.networks.likelihood import gumbel, pick_token
 from vqvae_jax.priors import PRIORS
 from vqvae_jax.priors.condition import halves
+from vqvae_jax.priors.pixelcnn import PixelCNNPrior
 from vqvae_jax.types import Condition
 
 CODES = 6
@@ -84,39 +85,42 @@ def built(case):
     return prior, drawn(prior, *maps(prior, 2))
 
 
-def position_keys(prior, key):
-    """The key of each position, in the order of sampling."""
-    return [jax.random.fold_in(key, i) for i in range(int(np.prod(token_shape(prior))))]
+def position_noise(prior, keys):
+    """The Gumbel noise of each position, in the order of sampling, [B, K] each: of each row, or of each token."""
+    each = (prior.shape[1], prior.depths) if isinstance(prior, PixelCNNPrior) else ()
+    length = int(np.prod(token_shape(prior))) // int(np.prod(each))
+    noise = [gumbel(jnp.stack([jax.random.fold_in(k, i) for k in keys]), (*each, CODES)) for i in range(length)]
+    return np.concatenate([np.reshape(n, (len(keys), -1, CODES)) for n in noise], axis=1).swapaxes(0, 1)
 
 
 def listening_sampler(prior, count, pick, monkeypatch):
-    """A compiled (parameters, key, condition, known, keep) → tokens and the logits that each was picked from."""
+    """A compiled (parameters, keys, condition, known, keep) → tokens and the logits that each was picked from."""
     overheard = {}
 
-    def listen(key, logits):
-        overheard[tuple(np.asarray(key).tolist())] = np.asarray(logits)
+    def listen(noise, logits):
+        overheard[noise.tobytes()] = np.asarray(logits)
 
-    def pick_and_tell(key, logits, pick):
-        jax.debug.callback(listen, jax.random.key_data(key), logits)
-        return pick_token(key, logits, pick)
+    def pick_and_tell(noise, logits, pick):
+        jax.debug.callback(listen, noise, logits)
+        return pick_token(noise, logits, pick)
 
     file = next(sys.modules[kind.__module__] for kind in type(prior).__mro__ if "sample" in vars(kind))
     monkeypatch.setattr(file, "pick_token", pick_and_tell)
-    run = quick(lambda p, key, *given: prior.apply(p, key, count, given[0], pick, *given[1:], method="sample"))
+    run = quick(lambda p, keys, *given: prior.apply(p, keys, given[0], pick, *given[1:], method="sample"))
 
-    def sample(params, key, condition, known=None, keep=None):
+    def sample(params, keys, condition, known=None, keep=None):
         overheard.clear()
-        tokens = np.asarray(run(params, key, condition, known, keep))
+        tokens = np.asarray(run(params, keys, condition, known, keep))
         jax.effects_barrier()
-        keys = [tuple(np.asarray(jax.random.key_data(k)).tolist()) for k in position_keys(prior, key)]
-        assert len(overheard) == len(keys)  # one pick a position, each with a key of its own
-        return tokens, np.stack([overheard[k] for k in keys], 1).reshape(*tokens.shape, prior.vocab_size)
+        noises = [np.ascontiguousarray(noise).tobytes() for noise in position_noise(prior, keys)]
+        assert len(overheard) == len(noises)  # one pick a position, each with noise of its own
+        return tokens, np.stack([overheard[n] for n in noises], 1).reshape(*tokens.shape, prior.vocab_size)
 
     return sample
 
 
-def replayed(prior, key, logits, pick):
-    """What each position's key picks from the logits of the full forward."""
+def replayed(prior, keys, logits, pick):
+    """What each position's noise picks from the logits of the full forward."""
     flat = np.asarray(logits).reshape(len(logits), -1, prior.vocab_size)
-    picks = [pick_token(k, jnp.asarray(flat[:, i]), pick) for i, k in enumerate(position_keys(prior, key))]
+    picks = [pick_token(n, jnp.asarray(flat[:, i]), pick) for i, n in enumerate(position_noise(prior, keys))]
     return np.stack(picks, 1).reshape(logits.shape[:-1])

@@ -12,7 +12,7 @@ from vqvae_jax import codec, parts, sample, train
 from vqvae_jax import config as configs
 from vqvae_jax.networks.fast import plain
 from vqvae_jax.priors.condition import unstacked
-from vqvae_jax.priors.draw import CHUNK, draw
+from vqvae_jax.priors.draw import CHUNK, draw_group
 from vqvae_jax.tasks.autoencode import AutoencodeTask
 from vqvae_jax.tasks.optimize import make_optimizer
 from vqvae_jax.tasks.prior import PriorTask
@@ -93,8 +93,9 @@ def trace(config):
         check_float32(state)
         pick = sample.pick_of(config["sample"])
         condition = Condition(like((CHUNK,)), coarse)
-        key = jax.eval_shape(lambda: jax.random.key(0))
-        new = jax.eval_shape(lambda *a, p=prior, c=pick: draw(p, CHUNK, c, *a), Model(state.params, {}), key, condition)
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), CHUNK))
+        model_of = Model(state.params, {})
+        new = jax.eval_shape(lambda *a, p=prior, c=pick: draw_group(p, c, *a, None, None), model_of, keys, condition)
         depths = own.stop - own.start
         assert new.shape == (CHUNK, *maps[own.start], *([depths] if depths > 1 else [])) and new.dtype == jnp.int32
         coarse += jax.eval_shape(unstacked, new)

@@ -108,6 +108,8 @@ class Trained:
     def sample(self, count: int = 16, seed: int = 0, label: str | int | None = None, **pick: Any) -> np.ndarray:
         """New images, uint8 [count, H, W, C]; the same seed and count give the same bytes.
 
+        An image depends on its own key and label, not on those beside it.
+
         Args:
             count: images.
             seed: of all randomness.
@@ -153,11 +155,11 @@ class Trained:
         drawn, count = [], len(labels)
         for start in range(0, count, CHUNK):
             part, *given = (whole_chunk(one[start : start + CHUNK], min(count, CHUNK)) for one in (labels, *known))
-            key = jax.random.fold_in(jax.random.key(seed), start)
-            drawn.append([np.asarray(one) for one in self._draw(key, pick, jnp.asarray(part), tuple(given))])
+            keys = image_keys(seed, start, len(part))
+            drawn.append([np.asarray(one) for one in self._draw(keys, pick, jnp.asarray(part), tuple(given))])
         return tuple(np.concatenate(level)[:count] for level in zip(*drawn, strict=True))
 
-    def _draw(self, key: Array, pick: Pick, label: Array, known: Maps = ()) -> Tokens:
+    def _draw(self, keys: Array, pick: Pick, label: Array, known: Maps = ()) -> Tokens:
         maps: Tokens = ()
         for i, (level, (prior, model)) in enumerate(self.priors.items()):
             condition = Condition(label if prior.num_labels else None, maps)
@@ -165,7 +167,8 @@ class Trained:
             if known:
                 own = parts.maps_of(parts.token_levels(self.config, self.facts), level)
                 upper = stacked([jnp.asarray(one) for one in known[own]]), upper_half(prior.shape)
-            maps += unstacked(draw(prior, len(label), pick, model, jax.random.fold_in(key, i), condition, *upper))
+            own_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, i)
+            maps += unstacked(draw(prior, pick, model, own_keys, condition, *upper))
         return maps
 
     def _check_priors(self) -> None:
@@ -205,6 +208,11 @@ class Trained:
             raise UserError(f"images are uint8 [N, H, W, {channels}], 0 to 255; got {got}")
         if not len(images) or any(side % self.stride or not side for side in images.shape[1:3]):
             raise UserError(f"at least one image, H and W multiples of {self.stride}; got {list(images.shape)}")
+
+
+def image_keys(seed: int, start: int, count: int) -> Array:
+    """The keys of the images from number `start` on, [count]."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(start, start + count))
 
 
 def whole_chunk(rows: np.ndarray, size: int) -> np.ndarray:

@@ -138,15 +138,10 @@ class Prior(Protocol):
 
     def __call__(self, tokens: Array, condition: Condition, *, train: bool = False) -> Array: ...  # [B, h, w, K]
 
-    # [B, h, w]. keep: bool [h, w] or [B, h, w], True where the token is copied from `known` and not drawn.
+    # One map a key, [B, h, w]; a map depends on its own key and condition only, whatever is drawn beside it.
+    # keep: bool [h, w] or [B, h, w], True where the token is copied from `known` and not drawn.
     def sample(
-        self,
-        key: Array,
-        count: int,
-        condition: Condition,
-        pick: Pick,
-        known: Array | None = None,
-        keep: Array | None = None,
+        self, keys: Array, condition: Condition, pick: Pick, known: Array | None = None, keep: Array | None = None
     ) -> Array: ...
 
 

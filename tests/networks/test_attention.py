@@ -1,5 +1,7 @@
 """Causal attention against a loop over positions, in each of its forms."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,3 +78,26 @@ def test_bfloat16_attention_weighs_in_float32(qkv):
     assert got.dtype == jnp.bfloat16
     want = slow_attention(*(a.astype(jnp.float32) for a in low), np.tri(11))
     np.testing.assert_allclose(got.astype(jnp.float32), want, atol=0.02)
+
+
+@pytest.mark.parametrize("step", [1, 3])
+@pytest.mark.parametrize("there", [0, 4])
+def test_cached_attention_step_by_step_equals_all_at_once(qkv, monkeypatch, step, there):
+    """Several blocks, the last one partly filled; some positions read beforehand; later places hold rubbish."""
+    monkeypatch.setattr(attention, "CACHE_BLOCK", 4)
+    q, k, v = (a.swapaxes(1, 2) for a in qkv)
+    length = there + (11 - there) // step * step
+    want = slow_attention(*(a[:, :length] for a in qkv), np.tri(length))
+    for plainly in (False, True):
+        with plain() if plainly else contextlib.nullcontext():
+            filled = 0 if step > 1 else there  # a row never falls into two blocks
+            keys, values = (attention.new_cache(a[:, :, :filled], 11, step) for a in (k, v))
+            assert (keys.shape[0] > 1) != (plainly or not attention.fast())
+            if not filled:
+                keys, values = keys + 1e3, values - 1e3
+            run = jax.jit(lambda *a: attention.cached_attention(*a))
+            for start in range(filled, length - step + 1, step):
+                here = slice(start, start + step)
+                keys, values = (attention.cached(c, a[:, :, here], start) for c, a in ((keys, k), (values, v)))
+                got = run(q[:, :, here], keys, values, start).swapaxes(1, 2)
+                np.testing.assert_allclose(got, want[:, here], atol=1e-5)

@@ -18,6 +18,12 @@ CONVS = {
     "horizontal stack": ((5, 8), (1, 3), 9, 4, 1, ((0, 0), (0, 0))),
     "one by one": ((3, 5), (1, 1), 9, 4, 1, ((0, 0), (0, 0))),
     "wide": ((5, 7), (3, 3), 12, 6, 1, ((1, 1), (1, 1))),
+    "halving": ((6, 4), (4, 4), 9, 3, 2, ((1, 2), (1, 1))),
+    "strictly above": ((5, 3), (2, 3), 9, 4, 1, ((2, -1), (1, 1))),
+    "above": ((4, 3), (3, 5), 9, 4, 1, ((2, 0), (2, 2))),
+    "above more than there is": ((2, 2), (4, 3), 3, 4, 1, ((3, 0), (1, 1))),
+    "strictly left": ((3, 5), (1, 2), 9, 4, 1, ((0, 0), (2, -1))),
+    "one pixel": ((1, 3), (1, 3), 9, 4, 1, ((0, 0), (0, 0))),
 }
 UPS = {"one pixel": ((1, 1), 3, 2), "odd": ((3, 5), 4, 3), "one row": ((1, 4), 2, 5)}
 
@@ -34,7 +40,9 @@ def quick(function):
 
 def slow_conv(x, kernel, stride, padding):
     """Pixel by pixel."""
-    x, kernel = np.pad(np.asarray(x, np.float64), ((0, 0), *padding, (0, 0))), np.asarray(kernel, np.float64)
+    more = [(max(low, 0), max(high, 0)) for low, high in padding]
+    x, kernel = np.pad(np.asarray(x, np.float64), ((0, 0), *more, (0, 0))), np.asarray(kernel, np.float64)
+    x = x[:, : x.shape[1] + min(padding[0][1], 0), : x.shape[2] + min(padding[1][1], 0)]
     height, width = kernel.shape[:2]
     rows, columns = (x.shape[1] - height) // stride + 1, (x.shape[2] - width) // stride + 1
     out = np.zeros((x.shape[0], rows, columns, kernel.shape[3]))
@@ -80,7 +88,7 @@ def assert_close(got, want):
 def test_fast_and_plain_convolutions_agree_in_value_gradient_and_its_gradient(case):
     size, kernel_size, depth_in, depth_out, stride, padding = CONVS[case]
     x, kernel = normal(0, 2, *size, depth_in), normal(1, *kernel_size, depth_in, depth_out) * 0.3
-    twice = case in ("image", "vertical stack")  # the other gradients are jax's own, or compile long
+    twice = case in ("image", "above", "halving")  # the other gradients are jax's own, or compile long
     got = orders(lambda x, kernel: convs.conv(x, kernel, stride, padding), x, kernel, twice)
     np.testing.assert_allclose(got[0], slow_conv(x, kernel, stride, padding), atol=1e-4)
     with convs.plain():
@@ -96,6 +104,25 @@ def test_fast_and_plain_transposed_convolutions_agree_in_value_gradient_and_its_
     np.testing.assert_allclose(got[0], slow_conv_transpose(x, kernel), atol=1e-5)
     with convs.plain():
         assert_close(got, orders(lambda x, kernel: convs.conv_transpose(x, kernel), x, kernel))
+
+
+FORWARD = {
+    "halving": (lambda x, k: convs.conv(x, k, 2, ((1, 2), (1, 2))), (2, 4, 6, 9), (4, 4, 9, 3)),
+    "doubling": (convs.conv_transpose, (2, 2, 3, 4), (4, 4, 4, 9)),
+    "doubling to few": (convs.conv_transpose, (2, 2, 3, 4), (4, 4, 4, 2)),
+}
+
+
+@pytest.mark.parametrize("case", FORWARD)
+def test_forward_mode_agrees_with_the_limit_of_differences(case):
+    """Each is linear in x and in its kernel, so that differences are exact."""
+    function, size, kernel_size = FORWARD[case]
+    x, dx, kernel, dk = normal(0, *size), normal(1, *size), normal(2, *kernel_size), normal(3, *kernel_size)
+    out, moved = quick(lambda *a: jax.jvp(function, a[:2], a[2:]))(x, kernel, dx, dk)
+    run = quick(lambda *a: function(*a))
+    assert_close((out, moved), (run(x, kernel), run(dx, kernel) + run(x, dk)))
+    only_x = quick(lambda *a: jax.jvp(lambda x: function(x, a[1]), a[:1], a[2:])[1])(x, kernel, dx)
+    assert_close(only_x, run(dx, kernel))
 
 
 def gradient_program(function, *shapes):

@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vqvae_jax.networks.likelihood import cross_entropy, discretised_logistic, keep_top_k, keep_top_p, pick_token
+from vqvae_jax.networks.likelihood import (
+    cross_entropy,
+    discretised_logistic,
+    gumbel,
+    keep_top_k,
+    keep_top_p,
+    pick_token,
+)
 from vqvae_jax.types import Pick
 
 PROBABILITY = np.array([0.1, 0.4, 0.05, 0.3, 0.15], np.float32)
@@ -20,7 +27,7 @@ def kept(logits):
 def picked(pick, logits=LOGITS, count=4096):
     """The share of each class among many picks."""
     rows = jnp.broadcast_to(logits, (count, logits.shape[-1]))
-    tokens = pick_token(jax.random.key(0), rows, pick)
+    tokens = pick_token(jax.random.gumbel(jax.random.key(0), rows.shape), rows, pick)
     assert tokens.dtype == jnp.int32
     return np.bincount(tokens, minlength=logits.shape[-1]) / count
 
@@ -76,7 +83,7 @@ def test_equal_logits_are_treated_alike():
 
 def test_temperature_0_takes_the_likeliest_and_the_first_of_equals():
     logits = jnp.array([[0.0, 2.0, 1.0], [3.0, 3.0, 0.0]])
-    tokens = pick_token(jax.random.key(0), logits, Pick(temperature=0.0, top_k=2, top_p=0.5))
+    tokens = pick_token(jnp.zeros(3), logits, Pick(temperature=0.0, top_k=2, top_p=0.5))
     assert tokens.dtype == jnp.int32
     np.testing.assert_array_equal(tokens, [1, 0])
 
@@ -101,9 +108,11 @@ def test_classes_are_picked_as_often_as_they_are_likely(pick, want):
     np.testing.assert_allclose(got, want, atol=4 * 0.5 / 64)  # four standard deviations of 4096 picks
 
 
-def test_a_key_decides():
+def test_each_key_decides_of_its_own_row():
     rows = jnp.broadcast_to(LOGITS, (64, 5))
-    one, again, other = (pick_token(jax.random.key(seed), rows, Pick()) for seed in (0, 0, 1))
+    keys = [jax.random.split(jax.random.key(seed), 64) for seed in (0, 0, 1)]
+    one, again, other = (pick_token(gumbel(k, (5,)), rows, Pick()) for k in keys)
+    np.testing.assert_array_equal(pick_token(gumbel(keys[0][7:9], (5,)), rows[7:9], Pick()), one[7:9])
     np.testing.assert_array_equal(one, again)
     assert (one != other).any()
 

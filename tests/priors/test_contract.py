@@ -16,6 +16,7 @@ from vqvae_jax.types import Condition, Model, Pick, UserError
 
 EVERY = pytest.mark.parametrize("case", CASES)
 COUNT = 3
+KEYS = jax.random.split(jax.random.key(5), COUNT)
 
 
 def test_every_prior_of_the_table_is_here():
@@ -33,8 +34,8 @@ def test_logits_are_float32_and_samples_are_maps_of_integers(case, dtype):
     logits = jax.eval_shape(prior.apply, params, tokens, condition)
     assert (logits.shape, logits.dtype) == ((*tokens.shape, CODES), jnp.float32)
     pick = Pick(guidance=2.0, top_p=0.5)
-    run = lambda p, key: prior.apply(p, key, COUNT, condition, pick, method="sample")  # noqa: E731
-    sampled = jax.eval_shape(run, params, jax.random.key(0))
+    run = lambda p, keys: prior.apply(p, keys, condition, pick, method="sample")  # noqa: E731
+    sampled = jax.eval_shape(run, params, KEYS)
     assert (sampled.shape, sampled.dtype) == (tokens.shape, jnp.int32)
 
 
@@ -105,32 +106,31 @@ def test_cached_sampling_equals_the_full_forward(case, monkeypatch):
     """The same logits at every position, and the very tokens that the same keys pick from them."""
     prior, params = built(case)
     known, condition = maps(prior, COUNT)
-    key = jax.random.key(5)
     sample = listening_sampler(prior, COUNT, Pick(), monkeypatch)
 
-    got, logits = sample(params, key, condition, *nothing_kept(prior))
+    got, logits = sample(params, KEYS, condition, *nothing_kept(prior))
     want = forward(case)(params, jnp.asarray(got), condition)
     np.testing.assert_allclose(logits, want, atol=1e-5 * np.abs(want).max())
-    np.testing.assert_array_equal(got, replayed(prior, key, want, Pick()))
+    np.testing.assert_array_equal(got, replayed(prior, KEYS, want, Pick()))
     assert len(np.unique(got)) > 2
 
-    again, _ = sample(params, key, condition, *nothing_kept(prior))
-    other, _ = sample(params, jax.random.key(6), condition, *nothing_kept(prior))
+    again, _ = sample(params, KEYS, condition, *nothing_kept(prior))
+    other, _ = sample(params, jax.random.split(jax.random.key(6), COUNT), condition, *nothing_kept(prior))
     np.testing.assert_array_equal(got, again)
     assert (got != other).any()
 
     # Told every token, it sees what the full forward sees.
-    got, logits = sample(params, key, condition, known, jnp.ones((COUNT, *prior.shape), bool))
+    got, logits = sample(params, KEYS, condition, known, jnp.ones((COUNT, *prior.shape), bool))
     np.testing.assert_array_equal(got, known)
     want = forward(case)(params, known, condition)
     np.testing.assert_allclose(logits, want, atol=1e-5 * np.abs(want).max())
 
     # Places here and there: kept ones are the known ones, the others are drawn from what the kept ones say.
     keep = np.random.default_rng(4).random((COUNT, *prior.shape)) < 0.5
-    got, logits = sample(params, key, condition, known, jnp.asarray(keep))
+    got, logits = sample(params, KEYS, condition, known, jnp.asarray(keep))
     np.testing.assert_array_equal(got[keep], np.asarray(known)[keep])
     want = forward(case)(params, jnp.asarray(got), condition)
-    np.testing.assert_array_equal(got[~keep], replayed(prior, key, want, Pick())[~keep])
+    np.testing.assert_array_equal(got[~keep], replayed(prior, KEYS, want, Pick())[~keep])
 
 
 @EVERY
@@ -140,7 +140,7 @@ def test_the_lower_half_goes_on_from_the_upper_as_the_full_forward_would(case, m
     known, condition = maps(prior, COUNT)
     upper = np.broadcast_to(np.arange(prior.shape[0])[:, None] < prior.shape[0] // 2, prior.shape)
     sample = listening_sampler(prior, COUNT, Pick(temperature=0.0), monkeypatch)
-    got, logits = sample(params, jax.random.key(0), condition, known, jnp.asarray(upper))
+    got, logits = sample(params, KEYS, condition, known, jnp.asarray(upper))
 
     want = np.asarray(known).copy()
     want[:, ~upper] = 0
@@ -150,16 +150,16 @@ def test_the_lower_half_goes_on_from_the_upper_as_the_full_forward_would(case, m
         flat[:, i] = full[:, i].argmax(-1)
     np.testing.assert_array_equal(got, want)
 
-    _, others = sample(params, jax.random.key(0), condition, (known + 1) % CODES, jnp.asarray(upper))
+    _, others = sample(params, KEYS, condition, (known + 1) % CODES, jnp.asarray(upper))
     assert (np.abs(logits - others)[:, ~upper].max(-1) > 0).all()
 
 
 @pytest.mark.parametrize("case", ["mnist_generator", "transformer"])
 def test_without_kept_tokens_samples_are_those_with_none_kept(case):
     prior, params = built(case)
-    model, key = Model(params["params"], {}), jax.random.key(3)
-    plain = draw(prior, COUNT, Pick(), model, key, Condition())
-    given = draw(prior, COUNT, Pick(), model, key, Condition(), *nothing_kept(prior))
+    model = Model(params["params"], {})
+    plain = draw(prior, Pick(), model, KEYS, Condition())
+    given = draw(prior, Pick(), model, KEYS, Condition(), *nothing_kept(prior))
     np.testing.assert_array_equal(plain, given)
 
 
@@ -167,10 +167,22 @@ def test_without_kept_tokens_samples_are_those_with_none_kept(case):
 def test_known_and_keep_belong_together(case):
     prior, params = built(case)
     tokens, keep = nothing_kept(prior)
-    ask = functools.partial(prior.apply, params, jax.random.key(0), COUNT, Condition(), Pick(), method="sample")
+    ask = functools.partial(prior.apply, params, KEYS, Condition(), Pick(), method="sample")
     for given in ((tokens, None), (None, keep)):
         with pytest.raises(UserError, match="known and keep go together"):
             ask(*given)
     for given in ((tokens[:1], keep), (tokens, keep[:, :1])):
         with pytest.raises(UserError, match="known is"):
             ask(*given)
+
+
+def test_a_map_is_the_same_alone_and_among_others():
+    """So that neither the number of images nor how the cores share them changes what a seed gives."""
+    prior, params = built("bottom_prior")
+    model, keys = Model(params["params"], {}), jax.random.split(jax.random.key(1), 32)
+    _, condition = maps(prior, 32)
+    among = draw(prior, Pick(), model, keys, condition)
+    assert len(np.unique(among, axis=0)) > 16
+    for i in (0, 17, 31):
+        alone = draw(prior, Pick(), model, keys[i : i + 1], jax.tree.map(lambda x, i=i: x[i : i + 1], condition))
+        np.testing.assert_array_equal(alone[0], among[i])

@@ -187,7 +187,7 @@ def test_cached_sampling_equals_the_full_forward(case, monkeypatch):
     """The same logits at every position, and the very tokens that the same keys pick from them."""
     prior, params = built(case)
     _, condition = maps(prior, 3)
-    key = jax.random.key(5)
+    key = jax.random.split(jax.random.key(5), 3)
     got = sample(prior, params, key, 3, condition, Pick(), monkeypatch)
     want = quick(prior.apply)(params, jnp.asarray(got.tokens), condition)
     np.testing.assert_allclose(got.logits, want, atol=1e-5 * np.abs(want).max())
@@ -198,7 +198,9 @@ def test_cached_sampling_equals_the_full_forward(case, monkeypatch):
 def test_greedy_sampling_takes_the_likeliest_token_of_the_full_forward(monkeypatch):
     prior, params = built("wide, label")
     _, condition = maps(prior, 3)
-    got = sample(prior, params, jax.random.key(5), 3, condition, Pick(temperature=0.0), monkeypatch)
+    got = sample(
+        prior, params, jax.random.split(jax.random.key(5), 3), 3, condition, Pick(temperature=0.0), monkeypatch
+    )
     want = quick(prior.apply)(params, jnp.asarray(got.tokens), condition)
     np.testing.assert_array_equal(got.tokens, want.argmax(-1))
 
@@ -206,7 +208,7 @@ def test_greedy_sampling_takes_the_likeliest_token_of_the_full_forward(monkeypat
 def test_guidance_moves_away_from_what_is_said_without_the_label(monkeypatch):
     prior, params = built("label, two coarse")
     _, condition = maps(prior, 2)
-    key, pick = jax.random.key(5), Pick(guidance=2.5, top_k=3)
+    key, pick = jax.random.split(jax.random.key(5)), Pick(guidance=2.5, top_k=3)
     got = sample(prior, params, key, 2, condition, pick, monkeypatch)
     run = quick(prior.apply)
     given = run(params, jnp.asarray(got.tokens), condition)
@@ -235,8 +237,8 @@ def test_samples_are_drawn_by_their_key_and_as_often_as_they_are_likely():
     assert likely.max() > 2 * likely.min()
 
     count = 4096
-    run = quick(lambda key: prior.apply(params, key, count, Condition(), Pick(), method="sample"))
-    one, again, other = (np.asarray(run(jax.random.key(seed))) for seed in (0, 0, 1))
+    run = quick(lambda keys: prior.apply(params, keys, Condition(), Pick(), method="sample"))
+    one, again, other = (np.asarray(run(jax.random.split(jax.random.key(seed), count))) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, again)
     assert (one != other).any()
     seen = np.bincount(one.reshape(count, 4) @ [8, 4, 2, 1], minlength=16)

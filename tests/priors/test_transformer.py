@@ -110,7 +110,8 @@ def test_the_start_token_is_no_code_and_is_never_drawn(case):
     params["params"]["embed"]["embedding"] = table.at[CODES].set(10 * table[CODES])  # tied, it would be the likeliest
     assert quick(prior.apply)(params, tokens, condition).shape[-1] == CODES
     pick = Pick(temperature=100.0)
-    drawn = quick(lambda c: prior.apply(params, jax.random.key(0), 64, c, pick, method="sample"))(condition)
+    keys = jax.random.split(jax.random.key(0), 64)
+    drawn = quick(lambda c: prior.apply(params, keys, c, pick, method="sample"))(condition)
     assert set(np.unique(drawn)) == set(range(CODES))
 
 
@@ -147,7 +148,7 @@ def test_maps_above_are_halves_where_nothing_else_is_said():
 def test_guidance_moves_away_from_what_is_said_without_the_label(monkeypatch):
     prior, params = built(COARSE)
     _, condition = maps(prior, 2)
-    key, pick = jax.random.key(5), Pick(guidance=2.5, top_k=3)
+    key, pick = jax.random.split(jax.random.key(5)), Pick(guidance=2.5, top_k=3)
     tokens, logits = listening_sampler(prior, 2, pick, monkeypatch)(params, key, condition)
     run = quick(prior.apply)
     given = run(params, jnp.asarray(tokens), condition)

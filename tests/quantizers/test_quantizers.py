@@ -437,3 +437,12 @@ def test_a_codebook_is_a_tree_of_arrays():
     """All that a quantizer remembers goes into the train state and the checkpoint."""
     book = Codebook(jnp.zeros((2, 3)), {"matrix": jnp.zeros(2)}, {"idle": jnp.zeros(2, jnp.int32)})
     assert len(jax.tree.leaves(book)) == 3
+
+
+def test_the_smallest_distance_is_the_first_of_equals():
+    """Found group by group, on whole numbers so that many are equal."""
+    rows = np.random.default_rng(0).integers(0, 9, (50, 3 * cb.GROUP)).astype(np.float32)
+    rows[0] = 5.0
+    distance, index = jax.jit(cb._smallest)(rows)
+    np.testing.assert_array_equal(index, rows.argmin(-1))
+    np.testing.assert_array_equal(distance, rows[np.arange(50), rows.argmin(-1)])

@@ -1,4 +1,4 @@
-"""Convolutions and attention that are fast everywhere: plain `lax` on accelerators, other forms of the same sums on CPU.
+"""Convolutions and attention, fast everywhere: plain `lax` on accelerators, other forms of the same sums on CPU.
 
 XLA's CPU back end is up to thirty times slower than it need be in some gradients of convolutions. Written as shifts and
 matrix products, their gradients are matrix products too. Only what was measured to matter is here, benchmarks/speed.py
@@ -13,6 +13,7 @@ direction.
 import contextlib
 import os
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 NONE = ((0, 0), (0, 0))
 FEW_CHANNELS = 8  # up to so many in or out, another form is the faster one
 BLOCK = 128  # positions in a row block of attention
+CACHE_BLOCK = 256  # positions of a cache that are read at once
 
 _plain = os.environ.get("VQVAE_JAX_PLAIN", "") not in ("", "0")
 
@@ -53,6 +55,8 @@ def conv(x: Array, kernel: Array, stride: int = 1, padding: Padding = NONE) -> A
         return x @ kernel[0, 0]
     if not fast():
         return _lax_conv(x, kernel, stride, padding)
+    if (height, width) == x.shape[1:3] and padding == NONE:  # one pixel is asked for, as in sampling
+        return (x.reshape(len(x), -1) @ kernel.reshape(-1, kernel.shape[-1]))[:, None, None]
     if height != width and stride == 1:  # as in PixelCNN
         return _conv_by_rows(x, kernel, padding)
     if channels <= FEW_CHANNELS:
@@ -96,6 +100,72 @@ def masked_attention(q: Array, k: Array, v: Array, seen: Array) -> Array:
     score = jnp.einsum("btnd,bsnd->bnts", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
     weight = jax.nn.softmax(jnp.where(seen[None, None], score, -jnp.inf), axis=-1)
     return jnp.einsum("bnts,bsnd->btnd", weight.astype(v.dtype), v)
+
+
+def new_cache(filled: Array, length: int, step: int = 1) -> Array:
+    """Room for the keys, or values, of so many positions, the first of which are there: [B, N, P, D] with any P.
+
+    As [blocks, B, N, size, D], so that a block lies in one piece. `step` is how many positions are written at once;
+    no such write falls into two blocks.
+    """
+    batch, heads, there, depth = filled.shape
+    size = min(length, max(1, CACHE_BLOCK // step) * step) if fast() else length
+    blocks = -(-length // size)
+    whole = jnp.pad(filled, ((0, 0), (0, 0), (0, blocks * size - there), (0, 0)))
+    return jnp.moveaxis(whole.reshape(batch, heads, blocks, size, depth), 2, 0)
+
+
+def cached(cache: Array, new: Array, start: Array) -> Array:
+    """The cache with [B, N, T, D] at the positions start, start + 1, …"""
+    size = cache.shape[3]
+    return lax.dynamic_update_slice(cache, new[None].astype(cache.dtype), (start // size, 0, 0, start % size, 0))
+
+
+def cached_attention(q: Array, keys: Array, values: Array, start: Array) -> Array:
+    """Causal attention of the positions start, start + 1, … over caches that hold them and all before.
+
+    On CPU block by block as far as the caches are filled, with a running softmax; elsewhere there is one block.
+
+    q [B, N, T, D] → [B, N, T, D].
+    """
+    size = keys.shape[3]
+    last = start + jnp.arange(q.shape[2])[:, None]  # place that each position sees last
+    places = jnp.arange(size)[None]
+
+    def block(i: Array, before: Attended) -> Attended:
+        k, v = (lax.dynamic_index_in_dim(cache, i, keepdims=False) for cache in (keys, values))
+        return _merged(before, _attended(q, k, v, places + i * size <= last))
+
+    found = _attended(q, keys[0], values[0], places <= last)
+    if keys.shape[0] > 1:
+        found = lax.fori_loop(1, last[-1, 0] // size + 1, block, found)
+    return (found.values / found.total[..., None]).astype(q.dtype)
+
+
+class Attended(NamedTuple):
+    """What some positions of a cache give, not divided by the sum of the weights yet."""
+
+    total: Array  # sum of the weights exp(score - top), [B, N, T]
+    top: Array  # the largest score
+    values: Array  # weighted sum, [B, N, T, D]
+
+
+def _attended(q: Array, keys: Array, values: Array, seen: Array) -> Attended:
+    """q [B, N, T, D], keys and values [B, N, S, D], bool [T, S]."""
+    score = jnp.einsum("bntd,bnsd->bnts", q, keys, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+    score = jnp.where(seen[None, None], score, -jnp.inf)
+    top = jnp.max(score, axis=-1)
+    weight = jnp.where(seen[None, None], jnp.exp(score - top[..., None]), 0.0)  # where nothing is seen, top is -inf
+    found = jnp.einsum("bnts,bnsd->bntd", weight.astype(values.dtype), values, preferred_element_type=jnp.float32)
+    return Attended(jnp.sum(weight, axis=-1), top, found)
+
+
+def _merged(one: Attended, two: Attended) -> Attended:
+    """Of both; the first saw something."""
+    top = jnp.maximum(one.top, two.top)
+    first, second = jnp.exp(one.top - top), jnp.exp(two.top - top)
+    values = one.values * first[..., None] + two.values * second[..., None]
+    return Attended(one.total * first + two.total * second, top, values)
 
 
 def _lax_conv(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
@@ -152,8 +222,8 @@ def _halves(x: Array, padding: Padding) -> bool:
 
 
 def _doubling(x: Array, kernel: Array) -> Array:
-    """Each 2x2 block of the output depends on 2x2 pixels of x: one product, which wastes only what lies at the border."""
-    b, h, w, c = x.shape
+    """Each 2x2 block of the output depends on 2x2 pixels of x: one product; only what lies at the border is wasted."""
+    _, h, w, c = x.shape
     depth = kernel.shape[-1]
     x = _padded(x, ((1, 1), (1, 1)))
     patches = jnp.concatenate([x[:, i : i + h + 1, j : j + w + 1] for i in range(2) for j in range(2)], axis=-1)
@@ -208,7 +278,9 @@ def _to_few(x: Array, kernel: Array) -> Array:
     """To few channels: one product to all 16 taps, shifted sums of them."""
     b, h, w, _ = x.shape
     taps = _product(x, _in_blocks(kernel)).reshape(b, h, w, 4, -1)
-    shifts = [jnp.pad(taps[..., 2 * i + j, :], ((0, 0), (i, 1 - i), (j, 1 - j), (0, 0))) for i in range(2) for j in range(2)]
+    shifts = [
+        jnp.pad(taps[..., 2 * i + j, :], ((0, 0), (i, 1 - i), (j, 1 - j), (0, 0))) for i in range(2) for j in range(2)
+    ]
     return _laid_out(sum(shifts[1:], shifts[0]))
 
 
@@ -219,7 +291,9 @@ def _to_few_kernel(g: Array, x: Array, kernel: Array) -> Array:
     return taps.reshape(c, 2, 2, 2, 2, depth).transpose(1, 3, 2, 4, 0, 5).reshape(kernel.shape)
 
 
-_doubling_to_few = _has_gradient(_to_few, lambda g, kernel: _product(_gathered(g), _in_blocks(kernel).T), _to_few_kernel)
+_doubling_to_few = _has_gradient(
+    _to_few, lambda g, kernel: _product(_gathered(g), _in_blocks(kernel).T), _to_few_kernel
+)
 
 
 def _halving(x: Array, kernel: Array) -> Array:

@@ -13,8 +13,16 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
     return jax.nn.logsumexp(logits, axis=-1) - chosen
 
 
-def pick_token(key: Array, logits: Array, pick: Pick) -> Array:
-    """One class a row, [..., K] → int32 [...]: temperature first, then top_k, then top_p of what is left."""
+def gumbel(keys: Array, shape: tuple[int, ...]) -> Array:
+    """Noise for `pick_token`, each row from its own key: keys [B] → float32 [B, *shape]."""
+    return jax.vmap(lambda key: jax.random.gumbel(key, shape))(keys)
+
+
+def pick_token(noise: Array, logits: Array, pick: Pick) -> Array:
+    """One class a row, [..., K] → int32 [...]: temperature first, then top_k, then top_p of what is left.
+
+    The likeliest of logits + Gumbel noise is a draw from softmax(logits).
+    """
     if pick.temperature < 1e-6:  # dividing by less would overflow
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     logits = logits.astype(jnp.float32) / pick.temperature
@@ -22,7 +30,7 @@ def pick_token(key: Array, logits: Array, pick: Pick) -> Array:
         logits = keep_top_k(logits, pick.top_k)
     if pick.top_p < 1:
         logits = keep_top_p(logits, pick.top_p)
-    return jax.random.categorical(key, logits).astype(jnp.int32)
+    return jnp.argmax(logits + noise, axis=-1).astype(jnp.int32)
 
 
 def guide(logits: Array, guided: bool, weight: float) -> Array:

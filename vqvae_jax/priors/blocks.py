@@ -3,7 +3,8 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vqvae_jax.networks.conv import Conv, ConvTranspose
+from vqvae_jax.networks.conv import Conv, ConvTranspose, uniform
+from vqvae_jax.networks.fast import conv
 from vqvae_jax.priors.layers import ChannelNorm
 from vqvae_jax.types import Array
 
@@ -20,6 +21,23 @@ class Block(nn.Module):
         h = Conv(x.shape[-1], self.size, 1, side, self.dtype, name="conv1")(nn.relu(x))
         h = Conv(x.shape[-1], self.size, 1, side, self.dtype, name="conv2")(nn.relu(h))
         return x + ChannelNorm(self.dtype, name="norm")(h)
+
+
+class MergeStacks(nn.Module):
+    """A 1x1 convolution of both stacks side by side, each half of it by itself: the sum of both is the convolution.
+
+    Its parameters are those of one convolution: kernel [1, 1, 2D, D], the vertical stack first, and one bias.
+    """
+
+    depth: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, half: int) -> Array:
+        kernel = self.param("kernel", uniform(2 * self.depth), (1, 1, 2 * self.depth, self.depth))
+        bias = self.param("bias", uniform(2 * self.depth), (self.depth,))
+        out = conv(x.astype(self.dtype), jnp.split(kernel.astype(self.dtype), 2, axis=2)[half])
+        return out if half else out + bias.astype(self.dtype)[None, None, None]
 
 
 class CoarseStack(nn.Module):

@@ -1,25 +1,55 @@
-"""Drawing token maps from any prior, compiled once for a count, a pick and a prior."""
+"""Drawing token maps from any prior, compiled once for a number of maps, a pick and a prior."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from vqvae_jax.types import Array, Condition, Model, Pick
 
 CHUNK = 64  # maps drawn at once: everywhere the same, so that nothing is compiled twice
+GROUP = 8  # maps that a core of the CPU draws at least
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
 def draw(
     prior: Any,
-    count: int,
     pick: Pick,
     model: Model,
-    key: Array,
+    keys: Array,
     condition: Condition,
     known: Array | None = None,
     keep: Array | None = None,
 ) -> Array:
-    """New maps of one level, int32 [count, h, w]; where `keep` is True, with the tokens of `known`."""
-    return prior.apply({"params": model.params}, key, count, condition, pick, known, keep, method="sample")
+    """New maps of one level, one a key, int32 [B, h, w]; where `keep` is True, with the tokens of `known`.
+
+    On CPU the cores draw a group of the maps each: the products of one pixel are too small to be shared among cores.
+    """
+    groups = _groups(len(keys))
+    if groups == 1:
+        return draw_group(prior, pick, model, keys, condition, known, keep)
+
+    def one(group: int) -> Array:
+        here = slice(group * len(keys) // groups, (group + 1) * len(keys) // groups)
+        rows = jax.tree.map(lambda x: x[here], (keys, condition, known))
+        own = keep if keep is None or keep.ndim == 2 else keep[here]
+        return jax.block_until_ready(draw_group(prior, pick, model, *rows, own))
+
+    with ThreadPoolExecutor(groups) as pool:
+        return jnp.concatenate(list(pool.map(one, range(groups))))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def draw_group(prior: Any, pick: Pick, model: Model, keys: Array, condition: Condition, known: Any, keep: Any) -> Array:
+    """The same, all maps at once."""
+    return prior.apply({"params": model.params}, keys, condition, pick, known, keep, method="sample")
+
+
+def _groups(count: int) -> int:
+    """How many groups of the same size the cores share; 1 on accelerators."""
+    if jax.default_backend() != "cpu":
+        return 1
+    most = max(1, min(os.cpu_count() or 1, count // GROUP))
+    return next(groups for groups in range(most, 0, -1) if count % groups == 0)

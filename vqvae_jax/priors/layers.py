@@ -14,8 +14,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vqvae_jax.networks.fast import causal_attention, masked_attention
 from vqvae_jax.networks.conv import Conv, uniform
+from vqvae_jax.networks.fast import cached, cached_attention, causal_attention, new_cache
 from vqvae_jax.types import Array
 
 
@@ -193,13 +193,18 @@ class PixelAttention(nn.Module):
         k, q, v = self.keys_queries_values(x)
         return x + self.mix_heads(causal_attention(q, k, v).reshape(x.shape))
 
-    def part(self, x: Array, keys: Array, values: Array, start: Array) -> tuple[Array, Array, Array]:
-        """A row or a pixel whose first raster position is `start`, with the caches [B, h·w, heads, D / heads]."""
-        k, q, v = self.keys_queries_values(x)
-        keys = jax.lax.dynamic_update_slice_in_dim(keys, k, start, axis=1)
-        values = jax.lax.dynamic_update_slice_in_dim(values, v, start, axis=1)
-        seen = jnp.arange(keys.shape[1])[None] <= start + jnp.arange(q.shape[1])[:, None]
-        return x + self.mix_heads(masked_attention(q, keys, values, seen).reshape(x.shape)), keys, values
+    def empty(self, batch: int, height: int, width: int) -> dict[str, Array]:
+        """The cache of no position yet."""
+        none = jnp.zeros((batch, self.heads, 0, self.depth // self.heads), self.dtype)
+        cache = new_cache(none, height * width, width)
+        return {"keys": cache, "values": cache}
+
+    def part(self, x: Array, past: dict[str, Array], start: Array) -> tuple[Array, dict[str, Array]]:
+        """A row or a pixel whose first raster position is `start`: the attended x, and the cache after it."""
+        k, q, v = (a.swapaxes(1, 2) for a in self.keys_queries_values(x))
+        keys, values = cached(past["keys"], k, start), cached(past["values"], v, start)
+        attended = cached_attention(q, keys, values, start).swapaxes(1, 2)
+        return x + self.mix_heads(attended.reshape(x.shape)), {"keys": keys, "values": values}
 
     def keys_queries_values(self, x: Array) -> tuple[Array, Array, Array]:
         """[B, h, w, D] → three times [B, h·w, heads, D / heads]."""

@@ -20,11 +20,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from vqvae_jax.networks.conv import Conv
-from vqvae_jax.networks.likelihood import guide, pick_token
-from vqvae_jax.priors.blocks import Block, CoarseStack, DepthLogits, embedding
+from vqvae_jax.networks.likelihood import guide, gumbel, pick_token
+from vqvae_jax.priors.blocks import Block, CoarseStack, DepthLogits, MergeStacks, embedding
 from vqvae_jax.priors.condition import copied, halves, kept, labels, with_and_without_label
 from vqvae_jax.priors.layers import PixelAttention, PixelConvA, PixelConvB
-from vqvae_jax.priors.stacks import Past, PixelCNN, at, fresh_windows
+from vqvae_jax.priors.stacks import Past, PixelCNN, at, written
 from vqvae_jax.types import Array, Condition, Pick, UserError
 
 
@@ -85,7 +85,7 @@ class PixelCNNPrior(nn.Module):
         if self.label_condition:
             self.embed_label = embedding(self.num_labels + 1, self.depth, self.dtype)  # the last means "no label"
         if self.merge == "concat":
-            self.merge_stacks = Conv(self.depth, 1, dtype=self.dtype)
+            self.merge_stacks = MergeStacks(self.depth, self.dtype)
         self.blocks = [Block(1, self.dtype) for _ in range(self.output_blocks)]
         if self.depths == 1:
             self.to_logits = Conv(self.vocab_size, 1, dtype=self.dtype)
@@ -127,53 +127,49 @@ class PixelCNNPrior(nn.Module):
         return jnp.stack(every, axis=3).reshape(*tokens.shape, self.vocab_size)
 
     def sample(
-        self,
-        key: Array,
-        count: int,
-        condition: Condition,
-        pick: Pick,
-        known: Array | None = None,
-        keep: Array | None = None,
+        self, keys: Array, condition: Condition, pick: Pick, known: Array | None = None, keep: Array | None = None
     ) -> Array:
-        """New maps, int32 [count, h, w] or [count, h, w, E], place by place; jit it with `count` and `pick` static.
+        """New maps, one a key, int32 [B, h, w] or [B, h, w, E], place by place; to be jitted with `pick` static.
 
-        Where `keep`, bool [h, w] or [count, h, w], is True, the token is that of `known`.
+        Where `keep`, bool [h, w] or [B, h, w], is True, the token is that of `known`.
         """
+        count = len(keys)
         shape = (count, *self.shape, *((self.depths,) if self.depths > 1 else ()))
         guided = self.label_condition and pick.guidance != 1
         if guided:
             condition = with_and_without_label(condition, count, self.num_labels)
         cond = self._condition(condition, count * (1 + guided), False)
         given = kept(known, keep, shape)
-        return self._fill(key, count, pick, self.pixel_cnn.biases(cond), guided, given).reshape(shape)
+        return self._fill(keys, pick, self.pixel_cnn.biases(cond), guided, given).reshape(shape)
 
-    def _fill(self, key: Array, count: int, pick: Pick, biases: list, guided: bool, given: Any) -> Array:
-        """The loop over rows and pixels: int32 [count, h, w, E]."""
+    def _fill(self, keys: Array, pick: Pick, biases: list, guided: bool, given: Any) -> Array:
+        """The loop over rows and pixels: int32 [B, h, w, E]."""
         prior, variables = self.unbind()  # Linen's modules cannot be called inside a loop, their pure form can
-        (height, width), depths, copies = self.shape, self.depths, 1 + guided
+        (height, width), depths, copies, count = self.shape, self.depths, 1 + guided, len(keys)
 
         def one_row(r, carry):
             tokens, above, left = carry
             vertical, across, above = prior.apply(variables, above, biases, r, method="_row")
+            noise = gumbel(jax.vmap(jax.random.fold_in, (0, None))(keys, r), (width, depths, self.vocab_size))
 
             def one_pixel(c, carry):
                 row, left = carry
                 x, left = prior.apply(variables, vertical, left, across, r, c, method="_pixel")
-                new = one_place(x, (r * width + c) * depths)
+                new = one_place(x, at(noise, c, 1)[:, 0], (r * width + c) * depths)
                 row = lax.dynamic_update_slice_in_dim(row, new[:, None, None], c, axis=2)
-                left = prior.apply(variables, left, jnp.tile(new, (copies, 1)), method="_seen_pixel")
+                left = prior.apply(variables, left, jnp.tile(new, (copies, 1)), c, method="_seen_pixel")
                 return row, left
 
             row, left = lax.fori_loop(0, width, one_pixel, (jnp.zeros((count, 1, width, depths), jnp.int32), left))
             tokens = lax.dynamic_update_slice_in_dim(tokens, row, r, axis=1)
             above = prior.apply(variables, above, jnp.tile(row, (copies, 1, 1, 1)), method="_seen_row")
-            return tokens, above, fresh_windows(left)
+            return tokens, above, left
 
-        def one_place(x, position):
+        def one_place(x, noise, position):
             new = jnp.zeros((count, depths), jnp.int32)
             for depth in range(depths):
                 logits = prior.apply(variables, x, jnp.tile(new, (copies, 1)), depth, method="_place_logits")
-                one = pick_token(jax.random.fold_in(key, position + depth), guide(logits, guided, pick.guidance), pick)
+                one = pick_token(noise[:, depth], guide(logits, guided, pick.guidance), pick)
                 new = new.at[:, depth].set(copied(one, given, position + depth))
             return new
 
@@ -185,11 +181,12 @@ class PixelCNNPrior(nn.Module):
         return self.pixel_cnn.start(batch, *self.shape)
 
     def _row(self, above, biases, r):
-        return self.pixel_cnn.row(above, biases, r)
+        vertical, across, above = self.pixel_cnn.row(above, biases, r)
+        return self._of_vertical(vertical), across, above
 
     def _pixel(self, vertical: Array, left, across, r, c) -> tuple[Array, list[Past]]:
         horizontal, left = self.pixel_cnn.pixel(left, across, r, c, self.shape[1])
-        return self._merged(at(vertical, c, 2), horizontal), left
+        return self._after_merge(at(vertical, c, 2) + self._of_horizontal(horizontal)), left
 
     def _place_logits(self, x: Array, tokens: Array, depth: int) -> Array:
         """What the stacks say of one place [B, 1, 1, D], the tokens found there so far [B, E] → logits [B, K]."""
@@ -197,13 +194,13 @@ class PixelCNNPrior(nn.Module):
         return self._logits(x, embedded, depth)[:, 0, 0]
 
     def _seen_row(self, above: list[Past], row: Array) -> list[Past]:
-        """Layer A looks back on the tokens themselves: the new row enters its window."""
-        window = jnp.concatenate([above[0]["window"], self._mixed(self.embed(row))], axis=1)[:, 1:]
-        return [{"window": window}, *above[1:]]
+        """Layer A looks back on the tokens themselves: the new row is among its rows."""
+        rows = jnp.concatenate([above[0]["seen"], self._mixed(self.embed(row))], axis=1)[:, 1:]
+        return [{"seen": rows}, *above[1:]]
 
-    def _seen_pixel(self, left: list[Past], tokens: Array) -> list[Past]:
+    def _seen_pixel(self, left: list[Past], tokens: Array, c: Array) -> list[Past]:
         new = self._mixed(self.embed(tokens[:, None, None]))
-        return [{"window": jnp.concatenate([left[0]["window"], new], axis=2)[:, :, 1:]}, *left[1:]]
+        return [written(left[0], new[:, 0], c + self.horizontal), *left[1:]]
 
     def _mixed(self, embedded: Array) -> Array:
         """The tokens of a place as one vector: [B, h, w, E, D] → [B, h, w, D]."""
@@ -212,10 +209,16 @@ class PixelCNNPrior(nn.Module):
 
     def _merged(self, vertical: Array, horizontal: Array) -> Array:
         """Both stacks as one, [B, h, w, D]."""
-        if self.merge == "concat":
-            x = self.merge_stacks(jnp.concatenate([vertical, horizontal], axis=-1))
-        else:
-            x = vertical + horizontal
+        return self._after_merge(self._of_vertical(vertical) + self._of_horizontal(horizontal))
+
+    def _of_vertical(self, x: Array) -> Array:
+        """What the vertical stack adds to both stacks as one: cached sampling needs it once a row."""
+        return x if self.merge == "sum" else self.merge_stacks(x, half=0)
+
+    def _of_horizontal(self, x: Array) -> Array:
+        return x if self.merge == "sum" else self.merge_stacks(x, half=1)
+
+    def _after_merge(self, x: Array) -> Array:
         for block in self.blocks:
             x = block(x)
         return x

@@ -40,47 +40,61 @@ class PixelCNN(nn.Module):
 
     def start(self, batch: int, height: int, width: int) -> tuple[list[Past], list[Past]]:
         """The empty past of the vertical and of the horizontal stack, one entry a layer."""
-        return (
-            [self._empty(layer, (batch, layer_rows(layer), width), height * width) for layer in self.layers],
-            [self._empty(layer, (batch, 1, layer_columns(layer)), height * width) for layer in self.layers],
-        )
 
-    def _empty(self, layer: nn.Module, window: tuple[int, int, int], length: int) -> Past:
-        if isinstance(layer, PixelAttention):
-            cache = jnp.zeros((window[0], length, layer.heads, layer.depth // layer.heads), layer.dtype)
-            return {"keys": cache, "values": cache}
-        return {"window": jnp.zeros((*window, layer.depth_in), layer.dtype)}
+        def empty(layer: Any, *shape: int) -> Past:
+            if isinstance(layer, PixelAttention):
+                return layer.empty(batch, height, width)
+            return {"seen": jnp.zeros((batch, *shape, layer.depth_in), layer.dtype)}
+
+        rows = [empty(layer, layer_rows(layer), width) for layer in self.layers]
+        lines = [empty(layer, layer_columns(layer) + width) for layer in self.layers]
+        return rows, lines
 
     def row(self, past: list[Past], biases: list, r: Array) -> tuple[Array, list[Array | None], list[Past]]:
-        """Row r of the vertical stack: its output [B, 1, w, D], what each layer gives the other stack, the past."""
+        """Row r of the vertical stack: its output [B, 1, w, D], what each layer gives the other stack, the past.
+
+        The past of a layer are the rows that it looks back on.
+        """
         x: Any = None
         across: list[Array | None] = []
         after: list[Past] = []
         for layer, before, bias in zip(self.layers, past, biases, strict=True):
             if isinstance(layer, PixelAttention):
-                x, keys, values = layer.part(x, before["keys"], before["values"], r * x.shape[2])
+                x, seen = layer.part(x, before, r * x.shape[2])
                 across.append(None)
-                after.append({"keys": keys, "values": values})
+                after.append(seen)
                 continue
-            window = before["window"] if x is None else jnp.concatenate([before["window"], x], axis=1)
-            x, to_horizontal = layer.row(window, at(bias, r, 1))
+            rows = before["seen"] if x is None else jnp.concatenate([before["seen"], x], axis=1)
+            x, to_horizontal = layer.row(rows, at(bias, r, 1))
             across.append(to_horizontal)
-            after.append({"window": window[:, -layer_rows(layer) :]})
+            after.append({"seen": rows[:, -layer_rows(layer) :]})
         return x, across, after
 
     def pixel(self, past: list[Past], across: list, r: Array, c: Array, width: int) -> tuple[Array, list[Past]]:
-        """Pixel (r, c) of the horizontal stack: its output [B, 1, 1, D], and the past after it."""
+        """Pixel (r, c) of the horizontal stack: its output [B, 1, 1, D], and the past after it.
+
+        The past of a layer is its line: zeros as far as it looks back, then what it was given in this row. What is
+        left there of the row above is written over before it is read, so that a new row needs no new line.
+        """
         x: Any = None
         after: list[Past] = []
         for layer, before, to_horizontal in zip(self.layers, past, across, strict=True):
             if isinstance(layer, PixelAttention):
-                x, keys, values = layer.part(x, before["keys"], before["values"], r * width + c)
-                after.append({"keys": keys, "values": values})
+                x, seen = layer.part(x, before, r * width + c)
+                after.append(seen)
                 continue
-            window = before["window"] if x is None else jnp.concatenate([before["window"], x], axis=2)
-            x = layer.pixel(window, at(to_horizontal, c, 2))
-            after.append({"window": window[:, :, -layer_columns(layer) :]})
+            if x is not None:
+                before = written(before, x[:, 0], c + layer_columns(layer))
+            size = layer_columns(layer) + (x is not None)
+            left = lax.dynamic_slice_in_dim(before["seen"], c, size, axis=1)[:, None]
+            x = layer.pixel(left, at(to_horizontal, c, 2))
+            after.append(before)
         return x, after
+
+
+def written(line: Past, x: Array, place: Array) -> Past:
+    """A line with a new pixel [B, 1, D] at its place."""
+    return {"seen": lax.dynamic_update_slice_in_dim(line["seen"], x, place, axis=1)}
 
 
 def layer_rows(layer: nn.Module) -> int:
@@ -96,8 +110,3 @@ def layer_columns(layer: nn.Module) -> int:
 def at(x: Array, index: Array, axis: int) -> Array:
     """One slice along an axis, kept as an axis of size 1; all of it where the size is 1 already."""
     return x if x.shape[axis] == 1 else lax.dynamic_slice_in_dim(x, index, 1, axis)
-
-
-def fresh_windows(left: list[Past]) -> list[Past]:
-    """The horizontal past at the start of a row: empty windows, the attention's caches kept."""
-    return [{k: jnp.zeros_like(v) if k == "window" else v for k, v in past.items()} for past in left]

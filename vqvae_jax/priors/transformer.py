@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from vqvae_jax.networks.fast import causal_attention, masked_attention
-from vqvae_jax.networks.likelihood import guide, pick_token
+from vqvae_jax.networks.fast import cached, cached_attention, causal_attention, new_cache
+from vqvae_jax.networks.likelihood import guide, gumbel, pick_token
 from vqvae_jax.priors.condition import copied, halves, kept, labels, with_and_without_label
 from vqvae_jax.priors.layers import ChannelNorm
 from vqvae_jax.types import Array, Condition, Pick, UserError
@@ -32,7 +32,7 @@ STD = 0.02  # of fresh parameters
 class Past(NamedTuple):
     """What a block keeps of the tokens before, for cached sampling; zeros where nothing came yet."""
 
-    keys: Array  # [B, P + T, N, W / N]
+    keys: Array  # for P + T positions, as `fast.new_cache` lays them out
     values: Array
 
 
@@ -78,15 +78,14 @@ class Block(nn.Module):
     def __call__(self, x: Array, train: bool = False) -> tuple[Array, Past]:
         """A sequence from its beginning, [B, S, W] → [B, S, W], and its keys and values."""
         q, k, v = self._queries_keys_values(x)
-        return self._after(x, causal_attention(q, k, v), train), Past(k, v)
+        return self._after(x, causal_attention(q, k, v), train), Past(k.swapaxes(1, 2), v.swapaxes(1, 2))
 
     def part(self, x: Array, past: Past, start: Array) -> tuple[Array, Past]:
         """What follows at position `start`, [B, n, W] → [B, n, W], and the past with it."""
-        q, k, v = self._queries_keys_values(x)
-        keys = lax.dynamic_update_slice_in_dim(past.keys, k, start, axis=1)
-        values = lax.dynamic_update_slice_in_dim(past.values, v, start, axis=1)
-        seen = jnp.arange(keys.shape[1])[None] <= start + jnp.arange(x.shape[1])[:, None]
-        return self._after(x, masked_attention(q, keys, values, seen), False), Past(keys, values)
+        q, k, v = (a.swapaxes(1, 2) for a in self._queries_keys_values(x))
+        keys, values = cached(past.keys, k, start), cached(past.values, v, start)
+        attended = cached_attention(q, keys, values, start).swapaxes(1, 2)
+        return self._after(x, attended, False), Past(keys, values)
 
     def _queries_keys_values(self, x: Array) -> tuple[Array, Array, Array]:
         heads = self.qkv(self.norm1(x)).reshape(*x.shape[:2], 3, self.heads, -1)
@@ -161,19 +160,14 @@ class TransformerPrior(nn.Module):
         return self._forward(embedded, condition, train).reshape(*tokens.shape, self.vocab_size)
 
     def sample(
-        self,
-        key: Array,
-        count: int,
-        condition: Condition,
-        pick: Pick,
-        known: Array | None = None,
-        keep: Array | None = None,
+        self, keys: Array, condition: Condition, pick: Pick, known: Array | None = None, keep: Array | None = None
     ) -> Array:
-        """New maps, int32 [count, h, w] or [count, h, w, depths]; to be jitted with `count` and `pick` static.
+        """New maps, one a key, int32 [B, h, w] or [B, h, w, depths]; to be jitted with `pick` static.
 
-        Where `keep`, bool [h, w] or [count, h, w], is True, the token is that of `known`. Keys and values of all
-        tokens before are kept, so that a step costs one token.
+        Where `keep`, bool [h, w] or [B, h, w], is True, the token is that of `known`. Keys and values of all tokens
+        before are kept, so that a step costs one token.
         """
+        count = len(keys)
         guided = self.label_condition and pick.guidance != 1
         if guided:
             condition = with_and_without_label(condition, count, self.num_labels)
@@ -185,8 +179,8 @@ class TransformerPrior(nn.Module):
         def one_token(i, carry):
             tokens, x, past = carry
             logits, past = prior.apply(variables, x, past, i, method="_step")
-            new = pick_token(jax.random.fold_in(key, i), guide(logits, guided, pick.guidance), pick)
-            new = copied(new, given, i)
+            noise = gumbel(jax.vmap(jax.random.fold_in, (0, None))(keys, i), (self.vocab_size,))
+            new = copied(pick_token(noise, guide(logits, guided, pick.guidance), pick), given, i)
             x = prior.apply(variables, jnp.tile(new, copies)[:, None], method="_embed")
             return lax.dynamic_update_slice_in_dim(tokens, new[:, None], i, axis=1), x, past
 
@@ -250,14 +244,13 @@ class TransformerPrior(nn.Module):
         places = self._places()
         coarse = self._coarse(condition)
         if not coarse:
-            empty = jnp.zeros((count, len(places), self.heads, self.width // self.heads), self.dtype)
-            return [Past(empty, empty)] * self.layers
+            none = new_cache(jnp.zeros((count, self.heads, 0, self.width // self.heads), self.dtype), len(places))
+            return [Past(none, none)] * self.layers
         x = jnp.concatenate(coarse, axis=1)
-        rest = len(places) - x.shape[1]
-        x, every = x + places[None, :-rest], []
+        x, every = x + places[None, : x.shape[1]], []
         for block in self.blocks:
             x, past = block(x)
-            every.append(Past(*(jnp.pad(a, ((0, 0), (0, rest), (0, 0), (0, 0))) for a in past)))
+            every.append(Past(*(new_cache(a, len(places)) for a in past)))
         return every
 
     def _step(self, x: Array, past: list[Past], i: Array) -> tuple[Array, list[Past]]:

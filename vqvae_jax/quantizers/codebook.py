@@ -11,7 +11,8 @@ from jax import lax
 from vqvae_jax.types import Array, Codebook
 
 ROWS = 1024  # vectors in a block
-CODES = 16384  # codes in a block
+CODES = 4096  # codes in a block
+GROUP = 64  # codes in a group whose smallest distance is looked for first
 DISTANCES = 1 << 26  # on an accelerator, so many distances at once are no trouble
 
 
@@ -43,8 +44,23 @@ def _nearest_of_block(z: Array, codes: Array, key: Array | None = None, seen: Ar
     if key is not None:
         distance = distance - jax.random.gumbel(key, distance.shape)
         distance = jnp.where(jnp.arange(codes.shape[0])[None] < seen, jnp.inf, distance)
-    index = jnp.argmin(distance, axis=-1).astype(jnp.int32)
-    return jnp.take_along_axis(distance, index[:, None], axis=-1)[:, 0], index
+    return _smallest(distance)
+
+
+def _smallest(distance: Array) -> tuple[Array, Array]:
+    """The smallest of each row and its index, the first on ties: [N, K] → [N], int32 [N].
+
+    XLA:CPU looks for the smallest index by index; the smallest of each group by itself is vectors' work, several times
+    as fast.
+    """
+    count, size = distance.shape
+    if size % GROUP or size == GROUP or jax.default_backend() != "cpu":
+        index = jnp.argmin(distance, axis=-1).astype(jnp.int32)
+        return jnp.take_along_axis(distance, index[:, None], axis=-1)[:, 0], index
+    groups = lax.optimization_barrier(distance).reshape(count, size // GROUP, GROUP)
+    group = jnp.argmin(jnp.min(groups, axis=-1), axis=-1)
+    inside = jnp.take_along_axis(groups, group[:, None, None], axis=1)[:, 0]
+    return jnp.min(inside, axis=-1), (group * GROUP + jnp.argmin(inside, axis=-1)).astype(jnp.int32)
 
 
 def _nearest_of_all(z: Array, codes: Array, key: Array | None = None) -> Array:

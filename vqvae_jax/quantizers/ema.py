@@ -63,7 +63,7 @@ class EMAQuantizer:
         losses = {"commitment": cb.distance_to(z_e, z_q)}
         fresh = None
         if train:
-            codebook, fresh = self._update(codebook, flat, indices, key)
+            codebook, fresh = self.moved(codebook, flat, indices, key)
         return Quantized(cb.straight_through(z_e, z_q), (indices,), losses, codebook, fresh)
 
     def lookup(self, codebook: Codebook, indices: Tokens) -> Array:
@@ -77,8 +77,8 @@ class EMAQuantizer:
         total = jnp.where(codebook.stats["started"], codebook.stats["sum"], lax.stop_gradient(new.codes))
         return new.replace(stats=new.stats | {"sum": total})
 
-    def _update(self, codebook: Codebook, flat: Array, indices: Array, key: Array | None) -> tuple[Codebook, Array]:
-        """Move the averages, then give dead codes a new value with statistics to match."""
+    def moved(self, codebook: Codebook, flat: Array, indices: Array, key: Array | None) -> tuple[Codebook, Array]:
+        """The codebook after a batch [N, D] with these indices, and which codes were dead and have a new value."""
         size, stats = self.codebook_size, codebook.stats
         used = cb.counts(indices, size)
         count = self.decay * stats["count"] + (1 - self.decay) * used

@@ -88,7 +88,7 @@ class PriorTask:
         count = len(batch["tokens"][0])
         fill = lambda x: jnp.take(x, jnp.arange(CHUNK) % count, axis=0)  # noqa: E731
         condition = jax.tree.map(fill, condition)
-        tokens = draw(self.prior, CHUNK, self.pick, model, key, condition)
+        tokens = draw(self.prior, self.pick, model, jax.random.split(key, CHUNK), condition)
         images = self.decode((*condition.coarse, *unstacked(tokens)))
         return {"samples": logs.grid(images, columns=8, scale=max(1, 64 // images.shape[1]))}
 

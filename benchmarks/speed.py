@@ -1,0 +1,310 @@
+"""How fast the parts are, beside the limit of the machine and the PyTorch reference at its best.
+
+    python benchmarks/speed.py                                      ours alone
+    git clone https://github.com/unixpickle/vq-vae-2 PATH
+    pip install torch --index-url https://download.pytorch.org/whl/cpu
+    python benchmarks/speed.py --reference=PATH --json=FILE         beside PyTorch, in turns
+
+    ms       of one step, or one drawing; median of rounds in which ours and PyTorch's best settings take turns
+    limit    the larger of FLOP / measured GEMM rate and bytes / measured bandwidth, as a share of ms
+    memory   arguments, outputs and temporaries as XLA plans them, MB
+    cold     seconds to trace and compile; warm: from the persistent cache
+    torch    ms of the best of eager and torch.compile, one and all threads, NCHW and channels_last, and which it was
+    ratio    ours / torch: median over the rounds [smallest, largest]
+
+Then what doubling costs, how fast images come in, and the seconds from a program's start to its first training step.
+"""
+
+import argparse
+import contextlib
+import functools
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import speed_rows as ours  # noqa: E402
+from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
+from machine import Peak, described, peak  # noqa: E402
+
+from vqvae_jax import data  # noqa: E402
+from vqvae_jax.devices import use_large_pages  # noqa: E402
+from vqvae_jax.files import write_json  # noqa: E402
+
+MNIST = {"size": 28, "channels": 1, "levels": 1, "width": 16, "codes": 32}
+PHOTOGRAPHS = {"channels": 3, "levels": 2, "width": 128, "codes": 512}
+SMALL = {"size": 32, "channels": 3, "levels": 2, "width": 64, "codes": 512}
+ROUNDS, SLOW_ROUNDS, SLOW, TURN = 7, 3, 2.0, 0.3  # rounds, of what takes so many seconds or more, seconds of a turn
+KEPT = 2  # settings of PyTorch that take turns with ours, after each was tried
+CPU = jax.default_backend() == "cpu"
+
+Row = tuple[str, tuple[Any, ...], dict[str, Any]]  # function of speed_rows and of speed_torch, its arguments
+
+
+def rows(dtype: str) -> dict[str, Row]:
+    """All rows by name; accelerators have the larger ones in addition."""
+    photographs: dict[str, tuple[int, int]] = {"64 px, 16": (64, 16), "256 px, 2": (256, 2)}
+    if not CPU:
+        photographs["256 px, 64"] = (256, 64)
+    found: dict[str, Row] = {
+        f"MNIST VQ-VAE step, {batch}": ("autoencoder_step", (batch, dtype), MNIST) for batch in (32, 128)
+    }
+    for name, (size, batch) in photographs.items():
+        found[f"hierarchical VAE step, {name}"] = ("autoencoder_step", (batch, dtype), {"size": size, **PHOTOGRAPHS})
+    for batch in (32, 128):
+        found[f"MNIST PixelCNN step, {batch}"] = ("prior_step", (batch, dtype), ours.GENERATOR)
+    found["TopPrior step, 2"] = ("prior_step", (2, dtype), ours.TOP)
+    for count in (1, 16, 64):
+        found[f"sample MNIST PixelCNN, {count}"] = ("sampling", (count, dtype), ours.GENERATOR)
+    for count in (1, 16) if CPU else (1, 16, 64):
+        found[f"sample TopPrior 32x32, {count}"] = ("sampling", (count, dtype), ours.TOP)
+    found["both priors and decoder, 256 px, 1"] = ("hierarchy", (1, dtype), {})
+    if dtype == "float32":  # codebooks are float32 whatever the networks are
+        for shape in ((16384, 64, 512), (16384, 128, 8192), (2048, 8, 262144), (65536, 8, 262144)):
+            found["nearest code, {} x {}, {:,} codes".format(*shape)] = ("nearest_code", shape, {})
+        found["plain product and argmin, 2048 x 8, 262,144"] = ("plain_nearest_code", (2048, 8, 262144), {})
+        found["EMA update, 16384 x 64, 512 codes"] = ("ema_update", (16384, 64, 512), {})
+    return found
+
+
+def measure(row: Row, limit: Peak, torch_rows: Any) -> dict[str, Any]:
+    """One row, everything about it."""
+    function, arguments, fields = row
+    work = getattr(ours, function)(*arguments, **fields)
+    cold, warm, memory = compiled(work.program)
+    runs: dict[str, Callable[[], float]] = {"ours": stepping(work)}
+    rivals = getattr(torch_rows, function, None)
+    if rivals:
+        runs |= best_of(rivals(*arguments, **fields))
+    spent = in_turns(runs)
+    needed = limit.seconds(work.flops, work.moved)
+    found: dict[str, Any] = {"ms": 1e3 * statistics.median(spent["ours"]), "memory_mb": memory / 1e6}
+    found |= {"limit": needed / statistics.median(spent["ours"]), "cold_s": cold, "warm_s": warm}
+    if len(spent) > 1:
+        rival = min((name for name in spent if name != "ours"), key=lambda name: statistics.median(spent[name]))
+        ratios = sorted(a / b for a, b in zip(spent["ours"], spent[rival], strict=True))
+        found |= {"torch_ms": 1e3 * statistics.median(spent[rival]), "torch": rival}
+        found |= {"ratio": statistics.median(ratios), "ratios": [ratios[0], ratios[-1]]}
+    return found
+
+
+def compiled(program: Callable[[], Any]) -> tuple[float, float, float]:
+    """Seconds to trace and compile without a cache and with one, and bytes of memory."""
+    seconds = []
+    with tempfile.TemporaryDirectory() as folder, cache_in(folder):
+        for _ in range(2):
+            jax.clear_caches()
+            began = time.perf_counter()
+            plan = program().compile().memory_analysis()
+            seconds.append(time.perf_counter() - began)
+    memory = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
+    return seconds[0], seconds[1], float(memory + plan.temp_size_in_bytes)
+
+
+@contextlib.contextmanager
+def cache_in(folder: str) -> Iterator[None]:
+    """Inside, every compiled program is kept in this folder."""
+    inside = {
+        "jax_compilation_cache_dir": folder,
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in inside}
+    for values in (inside, before):
+        for name, value in values.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        if values is inside:
+            yield
+
+
+def stepping(work: ours.Work) -> Callable[[], float]:
+    """Runs as many steps as fill a turn; seconds of one."""
+    held, count = [work.state], [1]
+
+    def turn() -> float:
+        began = time.perf_counter()
+        for _ in range(count[0]):
+            held[0] = work.step(held[0], *work.inputs)
+        jax.block_until_ready(held[0])
+        return (time.perf_counter() - began) / count[0]
+
+    turn()  # compiles
+    count[0] = max(1, round(TURN / turn()))
+    return turn
+
+
+def best_of(settings: dict[str, Callable[[], float | None]]) -> dict[str, Callable[[], float]]:
+    """The fastest settings of PyTorch, each tried."""
+
+    def seconds(once: Callable[[], float | None], count: int = 1) -> float:
+        began = time.perf_counter()
+        said = [once() for _ in range(count)][-1]
+        return said or (time.perf_counter() - began) / count
+
+    tried = {}
+    for name, once in settings.items():
+        began = time.perf_counter()
+        first = seconds(once)  # compiles
+        tried[name] = first if time.perf_counter() - began > 10 and "compile" not in name else seconds(once)
+    fastest = sorted(tried, key=lambda name: tried[name])[:KEPT]
+    return {name: functools.partial(seconds, settings[name], max(1, round(TURN / tried[name]))) for name in fastest}
+
+
+def in_turns(runs: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
+    """Seconds of each in every round, so that a busy moment of the machine meets all of them."""
+    first = {name: [run()] for name, run in runs.items()}
+    rounds = SLOW_ROUNDS if max(x[0] for x in first.values()) > SLOW else ROUNDS
+    for _ in range(rounds - 1):
+        for name, run in runs.items():
+            first[name].append(run())
+    return first
+
+
+def scaling(dtype: str) -> dict[str, float]:
+    """How many times as long a step takes where one thing is doubled: 4 levels have a side that 2 have."""
+    batch, base = 16, SMALL | {"size": 64}
+    cases: dict[str, tuple[int, dict[str, int]]] = {
+        "base": (batch, base),
+        "batch": (2 * batch, base),
+        "side": (batch, base | {"size": 128}),
+        "codes": (batch, base | {"codes": 1024}),
+        "levels": (batch, base | {"levels": 4}),
+    }
+    spent = in_turns({name: stepping(ours.autoencoder_step(b, dtype, **kw)) for name, (b, kw) in cases.items()})
+    median = {name: statistics.median(seconds) for name, seconds in spent.items()}
+    return {"base_ms": 1e3 * median.pop("base")} | {
+        name: seconds / statistics.median(spent["base"]) for name, seconds in median.items()
+    }
+
+
+def images_a_second(size: int, channels: int, batch: int) -> float:
+    """Out of decoded images, as batches on the device."""
+    images = np.random.default_rng(0).integers(0, 256, (4096, size, size, channels), np.uint8)
+    source = data.ArrayData(data.Arrays(images), batch, 0)
+    began = time.perf_counter()
+    for step in range(50):
+        jax.block_until_ready(jax.device_put(source.batch(step)))
+    return 50 * batch / (time.perf_counter() - began)
+
+
+START = """
+import os, sys, time
+sys.path.insert(0, os.getcwd())
+import launch
+from vqvae_jax import train
+begin = train.Run.begin
+def first_step(run, *given):
+    state, step = begin(run, *given), run.step
+    def once(state, batch):
+        step(state, batch)[1]["loss"].block_until_ready()
+        print(time.time(), flush=True)
+        os._exit(0)
+    run.step = once
+    return state
+train.Run.begin = first_step
+launch.main(["--config=configs/openmoji_hierarchical.py", "--stage=autoencoder", "--workdir=" + sys.argv[1]])
+"""
+
+
+def start_up() -> list[float]:
+    """Seconds from the start of a program to the end of the demo's first training step, of four starts in a row."""
+    spent = []
+    for _ in range(4):
+        with tempfile.TemporaryDirectory() as folder:
+            began = time.time()
+            command = [sys.executable, "-c", START, f"{folder}/demo"]
+            said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+            lines = said.stdout.split()
+            if said.returncode or not lines:
+                raise SystemExit(f"error: the demo did not start: {said.stderr[-500:]}")
+            spent.append(float(lines[-1]) - began)
+    return spent
+
+
+def line(name: str, found: dict[str, Any]) -> str:
+    """A row of the table."""
+    cells = [name, f"{found['ms']:.4g}", f"{found['limit']:.0%}", f"{found['memory_mb']:.0f}"]
+    cells += [f"{found['cold_s']:.1f}", f"{found['warm_s']:.1f}"]
+    if "ratio" in found:
+        low, high = found["ratios"]
+        digits = 2 if found["ratio"] > 0.1 else 4
+        spread = f"{found['ratio']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+        cells += [f"{found['torch_ms']:.4g}", found["torch"], spread]
+    else:
+        cells += ["", "", ""]
+    return "| " + " | ".join(cells) + " |"
+
+
+def read_flags() -> argparse.Namespace:
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("--reference", metavar="PATH", type=Path, help="a checkout of the PyTorch reference")
+    flags.add_argument("--json", metavar="FILE", type=Path, help="where the numbers are written, too")
+    flags.add_argument("--dtype", help="float32 or bfloat16 (default: float32; both on accelerators)")
+    flags.add_argument("--rows", metavar="TEXT", default="", help="only rows whose name has this text, nothing else")
+    return flags.parse_args()
+
+
+def torch_rows_of(given: argparse.Namespace) -> Any:
+    """The module with PyTorch's rows, or None."""
+    if not given.reference:
+        return None
+    if not (given.reference / "vq_vae_2").is_dir():
+        raise SystemExit(f"error: {given.reference} is no checkout; git clone https://github.com/unixpickle/vq-vae-2")
+    sys.path.insert(0, str(given.reference))
+    try:
+        import speed_torch
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"error: {error}; pip install torch") from error
+    return speed_torch
+
+
+def main() -> int:
+    """Prints the tables."""
+    given = read_flags()
+    torch_rows = torch_rows_of(given)
+    kept: dict[str, Any] = {"machine": described("jax", "jaxlib", *(["torch"] if torch_rows else [])), "rows": {}}
+    print(kept["machine"], flush=True)
+    for dtype in [given.dtype] if given.dtype else ["float32"] if CPU else ["float32", "bfloat16"]:
+        limit = peak(dtype)
+        kept[f"peak {dtype}"] = limit._asdict()
+        print(f"\n{dtype}: {limit.flops / 1e9:.0f} GFLOP/s in products, {limit.bandwidth / 1e9:.0f} GB/s\n")
+        print("| work | ms | limit | memory | cold | warm | torch | its setting | ratio |")
+        print("|---|---|---|---|---|---|---|---|---|", flush=True)
+        for name, row in rows(dtype).items():
+            if given.rows in name:
+                kept["rows"][f"{name}, {dtype}"] = found = measure(row, limit, torch_rows)
+                print(line(name, found), flush=True)
+    if not given.rows:
+        kept |= around()
+    if given.json:
+        write_json(given.json, kept)
+    return 0
+
+
+def around() -> dict[str, Any]:
+    """What is beside the rows, printed as well."""
+    costs = scaling("float32")
+    said = ", ".join(f"{name} {times:.2f}" for name, times in costs.items() if name != "base_ms")
+    print(f"\na step of {costs['base_ms']:.0f} ms takes so many times as long with twice the … : {said}", flush=True)
+    images = {"MNIST, 128": images_a_second(28, 1, 128), "64 px, 16": images_a_second(64, 3, 16)}
+    print("images a second onto the device:", ", ".join(f"{name} {rate:,.0f}" for name, rate in images.items()))
+    seconds = start_up()
+    print("start of the demo to its first step, s:", ", ".join(f"{s:.1f}" for s in seconds), flush=True)
+    return {"scaling": costs, "images a second": images, "start-up": seconds}
+
+
+if __name__ == "__main__":
+    os.chdir(ROOT)
+    use_large_pages()
+    sys.exit(main())
