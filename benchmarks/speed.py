@@ -18,6 +18,7 @@ Then what doubling costs, how fast images come in, and the seconds from a progra
 import argparse
 import contextlib
 import functools
+import json
 import os
 import statistics
 import subprocess
@@ -44,8 +45,8 @@ from vqvae_jax.files import write_json  # noqa: E402
 MNIST = {"size": 28, "channels": 1, "levels": 1, "width": 16, "codes": 32}
 PHOTOGRAPHS = {"channels": 3, "levels": 2, "width": 128, "codes": 512}
 SMALL = {"size": 32, "channels": 3, "levels": 2, "width": 64, "codes": 512}
-ROUNDS, SLOW_ROUNDS, SLOW, TURN = 7, 3, 2.0, 0.3  # rounds, of what takes so many seconds or more, seconds of a turn
-KEPT = 2  # settings of PyTorch that take turns with ours, after each was tried
+ROUNDS, SLOW_ROUNDS, SLOW = 7, 3, 2.0  # rounds; fewer of what takes so many seconds
+TURN = 0.5  # seconds that one has before the other's turn
 CPU = jax.default_backend() == "cpu"
 
 Row = tuple[str, tuple[Any, ...], dict[str, Any]]  # function of speed_rows and of speed_torch, its arguments
@@ -77,23 +78,46 @@ def rows(dtype: str) -> dict[str, Row]:
     return found
 
 
-def measure(row: Row, limit: Peak, torch_rows: Any) -> dict[str, Any]:
+class Rival:
+    """PyTorch in a process of its own, so that neither side has the other's threads and memory."""
+
+    def __init__(self, reference: Path) -> None:
+        if not (reference / "vq_vae_2").is_dir():
+            raise SystemExit(f"error: {reference} is no checkout; git clone https://github.com/unixpickle/vq-vae-2")
+        command = [sys.executable, str(ROOT / "benchmarks" / "speed_torch.py"), str(reference.resolve()), str(TURN)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.ask("hello")
+
+    def ask(self, question: Any) -> Any:
+        """Sends a line, gives the answer."""
+        assert self.process.stdin and self.process.stdout
+        try:
+            print(json.dumps(question), file=self.process.stdin, flush=True)
+            return json.loads(self.process.stdout.readline())
+        except (BrokenPipeError, json.JSONDecodeError) as error:
+            raise SystemExit("error: PyTorch's side ended; what it said stands above (pip install torch?)") from error
+
+    def settings(self, row: Row) -> dict[str, Callable[[], float]]:
+        """What runs a turn of each of PyTorch's fastest settings, and gives the seconds of one step."""
+        return {name: functools.partial(self.ask, name) for name in self.ask(list(row))}
+
+
+def measure(row: Row, limit: Peak, rival: Rival | None) -> dict[str, Any]:
     """One row, everything about it."""
     function, arguments, fields = row
     work = getattr(ours, function)(*arguments, **fields)
     cold, warm, memory = compiled(work.program)
     runs: dict[str, Callable[[], float]] = {"ours": stepping(work)}
-    rivals = getattr(torch_rows, function, None)
-    if rivals:
-        runs |= best_of(rivals(*arguments, **fields))
+    if rival:
+        runs |= rival.settings(row)
     spent = in_turns(runs)
     needed = limit.seconds(work.flops, work.moved)
     found: dict[str, Any] = {"ms": 1e3 * statistics.median(spent["ours"]), "memory_mb": memory / 1e6}
     found |= {"limit": needed / statistics.median(spent["ours"]), "cold_s": cold, "warm_s": warm}
     if len(spent) > 1:
-        rival = min((name for name in spent if name != "ours"), key=lambda name: statistics.median(spent[name]))
-        ratios = sorted(a / b for a, b in zip(spent["ours"], spent[rival], strict=True))
-        found |= {"torch_ms": 1e3 * statistics.median(spent[rival]), "torch": rival}
+        best = min((name for name in spent if name != "ours"), key=lambda name: statistics.median(spent[name]))
+        ratios = sorted(a / b for a, b in zip(spent["ours"], spent[best], strict=True))
+        found |= {"torch_ms": 1e3 * statistics.median(spent[best]), "torch": best}
         found |= {"ratio": statistics.median(ratios), "ratios": [ratios[0], ratios[-1]]}
     return found
 
@@ -130,35 +154,20 @@ def cache_in(folder: str) -> Iterator[None]:
 
 def stepping(work: ours.Work) -> Callable[[], float]:
     """Runs as many steps as fill a turn; seconds of one."""
-    held, count = [work.state], [1]
+    held = [work.state]
 
-    def turn() -> float:
+    def seconds(count: int) -> float:
         began = time.perf_counter()
-        for _ in range(count[0]):
+        for _ in range(count):
             held[0] = work.step(held[0], *work.inputs)
         jax.block_until_ready(held[0])
-        return (time.perf_counter() - began) / count[0]
+        return (time.perf_counter() - began) / count
 
-    turn()  # compiles
-    count[0] = max(1, round(TURN / turn()))
-    return turn
-
-
-def best_of(settings: dict[str, Callable[[], float | None]]) -> dict[str, Callable[[], float]]:
-    """The fastest settings of PyTorch, each tried."""
-
-    def seconds(once: Callable[[], float | None], count: int = 1) -> float:
-        began = time.perf_counter()
-        said = [once() for _ in range(count)][-1]
-        return said or (time.perf_counter() - began) / count
-
-    tried = {}
-    for name, once in settings.items():
-        began = time.perf_counter()
-        first = seconds(once)  # compiles
-        tried[name] = first if time.perf_counter() - began > 10 and "compile" not in name else seconds(once)
-    fastest = sorted(tried, key=lambda name: tried[name])[:KEPT]
-    return {name: functools.partial(seconds, settings[name], max(1, round(TURN / tried[name]))) for name in fastest}
+    seconds(1)  # compiles
+    one = seconds(1)
+    count = max(1, round(TURN / one))
+    # The first steps after a rest are up to twice as long: they are run, and not counted.
+    return lambda: seconds(count) if one > SLOW else seconds(max(1, count // 2)) and seconds(count)
 
 
 def in_turns(runs: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
@@ -255,25 +264,11 @@ def read_flags() -> argparse.Namespace:
     return flags.parse_args()
 
 
-def torch_rows_of(given: argparse.Namespace) -> Any:
-    """The module with PyTorch's rows, or None."""
-    if not given.reference:
-        return None
-    if not (given.reference / "vq_vae_2").is_dir():
-        raise SystemExit(f"error: {given.reference} is no checkout; git clone https://github.com/unixpickle/vq-vae-2")
-    sys.path.insert(0, str(given.reference))
-    try:
-        import speed_torch
-    except ModuleNotFoundError as error:
-        raise SystemExit(f"error: {error}; pip install torch") from error
-    return speed_torch
-
-
 def main() -> int:
     """Prints the tables."""
     given = read_flags()
-    torch_rows = torch_rows_of(given)
-    kept: dict[str, Any] = {"machine": described("jax", "jaxlib", *(["torch"] if torch_rows else [])), "rows": {}}
+    kept: dict[str, Any] = {"machine": described("jax", "jaxlib", *(["torch"] if given.reference else [])), "rows": {}}
+    rival = Rival(given.reference) if given.reference else None
     print(kept["machine"], flush=True)
     for dtype in [given.dtype] if given.dtype else ["float32"] if CPU else ["float32", "bfloat16"]:
         limit = peak(dtype)
@@ -283,7 +278,7 @@ def main() -> int:
         print("|---|---|---|---|---|---|---|---|---|", flush=True)
         for name, row in rows(dtype).items():
             if given.rows in name:
-                kept["rows"][f"{name}, {dtype}"] = found = measure(row, limit, torch_rows)
+                kept["rows"][f"{name}, {dtype}"] = found = measure(row, limit, rival)
                 print(line(name, found), flush=True)
     if not given.rows:
         kept |= around()
