@@ -79,7 +79,7 @@ def hierarchy(count: int, dtype: str) -> Work:
     quantizers = tuple(QUANTIZERS["vq"](512, 128) for _ in range(2))
     autoencoder = AUTOENCODERS["hierarchical"](quantizers, 2, 128, 3, dtype=jnp.dtype(dtype))
     codebooks = autoencoder.init_codebooks(jax.random.key(0))
-    variables = jax.jit(autoencoder.init)(jax.random.key(0), jnp.zeros((1, 256, 256, 3)), codebooks)
+    variables = _once(autoencoder.init)(jax.random.key(0), jnp.zeros((1, 256, 256, 3)), codebooks)
     decode = jax.jit(lambda maps: autoencoder.apply(variables, maps, codebooks, method="decode"))
 
     def step(keys: Any, models: Any) -> Any:
@@ -121,6 +121,12 @@ def ema_update(vectors: int, dim: int, codes: int) -> Work:
     return _jitted(step, quantizer.init(jax.random.key(3)), (z, indices), 0.0, 4.0 * vectors * dim)
 
 
+def _once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Jitted for a single call, as train.py begins: on CPU, optimizing hundreds of draws takes longer than they do."""
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(function, compiler_options=options)
+
+
 def _prior(dtype: str, name: str, **fields: Any) -> Any:
     return PRIORS[name](**fields, dtype=jnp.dtype(dtype))
 
@@ -128,13 +134,13 @@ def _prior(dtype: str, name: str, **fields: Any) -> Any:
 def _fresh(prior: Any, condition: Condition = Condition()) -> Model:
     """A prior with weights as before training."""
     tokens = jnp.zeros((1, *prior.shape), jnp.int32)
-    return Model(jax.jit(prior.init)(jax.random.key(0), tokens, condition)["params"], {})
+    return Model(_once(prior.init)(jax.random.key(0), tokens, condition)["params"], {})
 
 
 def _training(task: Any, batch: dict[str, Any]) -> Work:
     """A task's jitted step, as the training loop makes it."""
     batch = jax.device_put(batch)
-    state = jax.jit(task.init)(jax.random.key(0), batch)
+    state = _once(task.init)(jax.random.key(0), batch)
     size = sum(x.nbytes for x in jax.tree.leaves(state) if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key))
     flops = _flops(task.train_step, state, batch)
     return _jitted(lambda state, batch: task.train_step(state, batch)[0], state, (batch,), flops, 2.0 * size)
