@@ -36,7 +36,8 @@ def peak(dtype: str = "float32") -> Peak:
 def _product_rate(side: int, dtype: str) -> float:
     x = jax.random.normal(jax.random.key(0), (side, side), dtype)
     product = jax.jit(jnp.matmul)
-    return 2 * side**3 / _seconds(lambda: product(x, x))
+    product(x, x)  # compiles
+    return 2 * side**3 / seconds(lambda: product(x, x))
 
 
 def _bandwidth() -> float:
@@ -47,13 +48,14 @@ def _bandwidth() -> float:
         held[0] = add(held[0])
         return held[0]
 
-    return 8 * (1 << 26) / _seconds(once)
+    once()  # compiles
+    return 8 * (1 << 26) / seconds(once)
 
 
-def _seconds(once: Callable[[], Any]) -> float:
-    jax.block_until_ready(once())
+def seconds(once: Callable[[], Any], times: int = TIMES) -> float:
+    """Median of so many calls."""
     spent = []
-    for _ in range(TIMES):
+    for _ in range(times):
         began = time.perf_counter()
         jax.block_until_ready(once())
         spent.append(time.perf_counter() - began)

@@ -6,7 +6,7 @@
     encode   seconds for 10,000 images of 32 px to tokens on disk
     folder   seconds to open a folder of so many files: listed, and decoded the first time, and the second
 
-Medians of five. Says how busy the machine is; for numbers to keep, let it be idle.
+Medians of seven. Says how busy the machine is; for numbers to keep, let it be idle.
 """
 
 import argparse
@@ -20,6 +20,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import PIL.Image
+from machine import TIMES, described, seconds
+from turns import steps_of, turns_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -32,18 +34,7 @@ from vqvae_jax.tasks.autoencode import AutoencodeTask
 from vqvae_jax.tasks.optimize import make_optimizer
 
 CONFIGS = ("fashion_mnist_pixelcnn", "cifar10_vqvae", "cifar10_hierarchical", "openmoji_hierarchical")
-TIMES = 5
 FILES = 10_000
-
-
-def seconds(function, times=TIMES):
-    """Median seconds of a call."""
-    spent = []
-    for _ in range(times):
-        began = time.perf_counter()
-        function()
-        spent.append(time.perf_counter() - began)
-    return statistics.median(spent)
 
 
 def noise(count, size, channels):
@@ -67,23 +58,19 @@ def step_rate(config, autoencoder, batches):
     run = train.Run(task, batches, batches, config["train"])
     state, batch = run.begin(jax.random.key(0), None), run.place(batches.batch(0))
 
-    def steps(state, count=10):
-        for _ in range(count):
-            state, _ = run.step(state, batch)
-        return jax.block_until_ready(state)
-
-    state = steps(state, 2)
-    spent = []
-    for _ in range(TIMES):
-        began = time.perf_counter()
-        state = steps(state)
-        spent.append(time.perf_counter() - began)
-    return 10 * batches.batch_size / statistics.median(spent)
+    one = turns_of(steps_of(lambda state: run.step(state, batch)[0], state))
+    return batches.batch_size / statistics.median(one() for _ in range(TIMES))
 
 
 def array_rate(batches):
     """Images a second out of a memory map."""
     return 20 * batches.batch_size / seconds(lambda: [batches.batch(i) for i in range(20)])
+
+
+def rates(name):
+    """Images a second: what a config's training step takes, and what comes out of a memory map."""
+    config, autoencoder, batches = prepared(name)
+    return step_rate(config, autoencoder, batches), array_rate(batches)
 
 
 def stream_rate(size, batch_size, root):
@@ -132,12 +119,10 @@ def main():
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--files", type=int, default=FILES, help=f"in the folder (default {FILES})")
     given = flags.parse_args()
-    load = os.getloadavg()[0]
-    print(f"{os.cpu_count()} cores, load {load:.1f} before, {jax.devices()[0].device_kind}, jax {jax.__version__}")
+    print(described("jax"))
     print(f"{'config':26} {'step':>10} {'arrays':>12} {'ratio':>8}")
     for name in CONFIGS:
-        config, autoencoder, batches = prepared(name)
-        step, arrays = step_rate(config, autoencoder, batches), array_rate(batches)
+        step, arrays = rates(name)
         print(f"{name:26} {step:10.0f} {arrays:12.0f} {arrays / step:8.0f}", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["VQVAE_JAX_CACHE"] = f"{scratch}/cache"

@@ -13,6 +13,7 @@
     ratio    ours / torch: median over the rounds [smallest, largest]
 
 Then what doubling costs, how fast images come in, and the seconds from a program's start to its first training step.
+"a forward pass of TopPrior" is what each of the 1,024 pixels of a map would cost without caches.
 """
 
 import argparse
@@ -32,22 +33,25 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from vqvae_jax.devices import use_large_pages  # noqa: E402
+
+if __name__ == "__main__":
+    use_large_pages()
+
 import jax  # noqa: E402
-import numpy as np  # noqa: E402
+import pipeline  # noqa: E402
 import speed_rows as ours  # noqa: E402
 from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 from machine import Peak, described, peak  # noqa: E402
+from turns import in_turns, milliseconds, steps_of, turns_of  # noqa: E402
 
-from vqvae_jax import data  # noqa: E402
-from vqvae_jax.devices import use_large_pages  # noqa: E402
 from vqvae_jax.files import write_json  # noqa: E402
 
 MNIST = {"size": 28, "channels": 1, "levels": 1, "width": 16, "codes": 32}
 PHOTOGRAPHS = {"channels": 3, "levels": 2, "width": 128, "codes": 512}
-SMALL = {"size": 32, "channels": 3, "levels": 2, "width": 64, "codes": 512}
-ROUNDS, SLOW_ROUNDS, SLOW = 7, 3, 2.0  # rounds; fewer of what takes so many seconds
-TURN = 0.5  # seconds that one has before the other's turn
+SMALL = {"size": 64, "channels": 3, "levels": 2, "width": 64, "codes": 512}
 CPU = jax.default_backend() == "cpu"
+DTYPES = ("float32", "bfloat16")
 
 Row = tuple[str, tuple[Any, ...], dict[str, Any]]  # function of speed_rows and of speed_torch, its arguments
 
@@ -69,6 +73,7 @@ def rows(dtype: str) -> dict[str, Row]:
         found[f"sample MNIST PixelCNN, {count}"] = ("sampling", (count, dtype), ours.GENERATOR)
     for count in (1, 16) if CPU else (1, 16, 64):
         found[f"sample TopPrior 32x32, {count}"] = ("sampling", (count, dtype), ours.TOP)
+    found["a forward pass of TopPrior, 1"] = ("forward", (1, dtype), ours.TOP)
     found["both priors and decoder, 256 px, 1"] = ("hierarchy", (1, dtype), {})
     if dtype == "float32":  # codebooks are float32 whatever the networks are
         for shape in ((16384, 64, 512), (16384, 128, 8192), (2048, 8, 262144), (65536, 8, 262144)):
@@ -84,7 +89,7 @@ class Rival:
     def __init__(self, reference: Path) -> None:
         if not (reference / "vq_vae_2").is_dir():
             raise SystemExit(f"error: {reference} is no checkout; git clone https://github.com/unixpickle/vq-vae-2")
-        command = [sys.executable, str(ROOT / "benchmarks" / "speed_torch.py"), str(reference.resolve()), str(TURN)]
+        command = [sys.executable, str(ROOT / "benchmarks" / "speed_torch.py"), str(reference.resolve())]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.ask("hello")
 
@@ -107,7 +112,7 @@ def measure(row: Row, limit: Peak, rival: Rival | None) -> dict[str, Any]:
     function, arguments, fields = row
     work = getattr(ours, function)(*arguments, **fields)
     cold, warm, memory = compiled(work.program)
-    runs: dict[str, Callable[[], float]] = {"ours": stepping(work)}
+    runs: dict[str, Callable[[], float]] = {"ours": turning(work)}
     if rival:
         runs |= rival.settings(row)
     spent = in_turns(runs)
@@ -120,6 +125,11 @@ def measure(row: Row, limit: Peak, rival: Rival | None) -> dict[str, Any]:
         found |= {"torch_ms": 1e3 * statistics.median(spent[best]), "torch": best}
         found |= {"ratio": statistics.median(ratios), "ratios": [ratios[0], ratios[-1]]}
     return found
+
+
+def turning(work: ours.Work) -> Callable[[], float]:
+    """Runs a turn, gives the seconds of one step."""
+    return turns_of(steps_of(work.step, work.state, *work.inputs))
 
 
 def compiled(program: Callable[[], Any]) -> tuple[float, float, float]:
@@ -152,37 +162,9 @@ def cache_in(folder: str) -> Iterator[None]:
             yield
 
 
-def stepping(work: ours.Work) -> Callable[[], float]:
-    """Runs as many steps as fill a turn; seconds of one."""
-    held = [work.state]
-
-    def seconds(count: int) -> float:
-        began = time.perf_counter()
-        for _ in range(count):
-            held[0] = work.step(held[0], *work.inputs)
-        jax.block_until_ready(held[0])
-        return (time.perf_counter() - began) / count
-
-    seconds(1)  # compiles
-    one = seconds(1)
-    count = max(1, round(TURN / one))
-    # The first steps after a rest are up to twice as long: they are run, and not counted.
-    return lambda: seconds(count) if one > SLOW else seconds(max(1, count // 2)) and seconds(count)
-
-
-def in_turns(runs: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """Seconds of each in every round, so that a busy moment of the machine meets all of them."""
-    first = {name: [run()] for name, run in runs.items()}
-    rounds = SLOW_ROUNDS if max(x[0] for x in first.values()) > SLOW else ROUNDS
-    for _ in range(rounds - 1):
-        for name, run in runs.items():
-            first[name].append(run())
-    return first
-
-
 def scaling(dtype: str) -> dict[str, float]:
     """How many times as long a step takes where one thing is doubled: 4 levels have a side that 2 have."""
-    batch, base = 16, SMALL | {"size": 64}
+    batch, base = 16, SMALL
     cases: dict[str, tuple[int, dict[str, int]]] = {
         "base": (batch, base),
         "batch": (2 * batch, base),
@@ -190,21 +172,9 @@ def scaling(dtype: str) -> dict[str, float]:
         "codes": (batch, base | {"codes": 1024}),
         "levels": (batch, base | {"levels": 4}),
     }
-    spent = in_turns({name: stepping(ours.autoencoder_step(b, dtype, **kw)) for name, (b, kw) in cases.items()})
-    median = {name: statistics.median(seconds) for name, seconds in spent.items()}
-    return {"base_ms": 1e3 * median.pop("base")} | {
-        name: seconds / statistics.median(spent["base"]) for name, seconds in median.items()
-    }
-
-
-def images_a_second(size: int, channels: int, batch: int) -> float:
-    """Out of decoded images, as batches on the device."""
-    images = np.random.default_rng(0).integers(0, 256, (4096, size, size, channels), np.uint8)
-    source = data.ArrayData(data.Arrays(images), batch, 0)
-    began = time.perf_counter()
-    for step in range(50):
-        jax.block_until_ready(jax.device_put(source.batch(step)))
-    return 50 * batch / (time.perf_counter() - began)
+    runs = {name: turning(ours.autoencoder_step(b, dtype, **fields)) for name, (b, fields) in cases.items()}
+    ms = milliseconds(runs)
+    return {"base_ms": ms["base"]} | {name: ms[name] / ms["base"] for name in cases if name != "base"}
 
 
 START = """
@@ -259,7 +229,7 @@ def read_flags() -> argparse.Namespace:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--reference", metavar="PATH", type=Path, help="a checkout of the PyTorch reference")
     flags.add_argument("--json", metavar="FILE", type=Path, help="where the numbers are written, too")
-    flags.add_argument("--dtype", help="float32 or bfloat16 (default: float32; both on accelerators)")
+    flags.add_argument("--dtype", choices=DTYPES, help="default: float32; both on accelerators")
     flags.add_argument("--rows", metavar="TEXT", default="", help="only rows whose name has this text, nothing else")
     return flags.parse_args()
 
@@ -267,19 +237,24 @@ def read_flags() -> argparse.Namespace:
 def main() -> int:
     """Prints the tables."""
     given = read_flags()
+    dtypes = [given.dtype] if given.dtype else DTYPES[:1] if CPU else DTYPES
+    chosen = {dtype: {name: row for name, row in rows(dtype).items() if given.rows in name} for dtype in dtypes}
+    if not any(chosen.values()):
+        raise SystemExit(
+            f"error: no row has --rows={given.rows!r} in its name; there are: {'; '.join(rows(dtypes[0]))}"
+        )
     kept: dict[str, Any] = {"machine": described("jax", "jaxlib", *(["torch"] if given.reference else [])), "rows": {}}
     rival = Rival(given.reference) if given.reference else None
     print(kept["machine"], flush=True)
-    for dtype in [given.dtype] if given.dtype else ["float32"] if CPU else ["float32", "bfloat16"]:
+    for dtype in dtypes:
         limit = peak(dtype)
         kept[f"peak {dtype}"] = limit._asdict()
         print(f"\n{dtype}: {limit.flops / 1e9:.0f} GFLOP/s in products, {limit.bandwidth / 1e9:.0f} GB/s\n")
         print("| work | ms | limit | memory | cold | warm | torch | its setting | ratio |")
         print("|---|---|---|---|---|---|---|---|---|", flush=True)
-        for name, row in rows(dtype).items():
-            if given.rows in name:
-                kept["rows"][f"{name}, {dtype}"] = found = measure(row, limit, rival)
-                print(line(name, found), flush=True)
+        for name, row in chosen[dtype].items():
+            kept["rows"][f"{name}, {dtype}"] = found = measure(row, limit, rival)
+            print(line(name, found), flush=True)
     if not given.rows:
         kept |= around()
     if given.json:
@@ -292,8 +267,9 @@ def around() -> dict[str, Any]:
     costs = scaling("float32")
     said = ", ".join(f"{name} {times:.2f}" for name, times in costs.items() if name != "base_ms")
     print(f"\na step of {costs['base_ms']:.0f} ms takes so many times as long with twice the … : {said}", flush=True)
-    images = {"MNIST, 128": images_a_second(28, 1, 128), "64 px, 16": images_a_second(64, 3, 16)}
-    print("images a second onto the device:", ", ".join(f"{name} {rate:,.0f}" for name, rate in images.items()))
+    images = {name: pipeline.rates(name) for name in pipeline.CONFIGS}
+    said = (f"{name} {arrays:,.0f} of {step:,.0f}" for name, (step, arrays) in images.items())
+    print("images a second that come in, of those that a step takes:", ", ".join(said), flush=True)
     seconds = start_up()
     print("start of the demo to its first step, s:", ", ".join(f"{s:.1f}" for s in seconds), flush=True)
     return {"scaling": costs, "images a second": images, "start-up": seconds}
@@ -301,5 +277,4 @@ def around() -> dict[str, Any]:
 
 if __name__ == "__main__":
     os.chdir(ROOT)
-    use_large_pages()
     sys.exit(main())

@@ -71,6 +71,19 @@ def sampling(count: int, dtype: str, **fields: Any) -> Work:
     return Work(step, keys, (model,), *_sampling_needs(prior, model, count), program)
 
 
+def forward(count: int, dtype: str, **fields: Any) -> Work:
+    """One pass of a prior over so many whole maps: without caches, each pixel takes one."""
+    prior = _prior(dtype, **fields)
+    tokens = jnp.zeros((count, *prior.shape), jnp.int32)
+    params = _fresh(prior).params
+
+    def step(tokens: Any, params: Any) -> Any:
+        return (tokens + jnp.argmax(prior.apply({"params": params}, tokens, Condition()), -1)) % prior.vocab_size
+
+    needed = _flops(step, tokens, params), float(sum(x.nbytes for x in jax.tree.leaves(params)))
+    return _jitted(step, tokens, (params,), *needed)
+
+
 def hierarchy(count: int, dtype: str) -> Work:
     """256 px images from nothing: the reference's top and bottom priors, then its decoder."""
     top, bottom = _prior(dtype, **TOP), _prior(dtype, **BOTTOM)

@@ -3,9 +3,8 @@
 A row gives callables that do one thing each, by the name of their setting: eager or `torch.compile`, threads, layout.
 Adam is the fused one, which the reference's scripts do not ask for.
 
-speed.py starts it: python benchmarks/speed_torch.py PATH SECONDS, a checkout of the reference and how long a
-turn takes. A line of standard input is a row, answered by the names of its fastest settings, or one of these names,
-answered by the seconds of a step.
+speed.py starts it: python benchmarks/speed_torch.py PATH, a checkout of the reference. A line of standard input is a
+row, answered by the names of its fastest settings, or one of these names, answered by the seconds of a step.
 """
 
 import functools
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn import functional as F
+from turns import turn
 
 sys.path.insert(0, sys.argv[1])
 from vq_vae_2 import vq, vq_vae
@@ -29,8 +29,6 @@ from vq_vae_2.examples.mnist.model import Generator
 
 Once = Callable[[], float | None]  # runs once; may give the seconds, where they are not what it took
 
-TURN = float(sys.argv[2])
-SLOW = 2.0  # seconds of a step
 KEPT = 2  # settings that take turns with ours, after each was tried
 vars(np)["int"] = int  # the reference still says np.int, which NumPy 1.24 took away
 warnings.filterwarnings("ignore", module="torch")
@@ -188,15 +186,7 @@ def best_of(settings: dict[str, Once]) -> dict[str, Callable[[], float]]:
         first = _seconds(once)  # compiles
         tried[name] = first if time.perf_counter() - began > 10 and "compile" not in name else _seconds(once)
     fastest = sorted(tried, key=lambda name: tried[name])[:KEPT]
-    return {name: functools.partial(_turn, settings[name], tried[name]) for name in fastest}
-
-
-def _turn(once: Once, each: float) -> float:
-    """As ours: the first steps after a rest are not counted, unless one takes seconds."""
-    count = max(1, round(TURN / each))
-    if each < SLOW:
-        _seconds(once, max(1, count // 2))
-    return _seconds(once, count)
+    return {name: functools.partial(turn, functools.partial(_seconds, settings[name]), tried[name]) for name in fastest}
 
 
 def _seconds(once: Once, count: int = 1) -> float:

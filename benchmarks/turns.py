@@ -1,5 +1,6 @@
 """Steps that take turns, so that a busy moment of the machine meets all of them."""
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -7,17 +8,51 @@ from typing import Any
 
 import jax
 
-ROUNDS, BLOCK = 7, 20  # how often each has its turn, and its steps in a row
+TURN = 0.5  # seconds that one has before the other's turn
+ROUNDS = 7  # how often each has its turn
+SLOW, SLOW_ROUNDS = 2.0, 3  # of what takes so many seconds there are fewer rounds, and nothing uncounted
+
+Seconds = Callable[[int], float]  # runs so many steps, gives the seconds of one
 
 
-def milliseconds(steps: Mapping[str, Callable[[Any], Any]], states: Mapping[str, Any]) -> dict[str, float]:
-    """Of one step of each: medians over the rounds. A step takes a state and gives the next one."""
-    states, spent = dict(states), {name: [] for name in steps}
-    for turn in range(ROUNDS + 1):
-        for name, step in steps.items():
-            began = time.perf_counter()
-            for _ in range(BLOCK):
-                states[name] = step(states[name])
-            jax.block_until_ready(states[name])
-            spent[name] += [(time.perf_counter() - began) / BLOCK * 1000] if turn else []  # the first compiles
-    return {name: statistics.median(times) for name, times in spent.items()}
+def steps_of(step: Callable[..., Any], state: Any, *inputs: Any) -> Seconds:
+    """Runs state = step(state, *inputs) again and again."""
+    held = [state]
+
+    def seconds(count: int) -> float:
+        began = time.perf_counter()
+        for _ in range(count):
+            held[0] = step(held[0], *inputs)
+        jax.block_until_ready(held[0])
+        return (time.perf_counter() - began) / count
+
+    return seconds
+
+
+def turns_of(seconds: Seconds) -> Callable[[], float]:
+    """Runs a turn, gives the seconds of one step."""
+    seconds(1)  # compiles
+    return functools.partial(turn, seconds, seconds(1))
+
+
+def turn(seconds: Seconds, one: float) -> float:
+    """Seconds of one step, where as many fill the turn. The first after a rest are up to twice as long: not counted."""
+    count = max(1, round(TURN / one))
+    if one < SLOW:
+        seconds(max(1, count // 2))
+    return seconds(count)
+
+
+def in_turns(runs: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
+    """Seconds of each in every round."""
+    spent = {name: [run()] for name, run in runs.items()}
+    rounds = SLOW_ROUNDS if max(seconds[0] for seconds in spent.values()) > SLOW else ROUNDS
+    for _ in range(rounds - 1):
+        for name, run in runs.items():
+            spent[name].append(run())
+    return spent
+
+
+def milliseconds(runs: Mapping[str, Callable[[], float]]) -> dict[str, float]:
+    """Of one step of each: medians over the rounds."""
+    return {name: 1e3 * statistics.median(seconds) for name, seconds in in_turns(runs).items()}

@@ -57,9 +57,10 @@ def conv(x: Array, kernel: Array, stride: int = 1, padding: Padding = NONE) -> A
         return _lax_conv(x, kernel, stride, padding)
     if (height, width) == x.shape[1:3] and padding == NONE:  # one pixel is asked for, as in sampling
         return (x.reshape(len(x), -1) @ kernel.reshape(-1, kernel.shape[-1]))[:, None, None]
-    if height != width and stride == 1:  # as in PixelCNN
+    one_row = height == x.shape[1] and padding[0] == (0, 0)
+    if height != width and stride == 1 and not one_row:  # as in PixelCNN
         return _conv_by_rows(x, kernel, padding)
-    if channels <= FEW_CHANNELS:
+    if channels <= FEW_CHANNELS or one_row:
         return _conv_by_patches(x, kernel, stride, padding)
     if (height, width, stride) == (4, 4, 2) and _halves(x, padding):
         return _halving_conv(x, kernel)
