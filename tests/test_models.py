@@ -18,21 +18,13 @@ RESIDUAL = {"name": "residual", "depth": 3, "inner": QUANTIZER}
 EVERY = {"batch_size": 16, "log_every": 1, "evaluate_every": 2, "checkpoint_every": 1}
 CLUSTERING = {"name": "cvq", "codebook_size": 8, "code_dim": 8, "distance": "cosine"}
 SCALARS = {"name": "fsq", "levels": (3, 3)}
-# Autoencoder, prior, levels, channels, image size: as fashion_mnist_pixelcnn, cifar10_vqvae, openmoji_vqvae2,
-# fashion_mnist_transformer, cifar10_cvqvae, openmoji_hierarchical:fsq, cifar10_rvqvae, smaller; and transformers over
-# two levels.
+# Autoencoder, prior, levels, channels, image size: as fashion_mnist_pixelcnn, openmoji_vqvae2,
+# fashion_mnist_transformer, cifar10_cvqvae (cifar10_vqvae with other codes), openmoji_hierarchical:fsq,
+# cifar10_rvqvae, smaller; and transformers over two levels.
 KINDS = {
     "one level and the reference's generator": ({"levels": 1, "width": 8}, GENERATOR, ("codes",), 1, 12),
-    "vqvae": ({"name": "vqvae", "width": 8, "residual_width": 4}, PIXELCNN, ("codes",), 3, 16),
     "vqvae2": ({"name": "vqvae2", "width": 8, "residual_width": 4}, PIXELCNN, ("top", "bottom"), 3, 16),
     "patches and transformer": ({"name": "patch_vqvae", "width": 8, "groups": 2}, TRANSFORMER, ("codes",), 1, 12),
-    "vqvae2 and transformers": (
-        {"name": "vqvae2", "width": 8, "residual_width": 4},
-        TRANSFORMER,
-        ("top", "bottom"),
-        3,
-        16,
-    ),
     "clustering codes": (
         {"name": "vqvae", "width": 8, "residual_width": 4, "quantizer": CLUSTERING},
         PIXELCNN,

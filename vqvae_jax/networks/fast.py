@@ -26,6 +26,7 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 
 NONE = ((0, 0), (0, 0))
 FEW_CHANNELS = 8  # up to so many in or out, another form is the faster one
+MANY_CHANNELS = 128  # from so many on, lax.conv is the fastest form of the vertical stack
 BLOCK = 128  # positions in a row block of attention
 CACHE_BLOCK = 256  # positions of a cache that are read at once
 
@@ -57,11 +58,10 @@ def conv(x: Array, kernel: Array, stride: int = 1, padding: Padding = NONE) -> A
         return _lax_conv(x, kernel, stride, padding)
     if (height, width) == x.shape[1:3] and padding == NONE:  # one pixel is asked for, as in sampling
         return (x.reshape(len(x), -1) @ kernel.reshape(-1, kernel.shape[-1]))[:, None, None]
-    one_row = height == x.shape[1] and padding[0] == (0, 0)
-    if height != width and stride == 1 and not one_row:  # as in PixelCNN
-        return _conv_by_rows(x, kernel, padding)
-    if channels <= FEW_CHANNELS or one_row:
+    if channels <= FEW_CHANNELS or (height == x.shape[1] and padding[0] == (0, 0)):  # one row is asked for
         return _conv_by_patches(x, kernel, stride, padding)
+    if stride == 1 and (height == 1 or (height != width and channels < MANY_CHANNELS)):  # as in PixelCNN
+        return _conv_by_rows(x, kernel, padding)
     if (height, width, stride) == (4, 4, 2) and _halves(x, padding):
         return _halving_conv(x, kernel)
     return _lax_conv(x, kernel, stride, padding)
@@ -175,7 +175,10 @@ def _lax_conv(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
 
 
 def _conv_by_patches(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
-    """Shifted slices and one matrix product: where channels are few, lax.conv wastes most of its vectors."""
+    """Shifted slices and one matrix product: where channels are few, lax.conv wastes most of its vectors.
+
+    Of a single row it is the fastest form too.
+    """
     height, width, _, depth = kernel.shape
     x = _padded(x, padding)
     down = (x.shape[1] - height) // stride + 1
