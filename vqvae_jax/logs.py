@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -35,8 +36,8 @@ class Log:
         self._on = jax.process_index() == 0
         if not self._on:
             return
+        self._start_step = start_step
         self._metrics = _open_metrics(self.folder / "metrics.jsonl", start_step)
-        self._board = _tensorboard(self.folder / "tensorboard", start_step)
         self._progress = progress_bar(total_steps, start_step, name)
 
     def __enter__(self) -> "Log":
@@ -44,6 +45,11 @@ class Log:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    @cached_property
+    def _board(self) -> Any:
+        """Opened for the first numbers: tensorboardX imports torch where there is one, which takes seconds."""
+        return _tensorboard(self.folder / "tensorboard", self._start_step)
 
     def metrics(self, step: int, values: Mapping[str, Any], prefix: str = "train") -> None:
         """Adds one line {"step", "time" in seconds since 1970, "prefix/name": value …}, and TensorBoard scalars.
@@ -88,7 +94,7 @@ class Log:
         if self._on:
             self._progress.close()
             self._metrics.close()
-            if self._board is not None:
+            if vars(self).get("_board") is not None:
                 self._board.close()
             self._on = False
 
