@@ -20,7 +20,6 @@ import argparse
 import contextlib
 import functools
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -235,16 +234,16 @@ def read_flags() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Prints the tables."""
+    """Prints the tables; what is there so far is in the file after each row."""
     given = read_flags()
     dtypes = [given.dtype] if given.dtype else DTYPES[:1] if CPU else DTYPES
     chosen = {dtype: {name: row for name, row in rows(dtype).items() if given.rows in name} for dtype in dtypes}
     if not any(chosen.values()):
-        raise SystemExit(
-            f"error: no row has --rows={given.rows!r} in its name; there are: {'; '.join(rows(dtypes[0]))}"
-        )
-    kept: dict[str, Any] = {"machine": described("jax", "jaxlib", *(["torch"] if given.reference else [])), "rows": {}}
+        there = "; ".join(rows(dtypes[0]))
+        raise SystemExit(f"error: no row has --rows={given.rows!r} in its name; there are: {there}")
     rival = Rival(given.reference) if given.reference else None
+    kept: dict[str, Any] = {"machine": described("jax", "jaxlib", *(["torch"] if rival else [])), "rows": {}}
+    keep(given.json, kept)
     print(kept["machine"], flush=True)
     for dtype in dtypes:
         limit = peak(dtype)
@@ -255,11 +254,19 @@ def main() -> int:
         for name, row in chosen[dtype].items():
             kept["rows"][f"{name}, {dtype}"] = found = measure(row, limit, rival)
             print(line(name, found), flush=True)
+            keep(given.json, kept)
     if not given.rows:
-        kept |= around()
-    if given.json:
-        write_json(given.json, kept)
+        keep(given.json, kept | around())
     return 0
+
+
+def keep(file: Path | None, kept: dict[str, Any]) -> None:
+    """Writes the numbers, where a file is asked for."""
+    try:
+        if file:
+            write_json(file, kept)
+    except OSError as error:
+        raise SystemExit(f"error: --json={file}: {error}; name another file") from error
 
 
 def around() -> dict[str, Any]:
@@ -276,5 +283,4 @@ def around() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    os.chdir(ROOT)
     sys.exit(main())
