@@ -7,8 +7,8 @@
 
     ms       of one step, or one drawing; median of rounds in which ours and PyTorch's best settings take turns
     limit    the larger of FLOP / measured GEMM rate and bytes / measured bandwidth, as a share of ms
-    memory   arguments, outputs and temporaries as XLA plans them, MB
-    cold     seconds to trace and compile; warm: from the persistent cache
+    memory   arguments, outputs and temporaries as XLA plans them, MB: where a work has several programs, of the largest
+    cold     seconds to trace and compile that program; warm: from the persistent cache
     torch    ms of the best of eager and torch.compile, one and all threads, NCHW and channels_last, and which it was
     ratio    ours / torch: median over the rounds [smallest, largest]
 
@@ -17,9 +17,12 @@ Then what doubling costs, how fast images come in, and the seconds from a progra
 """
 
 import argparse
+import atexit
 import contextlib
 import functools
 import json
+import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -90,6 +93,8 @@ class Rival:
             raise SystemExit(f"error: {reference} is no checkout; git clone https://github.com/unixpickle/vq-vae-2")
         command = [sys.executable, str(ROOT / "benchmarks" / "speed_torch.py"), str(reference.resolve())]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        atexit.register(self.process.kill)  # also where it is in the middle of a row
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         self.ask("hello")
 
     def ask(self, question: Any) -> Any:
@@ -179,6 +184,8 @@ def scaling(dtype: str) -> dict[str, float]:
 START = """
 import os, sys, time
 sys.path.insert(0, os.getcwd())
+from vqvae_jax.devices import use_large_pages
+use_large_pages()
 import launch
 from vqvae_jax import train
 begin = train.Run.begin
@@ -197,12 +204,12 @@ launch.main(["--config=configs/openmoji_hierarchical.py", "--stage=autoencoder",
 
 def start_up() -> list[float]:
     """Seconds from the start of a program to the end of the demo's first training step, of four starts in a row."""
-    spent = []
+    spent, plainly = [], {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     for _ in range(4):
         with tempfile.TemporaryDirectory() as folder:
             began = time.time()
             command = [sys.executable, "-c", START, f"{folder}/demo"]
-            said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+            said = subprocess.run(command, cwd=ROOT, env=plainly, capture_output=True, text=True)
             lines = said.stdout.split()
             if said.returncode or not lines:
                 raise SystemExit(f"error: the demo did not start: {said.stderr[-500:]}")

@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 
+import jax  # noqa: F401  is there when large pages are asked for
 import pytest
 
 from vqvae_jax import devices
@@ -41,6 +42,17 @@ def started(tmp_path, **environment):
 def test_a_program_starts_anew_once_as_the_same_process_with_its_arguments(tmp_path, before, after):
     said, number = started(tmp_path, **({"GLIBC_TUNABLES": before} if before else {}))
     assert said == f"{after} {number} --a=b c\n"
+
+
+def test_what_cannot_start_anew_goes_on_as_it_is(monkeypatch):
+    """With JAX there already something could be lost; from standard input nothing could be read again."""
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    monkeypatch.setattr(os, "execv", lambda *given: pytest.fail(f"started anew: {given}"))
+    devices.use_large_pages()
+    monkeypatch.delitem(sys.modules, "jax")
+    monkeypatch.setattr(sys, "argv", ["-"])
+    devices.use_large_pages()
+    assert "GLIBC_TUNABLES" not in os.environ
 
 
 def test_compiled_programs_are_kept_where_the_user_says(monkeypatch, tmp_path):

@@ -5,6 +5,11 @@ import os
 import sys
 from pathlib import Path
 
+from vqvae_jax.devices import use_compilation_cache, use_large_pages
+
+if __name__ == "__main__":
+    use_large_pages()  # before the imports below, which bring JAX
+
 from vqvae_jax.compare.commands import add_compare
 from vqvae_jax.flags import (
     DATASET,
@@ -186,8 +191,6 @@ def evaluate(given: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; the exit code is 0, 1 where a comparison fails, 2 where the user has something to put right."""
     given = parser().parse_args(argv)
-    from vqvae_jax.devices import use_compilation_cache
-
     try:
         use_compilation_cache()
         return given.command(given) or 0
@@ -206,7 +209,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    from vqvae_jax.devices import use_large_pages
-
-    use_large_pages()
     sys.exit(main())

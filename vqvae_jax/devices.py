@@ -1,5 +1,6 @@
 """What a command does to JAX before it computes, and where it keeps what can be made again."""
 
+import contextlib
 import os
 import platform
 import sys
@@ -29,9 +30,13 @@ def use_large_pages() -> None:
     """Starts this program anew, once, with memory in pages of 2 MB: a training step is 15 to 20 % shorter on CPU.
 
     XLA takes its memory from the system anew in every step, in pages of 4 KB unless the C library asks for larger ones;
-    it can be told so only at the start of a program. For programs' first line; nothing happens where it is set already.
+    it can be told so only at the start of a program. For programs' first line: nothing happens where it is set already,
+    where JAX is there already, or where the program came from standard input.
     """
     tunables = os.environ.get("GLIBC_TUNABLES", "")
-    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc" and LARGE_PAGES not in tunables:
+    can_start_anew = sys.executable and sys.argv[0] not in ("", "-") and "jax" not in sys.modules
+    on_glibc = sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
+    if on_glibc and can_start_anew and LARGE_PAGES not in tunables:
         os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, (tunables, f"{LARGE_PAGES}=1")))
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        with contextlib.suppress(OSError):  # then it goes on as it is
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

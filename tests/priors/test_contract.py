@@ -186,3 +186,10 @@ def test_a_map_is_the_same_alone_and_among_others():
     for i in (0, 17, 31):
         alone = draw(prior, Pick(), model, keys[i : i + 1], jax.tree.map(lambda x, i=i: x[i : i + 1], condition))
         np.testing.assert_array_equal(alone[0], among[i])
+
+
+def test_maps_are_drawn_inside_of_another_jit_too():
+    prior, params = built("mnist_generator")
+    model, keys = Model(params["params"], {}), jax.random.split(jax.random.key(1), 16)
+    within = jax.jit(lambda model, keys: draw(prior, Pick(), model, keys, Condition()))(model, keys)
+    np.testing.assert_array_equal(within, draw(prior, Pick(), model, keys, Condition()))

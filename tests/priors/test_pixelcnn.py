@@ -18,7 +18,8 @@ from vqvae_jax.types import Condition, Pick, UserError
 # Maps are not square, so that rows and columns cannot be mistaken for each other.
 CASES: dict[str, dict[str, Any]] = {
     "plain": {"shape": (3, 4), "layers": 3, "output_blocks": 1},
-    "near": {"shape": (3, 4), "layers": 4, "horizontal": 1, "vertical": 1, "merge": "sum", "norm": False},
+    "near": {"shape": (3, 4), "layers": 4, "horizontal": 1, "vertical": 1, "merge": "sum", "norm": False, "depth": 10},
+    "a single row": {"shape": (1, 6), "layers": 2, "depth": 10},
     "wide, label": {
         "shape": (3, 4),
         "layers": 2,

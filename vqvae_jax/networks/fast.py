@@ -26,7 +26,9 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 
 NONE = ((0, 0), (0, 0))
 FEW_CHANNELS = 8  # up to so many in or out, another form is the faster one
-MANY_CHANNELS = 128  # from so many on, lax.conv is the fastest form of the vertical stack
+MANY_CHANNELS = (
+    128  # from so many on, lax.conv is the fastest form of kernels like 3x5, as in PixelCNN's vertical stack
+)
 BLOCK = 128  # positions in a row block of attention
 CACHE_BLOCK = 256  # positions of a cache that are read at once
 
@@ -205,6 +207,8 @@ def _conv_by_rows(x: Array, kernel: Array, padding: Padding) -> Array:
             seen = patches[:, first + i - above : last + i - above]
             part = _product(seen, kernel[i].reshape(-1, depth))
             out.append(jnp.pad(part, ((0, 0), (first, rows - last), (0, 0), (0, 0))))
+    if not out:  # a single row that looks at those above it
+        return jnp.zeros((len(x), rows, across, depth), x.dtype)
     return sum(out[1:], out[0])
 
 
@@ -281,7 +285,7 @@ def _has_gradient(value: Callable[..., Array], to_x: Callable[..., Array], to_ke
 def _to_few(x: Array, kernel: Array) -> Array:
     """To few channels: one product to all 16 taps, shifted sums of them."""
     b, h, w, _ = x.shape
-    taps = _product(x, _in_blocks(kernel)).reshape(b, h, w, 4, -1)
+    taps = _product(x, _in_blocks(kernel)).reshape(b, h, w, 4, 4 * kernel.shape[-1])
     shifts = [
         jnp.pad(taps[..., 2 * i + j, :], ((0, 0), (i, 1 - i), (j, 1 - j), (0, 0))) for i in range(2) for j in range(2)
     ]

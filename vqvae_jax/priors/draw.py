@@ -26,9 +26,11 @@ def draw(
     """New maps of one level, one a key, int32 [B, h, w]; where `keep` is True, with the tokens of `known`.
 
     On CPU the cores draw a group of the maps each: the products of one pixel are too small to be shared among cores.
+    Inside of another jit they are drawn all at once.
     """
     groups = _groups(len(keys))
-    if groups == 1:
+    traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((model, keys, condition, known, keep)))
+    if groups == 1 or traced:
         return draw_group(prior, pick, model, keys, condition, known, keep)
 
     def one(group: int) -> Array:
