@@ -26,9 +26,7 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 
 NONE = ((0, 0), (0, 0))
 FEW_CHANNELS = 8  # up to so many in or out, another form is the faster one
-MANY_CHANNELS = (
-    128  # from so many on, lax.conv is the fastest form of kernels like 3x5, as in PixelCNN's vertical stack
-)
+MANY_CHANNELS = 128  # from so many on, lax.conv is the fastest form of kernels like 3x5 as well
 BLOCK = 128  # positions in a row block of attention
 CACHE_BLOCK = 256  # positions of a cache that are read at once
 
