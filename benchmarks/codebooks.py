@@ -34,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from turns import milliseconds, steps_of, turns_of
+from turns import milliseconds, turns_of
 
 from vqvae_jax import codec, data, evaluate, parts
 from vqvae_jax import config as configs
@@ -255,7 +255,7 @@ def timing(given: argparse.Namespace) -> None:
     batch = {"image": jnp.asarray(images["train"][: recipe.batch_size])}
     states = {name: jax.jit(one.task.init)(jax.random.key(0), batch) for name, one in trainers.items()}
     steps = {name: lambda state, one=one: one.step(state, batch)[0] for name, one in trainers.items()}
-    found["ms"] = milliseconds({name: turns_of(steps_of(step, states[name])) for name, step in steps.items()})
+    found["ms"] = milliseconds({name: turns_of(step, states[name]) for name, step in steps.items()})
     write_json(given.json, found)
     print(*table(found), sep="\n")
 

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 import PIL.Image
 from machine import TIMES, described, seconds
-from turns import steps_of, turns_of
+from turns import turns_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -57,8 +57,7 @@ def step_rate(config, autoencoder, batches):
     task = AutoencodeTask(autoencoder, tx, config["loss_weights"], config["dataset"]["range"])
     run = train.Run(task, batches, batches, config["train"])
     state, batch = run.begin(jax.random.key(0), None), run.place(batches.batch(0))
-
-    one = turns_of(steps_of(lambda state: run.step(state, batch)[0], state))
+    one = turns_of(lambda state: run.step(state, batch)[0], state)
     return batches.batch_size / statistics.median(one() for _ in range(TIMES))
 
 

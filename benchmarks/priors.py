@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from turns import milliseconds, steps_of, turns_of
+from turns import milliseconds, turns_of
 
 from vqvae_jax import codec, data, evaluate, parts
 from vqvae_jax import config as configs
@@ -68,7 +68,7 @@ def costs(contenders: dict[str, Contender], maps: np.ndarray) -> dict[str, float
     batch = {"tokens": (maps[:BATCH],)}
     steps = {name: lambda state, one=one: one.step(state, batch)[0] for name, one in contenders.items()}
     states = {name: one.start(jax.random.key(0), batch) for name, one in contenders.items()}
-    return milliseconds({name: turns_of(steps_of(step, states[name])) for name, step in steps.items()})
+    return milliseconds({name: turns_of(step, states[name]) for name, step in steps.items()})
 
 
 def train(one: Contender, maps: np.ndarray, steps: int, seed: int) -> tuple[Any, float]:

@@ -45,7 +45,7 @@ import pipeline  # noqa: E402
 import speed_rows as ours  # noqa: E402
 from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 from machine import Peak, described, peak  # noqa: E402
-from turns import in_turns, milliseconds, steps_of, turns_of  # noqa: E402
+from turns import in_turns, milliseconds, turns_of  # noqa: E402
 
 from vqvae_jax.files import write_json  # noqa: E402
 
@@ -116,7 +116,7 @@ def measure(row: Row, limit: Peak, rival: Rival | None) -> dict[str, Any]:
     function, arguments, fields = row
     work = getattr(ours, function)(*arguments, **fields)
     cold, warm, memory = compiled(work.program)
-    runs: dict[str, Callable[[], float]] = {"ours": turning(work)}
+    runs: dict[str, Callable[[], float]] = {"ours": turns_of(work.step, work.state, *work.inputs)}
     if rival:
         runs |= rival.settings(row)
     spent = in_turns(runs)
@@ -129,11 +129,6 @@ def measure(row: Row, limit: Peak, rival: Rival | None) -> dict[str, Any]:
         found |= {"torch_ms": 1e3 * statistics.median(spent[best]), "torch": best}
         found |= {"ratio": statistics.median(ratios), "ratios": [ratios[0], ratios[-1]]}
     return found
-
-
-def turning(work: ours.Work) -> Callable[[], float]:
-    """Runs a turn, gives the seconds of one step."""
-    return turns_of(steps_of(work.step, work.state, *work.inputs))
 
 
 def compiled(program: Callable[[], Any]) -> tuple[float, float, float]:
@@ -176,8 +171,8 @@ def scaling(dtype: str) -> dict[str, float]:
         "codes": (batch, base | {"codes": 1024}),
         "levels": (batch, base | {"levels": 4}),
     }
-    runs = {name: turning(ours.autoencoder_step(b, dtype, **fields)) for name, (b, fields) in cases.items()}
-    ms = milliseconds(runs)
+    work = {name: ours.autoencoder_step(b, dtype, **fields) for name, (b, fields) in cases.items()}
+    ms = milliseconds({name: turns_of(one.step, one.state, *one.inputs) for name, one in work.items()})
     return {"base_ms": ms["base"]} | {name: ms[name] / ms["base"] for name in cases if name != "base"}
 
 

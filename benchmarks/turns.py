@@ -15,8 +15,8 @@ SLOW, SLOW_ROUNDS = 2.0, 3  # of what takes so many seconds there are fewer roun
 Seconds = Callable[[int], float]  # runs so many steps, gives the seconds of one
 
 
-def steps_of(step: Callable[..., Any], state: Any, *inputs: Any) -> Seconds:
-    """Runs state = step(state, *inputs) again and again."""
+def turns_of(step: Callable[..., Any], state: Any, *inputs: Any) -> Callable[[], float]:
+    """Runs a turn of state = step(state, *inputs), again and again, and gives the seconds of one step."""
     held = [state]
 
     def seconds(count: int) -> float:
@@ -26,11 +26,6 @@ def steps_of(step: Callable[..., Any], state: Any, *inputs: Any) -> Seconds:
         jax.block_until_ready(held[0])
         return (time.perf_counter() - began) / count
 
-    return seconds
-
-
-def turns_of(seconds: Seconds) -> Callable[[], float]:
-    """Runs a turn, gives the seconds of one step."""
     seconds(1)  # compiles
     return functools.partial(turn, seconds, seconds(1))
 
