@@ -45,7 +45,7 @@ import pipeline  # noqa: E402
 import speed_rows as ours  # noqa: E402
 from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 from machine import Peak, described, peak  # noqa: E402
-from turns import in_turns, milliseconds, turns_of  # noqa: E402
+from turns import TURN, in_turns, milliseconds, turns_of  # noqa: E402
 
 from vqvae_jax.files import write_json  # noqa: E402
 
@@ -86,29 +86,51 @@ def rows(dtype: str) -> dict[str, Row]:
 
 
 class Rival:
-    """PyTorch in a process of its own, so that neither side has the other's threads and memory."""
+    """PyTorch in a process of its own, so that neither side has the other's threads and memory.
 
-    def __init__(self, reference: Path) -> None:
+    `length`: seconds of a turn.
+    """
+
+    def __init__(self, reference: Path, length: float = TURN) -> None:
         if not (reference / "vq_vae_2").is_dir():
             raise SystemExit(f"error: {reference} is no checkout; git clone https://github.com/unixpickle/vq-vae-2")
-        command = [sys.executable, str(ROOT / "benchmarks" / "speed_torch.py"), str(reference.resolve())]
+        command = [sys.executable, str(ROOT / "benchmarks" / "speed_torch.py"), str(reference.resolve()), str(length)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         atexit.register(self.process.kill)  # also where it is in the middle of a row
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         self.ask("hello")
 
     def ask(self, question: Any) -> Any:
         """Sends a line, gives the answer."""
-        assert self.process.stdin and self.process.stdout
+        self.send(question)
+        return self.answer()
+
+    def send(self, question: Any) -> None:
+        """A line, whose answer may be waited for later."""
+        assert self.process.stdin
         try:
             print(json.dumps(question), file=self.process.stdin, flush=True)
-            return json.loads(self.process.stdout.readline())
-        except (BrokenPipeError, json.JSONDecodeError) as error:
+        except BrokenPipeError as error:
             raise SystemExit("error: PyTorch's side ended; what it said stands above (pip install torch?)") from error
+
+    def answer(self) -> Any:
+        """Of the question that was sent. RuntimeError where PyTorch raised."""
+        assert self.process.stdout
+        try:
+            said = json.loads(self.process.stdout.readline())
+        except json.JSONDecodeError as error:
+            raise SystemExit("error: PyTorch's side ended; what it said stands above (pip install torch?)") from error
+        if isinstance(said, dict) and "error" in said:
+            raise RuntimeError(f"PyTorch: {said['error']}")
+        return said
 
     def settings(self, row: Row) -> dict[str, Callable[[], float]]:
         """What runs a turn of each of PyTorch's fastest settings, and gives the seconds of one step."""
-        return {name: functools.partial(self.ask, name) for name in self.ask(list(row))}
+        self.send(list(row))
+        return self.prepared()
+
+    def prepared(self) -> dict[str, Callable[[], float]]:
+        """The same, of a row that was sent."""
+        return {name: functools.partial(self.ask, name) for name in self.answer()}
 
 
 def measure(row: Row, limit: Peak, rival: Rival | None) -> dict[str, Any]:
@@ -123,12 +145,18 @@ def measure(row: Row, limit: Peak, rival: Rival | None) -> dict[str, Any]:
     needed = limit.seconds(work.flops, work.moved)
     found: dict[str, Any] = {"ms": 1e3 * statistics.median(spent["ours"]), "memory_mb": memory / 1e6}
     found |= {"limit": needed / statistics.median(spent["ours"]), "cold_s": cold, "warm_s": warm}
-    if len(spent) > 1:
-        best = min((name for name in spent if name != "ours"), key=lambda name: statistics.median(spent[name]))
-        ratios = sorted(a / b for a, b in zip(spent["ours"], spent[best], strict=True))
-        found |= {"torch_ms": 1e3 * statistics.median(spent[best]), "torch": best}
-        found |= {"ratio": statistics.median(ratios), "ratios": [ratios[0], ratios[-1]]}
-    return found
+    return found | beside(spent)
+
+
+def beside(spent: dict[str, list[float]]) -> dict[str, Any]:
+    """What the rounds say of ours and the fastest of PyTorch's settings; nothing where there is none."""
+    others = [name for name in spent if name != "ours"]
+    if not others:
+        return {}
+    best = min(others, key=lambda name: statistics.median(spent[name]))
+    ratios = sorted(a / b for a, b in zip(spent["ours"], spent[best], strict=True))
+    found = {"torch_ms": 1e3 * statistics.median(spent[best]), "torch": best}
+    return found | {"ratio": statistics.median(ratios), "ratios": [ratios[0], ratios[-1]]}
 
 
 def compiled(program: Callable[[], Any]) -> tuple[float, float, float]:
@@ -243,6 +271,7 @@ def main() -> int:
     if not any(chosen.values()):
         there = "; ".join(rows(dtypes[0]))
         raise SystemExit(f"error: no row has --rows={given.rows!r} in its name; there are: {there}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that PyTorch's process ends as well
     rival = Rival(given.reference) if given.reference else None
     kept: dict[str, Any] = {"machine": described("jax", "jaxlib", *(["torch"] if rival else [])), "rows": {}}
     keep(given.json, kept)

@@ -32,6 +32,7 @@ LOSS_WEIGHTS = {"reconstruction": 1.0, "feature": 1.0, "codebook": 1.0, "commitm
 GENERATOR = {"name": "mnist_generator", "vocab_size": 32, "shape": (7, 7)}
 TOP = {"name": "top_prior", "vocab_size": 512, "shape": (32, 32)}
 BOTTOM = {"name": "bottom_prior", "vocab_size": 512, "shape": (64, 64), "coarse_sizes": (512,)}
+TRANSFORMER = {"name": "transformer", "vocab_size": 1024, "shape": (16, 16), "width": 512, "layers": 12, "heads": 8}
 
 
 class Work(NamedTuple):
@@ -91,8 +92,8 @@ def hierarchy(count: int, dtype: str) -> Work:
     models = _fresh(top), _fresh(bottom, under)
     quantizers = tuple(QUANTIZERS["vq"](512, 128) for _ in range(2))
     autoencoder = AUTOENCODERS["hierarchical"](quantizers, 2, 128, 3, dtype=jnp.dtype(dtype))
-    codebooks = autoencoder.init_codebooks(jax.random.key(0))
-    variables = _once(autoencoder.init)(jax.random.key(0), jnp.zeros((1, 256, 256, 3)), codebooks)
+    codebooks = filled(autoencoder.init_codebooks, jax.random.key(0))
+    variables = filled(autoencoder.init, jax.random.key(0), jnp.zeros((1, 256, 256, 3)), codebooks)
     decode = jax.jit(lambda maps: autoencoder.apply(variables, maps, codebooks, method="decode"))
 
     def step(keys: Any, models: Any) -> Any:
@@ -134,10 +135,22 @@ def ema_update(vectors: int, dim: int, codes: int) -> Work:
     return _jitted(step, quantizer.init(jax.random.key(3)), (z, indices), 0.0, 4.0 * vectors * dim)
 
 
-def _once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Jitted for a single call, as train.py begins: on CPU, optimizing hundreds of draws takes longer than they do."""
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.jit(function, compiler_options=options)
+def filled(function: Callable[..., Any], *inputs: Any) -> Any:
+    """Arrays like those that an initializer gives, without compiling its hundreds of draws.
+
+    Kernels and codes are normal, divided by the root of what they sum over; scales are 1, all else 0.
+    """
+    numbers = np.random.default_rng(0)
+
+    def fill(path: Any, like: Any) -> Any:
+        if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
+            return jax.random.key(0)
+        name = jax.tree_util.keystr(path)
+        if "opt_state" in name or like.ndim < 2:
+            return np.full(like.shape, float("scale" in name and "opt_state" not in name), like.dtype)
+        return (numbers.standard_normal(like.shape) / np.prod(like.shape[:-1]) ** 0.5).astype(like.dtype)
+
+    return jax.device_put(jax.tree_util.tree_map_with_path(fill, jax.eval_shape(function, *inputs)))
 
 
 def _prior(dtype: str, name: str, **fields: Any) -> Any:
@@ -147,13 +160,13 @@ def _prior(dtype: str, name: str, **fields: Any) -> Any:
 def _fresh(prior: Any, condition: Condition = Condition()) -> Model:
     """A prior with weights as before training."""
     tokens = jnp.zeros((1, *prior.shape), jnp.int32)
-    return Model(_once(prior.init)(jax.random.key(0), tokens, condition)["params"], {})
+    return Model(filled(prior.init, jax.random.key(0), tokens, condition)["params"], {})
 
 
 def _training(task: Any, batch: dict[str, Any]) -> Work:
     """A task's jitted step, as the training loop makes it."""
     batch = jax.device_put(batch)
-    state = _once(task.init)(jax.random.key(0), batch)
+    state = filled(task.init, jax.random.key(0), batch)
     size = sum(x.nbytes for x in jax.tree.leaves(state) if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key))
     flops = _flops(task.train_step, state, batch)
     return _jitted(lambda state, batch: task.train_step(state, batch)[0], state, (batch,), flops, 2.0 * size)

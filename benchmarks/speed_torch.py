@@ -3,8 +3,12 @@
 A row gives callables that do one thing each, by the name of their setting: eager or `torch.compile`, threads, layout.
 Adam is the fused one, which the reference's scripts do not ask for.
 
-speed.py starts it: python benchmarks/speed_torch.py PATH, a checkout of the reference. A line of standard input is a
-row, answered by the names of its fastest settings, or one of these names, answered by the seconds of a step.
+On a GPU the matrix units multiply float32 as TF32, as JAX does there, cuDNN tries its algorithms, and torch.compile
+also tries CUDA graphs. Autocast to bfloat16 where that is asked for.
+
+speed.py starts it: python benchmarks/speed_torch.py PATH [SECONDS], a checkout of the reference and how long a turn
+lasts. A line of standard input is a row, answered by the names of its fastest settings, or one of these names, answered
+by the seconds of a step. What goes wrong in a row is answered as {"error": …}.
 """
 
 import functools
@@ -20,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn import functional as F
-from turns import turn
+from turns import TURN, turn
 
 sys.path.insert(0, sys.argv[1])
 from vq_vae_2 import vq, vq_vae
@@ -36,6 +40,11 @@ torch._dynamo.config.recompile_limit = 64  # each setting compiles its own
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 THREADS = (1, os.cpu_count()) if DEVICE == "cpu" else (os.cpu_count(),)
+LENGTH = float(sys.argv[2]) if len(sys.argv) > 2 else TURN  # seconds of a turn
+torch.backends.cudnn.benchmark = True
+torch.set_float32_matmul_precision("high" if DEVICE == "cuda" else "highest")
+HOW: dict[str, str | None] = {"eager": None, "compile": None}
+HOW |= {"compile+graphs": "reduce-overhead"} if DEVICE == "cuda" else {}
 PLACES = 4  # of a map whose forward passes stand for all, where the whole loop would take minutes
 
 
@@ -55,10 +64,13 @@ def autoencoder_step(
     return dict(_steps(make, lambda model, x: model(x)["loss"], images, dtype, lambda m: m.revive_dead_entries()))
 
 
-def prior_step(batch: int, dtype: str, *, name: str, vocab_size: int, shape: tuple[int, int]) -> dict[str, Once]:
+def prior_step(
+    batch: int, dtype: str, *, name: str, vocab_size: int, shape: tuple[int, int], **fields: Any
+) -> dict[str, Once]:
     """Forward, backward, Adam."""
     tokens = torch.randint(0, vocab_size, (batch, *shape), device=DEVICE)
-    return dict(_steps(PRIORS[name], lambda model, x: F.cross_entropy(model(x), x), tokens, dtype))
+    make = PRIORS.get(name) or functools.partial(Transformer, vocab_size, shape, **fields)
+    return dict(_steps(make, lambda model, x: F.cross_entropy(model(x), x), tokens, dtype))
 
 
 def sampling(count: int, dtype: str, *, name: str, vocab_size: int, shape: tuple[int, int]) -> dict[str, Once]:
@@ -118,6 +130,41 @@ def ema_update(vectors: int, dim: int, codes: int) -> dict[str, Once]:
     return {f"index_add {n}": _threaded(n, once) for n in THREADS}
 
 
+class Transformer(torch.nn.Module):
+    """The transformer of vqvae_jax/priors/transformer.py as one writes it in PyTorch, with its fused attention."""
+
+    def __init__(self, vocab_size: int, shape: tuple[int, int], *, width: int, layers: int, heads: int) -> None:
+        super().__init__()
+        self.embed = torch.nn.Embedding(vocab_size + 1, width)  # the last is the start token
+        self.place = torch.nn.Parameter(0.02 * torch.randn(shape[0] * shape[1], width))
+        self.blocks = torch.nn.ModuleList([TransformerBlock(width, heads) for _ in range(layers)])
+        self.norm, self.to_logits = torch.nn.LayerNorm(width), torch.nn.Linear(width, vocab_size, bias=False)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """[B, h, w] → [B, K, h, w]."""
+        before = F.pad(tokens.flatten(1)[:, :-1], (1, 0), value=self.embed.num_embeddings - 1)
+        x = self.embed(before) + self.place
+        for block in self.blocks:
+            x = block(x)
+        return self.to_logits(self.norm(x)).movedim(-1, 1).unflatten(-1, tokens.shape[1:])
+
+
+class TransformerBlock(torch.nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads, linear = heads, torch.nn.Linear
+        self.norm1, self.norm2 = torch.nn.LayerNorm(width), torch.nn.LayerNorm(width)
+        self.qkv, self.mix = linear(width, 3 * width), linear(width, width)
+        self.up, self.down = linear(width, 4 * width), linear(4 * width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        x = x + self.mix(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+        return x + self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
+
+
 PRIORS = {"mnist_generator": Generator, "top_prior": TopPrior}
 
 
@@ -125,11 +172,13 @@ def _steps(
     make: Callable[[], Any], loss: Callable[..., torch.Tensor], inputs: torch.Tensor, dtype: str, after: Any = None
 ) -> Iterator[tuple[str, Once]]:
     """A training step in every setting, each with a model of its own."""
-    for compiled, threads, layout in itertools.product((False, True), THREADS, LAYOUTS):
+    for how, threads, layout in itertools.product(HOW, THREADS, LAYOUTS):
+        if DEVICE == "cuda" and layout == "NCHW":  # slower in every row that was tried
+            continue
         model = make().to(DEVICE, memory_format=LAYOUTS[layout])
         adam = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
         x = inputs.to(memory_format=LAYOUTS[layout]) if inputs.ndim == 4 else inputs
-        called = torch.compile(model) if compiled else model
+        called = model if how == "eager" else torch.compile(model, mode=HOW[how])
 
         def once(model=model, called=called, adam=adam, x=x) -> None:
             adam.zero_grad()
@@ -140,7 +189,7 @@ def _steps(
             if after:
                 after(model)
 
-        yield f"{'compile' if compiled else 'eager'} {threads} {layout}", _threaded(threads, once)
+        yield f"{how} {threads} {layout}", _threaded(threads, once)
 
 
 @torch.no_grad()
@@ -178,7 +227,7 @@ def _wait() -> None:
 
 
 def best_of(settings: dict[str, Once]) -> dict[str, Callable[[], float]]:
-    """A turn of each of the fastest settings, after each was tried.
+    """A turn of each of the fastest settings, after each was tried; one that fails is left out while others work.
 
     With one thread nothing is compiled where that was 1.3 times as slow without compiling.
     """
@@ -186,11 +235,19 @@ def best_of(settings: dict[str, Once]) -> dict[str, Callable[[], float]]:
     for name, once in settings.items():
         if name.startswith("compile 1") and tried[name.replace("compile", "eager")] > 1.3 * min(tried.values()):
             continue
-        began = time.perf_counter()
-        first = _seconds(once)  # compiles
-        tried[name] = first if time.perf_counter() - began > 10 and "compile" not in name else _seconds(once)
+        try:
+            began = time.perf_counter()
+            first = _seconds(once)  # compiles
+            slow = time.perf_counter() - began > 10 and "compile" not in name
+            tried[name] = first if slow else min(_seconds(once), _seconds(once))
+        except Exception as error:
+            print(f"{name}: {error}"[:300], file=sys.stderr, flush=True)
+            failed = error
+    if not tried:
+        raise failed
     fastest = sorted(tried, key=lambda name: tried[name])[:KEPT]
-    return {name: functools.partial(turn, functools.partial(_seconds, settings[name]), tried[name]) for name in fastest}
+    one = {name: functools.partial(_seconds, settings[name]) for name in fastest}
+    return {name: functools.partial(turn, one[name], tried[name], LENGTH) for name in fastest}
 
 
 def _seconds(once: Once, count: int = 1) -> float:
@@ -205,14 +262,22 @@ def main() -> None:
     runs: dict[str, Callable[[], float]] = {}
     for line in sys.stdin:
         asked = json.loads(line)
-        if isinstance(asked, list):
-            function, arguments, fields = asked
-            torch._dynamo.reset()
-            rows = globals().get(function)
-            runs = best_of(rows(*arguments, **fields)) if rows else {}
-            print(json.dumps(list(runs)), flush=True)
-        else:
-            print(json.dumps(runs[asked]() if asked in runs else None), flush=True)
+        try:
+            if isinstance(asked, list):
+                runs = settings_of(*asked)
+            answer = list(runs) if isinstance(asked, list) else runs[asked]() if asked in runs else None
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {error}"[:300]}
+        print(json.dumps(answer), flush=True)
+
+
+def settings_of(function: str, arguments: list[Any], fields: dict[str, Any]) -> dict[str, Callable[[], float]]:
+    """A turn of each of a row's fastest settings; of what PyTorch has no twin for, none."""
+    torch._dynamo.reset()
+    if DEVICE == "cuda":
+        torch.cuda.empty_cache()
+    rows = globals().get(function)
+    return best_of(rows(*arguments, **fields)) if rows else {}
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ SLOW, SLOW_ROUNDS = 2.0, 3  # of what takes so many seconds there are fewer roun
 Seconds = Callable[[int], float]  # runs so many steps, gives the seconds of one
 
 
-def turns_of(step: Callable[..., Any], state: Any, *inputs: Any) -> Callable[[], float]:
-    """Runs a turn of state = step(state, *inputs), again and again, and gives the seconds of one step."""
+def repeated(step: Callable[..., Any], state: Any, *inputs: Any) -> Seconds:
+    """Runs state = step(state, *inputs) so many times, and gives the seconds of one."""
     held = [state]
 
     def seconds(count: int) -> float:
@@ -26,22 +26,28 @@ def turns_of(step: Callable[..., Any], state: Any, *inputs: Any) -> Callable[[],
         jax.block_until_ready(held[0])
         return (time.perf_counter() - began) / count
 
+    return seconds
+
+
+def turns_of(step: Callable[..., Any], state: Any, *inputs: Any) -> Callable[[], float]:
+    """Runs a turn of state = step(state, *inputs), again and again, and gives the seconds of one step."""
+    seconds = repeated(step, state, *inputs)
     seconds(1)  # compiles
     return functools.partial(turn, seconds, seconds(1))
 
 
-def turn(seconds: Seconds, one: float) -> float:
+def turn(seconds: Seconds, one: float, length: float = TURN) -> float:
     """Seconds of one step, where as many fill the turn. The first after a rest are up to twice as long: not counted."""
-    count = max(1, round(TURN / one))
+    count = max(1, round(length / one))
     if one < SLOW:
         seconds(max(1, count // 2))
     return seconds(count)
 
 
-def in_turns(runs: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
+def in_turns(runs: Mapping[str, Callable[[], float]], most: int = ROUNDS) -> dict[str, list[float]]:
     """Seconds of each in every round."""
     spent = {name: [run()] for name, run in runs.items()}
-    rounds = SLOW_ROUNDS if max(seconds[0] for seconds in spent.values()) > SLOW else ROUNDS
+    rounds = min(most, SLOW_ROUNDS) if max(seconds[0] for seconds in spent.values()) > SLOW else most
     for _ in range(rounds - 1):
         for name, run in runs.items():
             spent[name].append(run())

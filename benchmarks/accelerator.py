@@ -1,0 +1,332 @@
+"""An accelerator's first quarter of an hour: is it right, how fast is it, where does the time go.
+
+    python benchmarks/accelerator.py --rehearse                    seconds a row, on whatever machine this is
+    python benchmarks/accelerator.py --minutes=9 --output=DIR      everything, the most valuable first
+    python benchmarks/accelerator.py --resume=DIR --output=MORE    what is missing there
+
+In this order: recordings of PyTorch, a stopped run that goes on, the demo from nothing to samples; training steps;
+the same beside PyTorch; sampling; profiles of the rows furthest from the machine's limit; nearest codes. Rows are in
+accelerator_rows.py. A row is in DIR/results.json the moment it ends, and what it costs no other row can lose: they run
+in processes of their own, each row with a time limit. DIR has profile.txt, samples.png, table.md and log.txt too.
+
+Without a network, `make accelerator-data` packs what the run needs: data, recordings, wheels of missing packages.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from accelerator_data import unpacked  # noqa: E402
+from accelerator_rows import Row, shifts  # noqa: E402
+
+PACKED = ROOT / ".accelerator"  # what accelerator_data.py made
+NEEDED = {"ml_collections": "ml_collections", "dm_pix": "dm_pix", "tensorboardX": "tensorboardx"}  # module: wheel
+FOR_SHOW = 10.0  # seconds that are kept for the table
+SLACK, LEAST = 2.5, 60.0  # a row may take so many times what it should, and at least so many seconds
+ENVIRONMENT = {
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # several processes share the device
+    "JAX_NUMPY_RANK_PROMOTION": "allow",
+}
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+
+
+def main() -> int:
+    """0 where no row failed."""
+    given = read_flags()
+    given.output.mkdir(parents=True, exist_ok=True)
+    until = time.time() + 60 * given.minutes - (0 if given.rehearse else FOR_SHOW)
+    results = Results(given.output, given.resume)
+    with tempfile.TemporaryDirectory(prefix="accelerator") as scratch:
+        paths = install(Path(scratch) / "site")
+        results.put("machine", {"found": machine()})
+        data = unpacked(PACKED, Path(scratch) / "data")
+        told = {"until": until, "scratch": scratch, "output": str(given.output.resolve()), "data": data}
+        told["pytorch"] = str(given.pytorch.resolve()) if given.pytorch else ""
+        every = shifts(given.rehearse, recordings(given.reference), bool(given.pytorch))
+        rows = [row for shift in every for job in shift for row in job]
+        told["works"] = {row.name: row._asdict() for row in rows if row.function == "work"}
+        for shift in every:
+            jobs = [wanted(job, results, given.rows) for job in shift]
+            work_off([job for job in jobs if job], told, paths, results)
+    return results.show()
+
+
+def read_flags() -> argparse.Namespace:
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("--minutes", type=float, default=9, help="what is not begun by then is left out (default 9)")
+    flags.add_argument(
+        "--output", metavar="DIR", type=Path, default=Path("runs/accelerator"), help="default %(default)s"
+    )
+    flags.add_argument("--resume", metavar="DIR", type=Path, help="rows with a result there are not measured again")
+    flags.add_argument("--rehearse", action="store_true", help="tiny sizes, the same code")
+    flags.add_argument("--rows", metavar="TEXT", default="", help="only rows whose name has this text")
+    flags.add_argument(
+        "--reference", metavar="DIR", type=Path, action="append", help="more recordings of PyTorch, .npz"
+    )
+    flags.add_argument("--pytorch", metavar="PATH", type=Path, help="a checkout of github.com/unixpickle/vq-vae-2")
+    given = flags.parse_args()
+    packed = PACKED / "vq-vae-2"
+    given.pytorch = given.pytorch or (packed if packed.is_dir() else None)
+    if given.pytorch and not importlib.util.find_spec("torch"):
+        print("PyTorch is not installed: its rows are left out", file=sys.stderr)
+        given.pytorch = None
+    given.reference = [ROOT / "tests" / "reference", PACKED / "reference", *(given.reference or [])]
+    if given.rehearse:
+        given.reference = given.reference[:1] + given.reference[2:]
+    if given.resume and not (given.resume / "results.json").is_file():
+        flags.exit(2, f"error: --resume={given.resume} has no results.json\n")
+    return given
+
+
+def recordings(folders: Sequence[Path]) -> dict[str, Path]:
+    """The .npz files of these folders, by name."""
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.npz"))}
+
+
+def wanted(job: list[Row], results: "Results", text: str) -> list[Row]:
+    """The rows of a job that have no result yet."""
+    return [row for row in job if text in row.name and row.name not in results.done]
+
+
+def install(site: Path) -> list[str]:
+    """Missing packages from packed wheels; gives what PYTHONPATH begins with."""
+    missing = [wheel for module, wheel in NEEDED.items() if not importlib.util.find_spec(module)]
+    wheels = [str(path) for name in missing for path in (PACKED / "wheels").glob(f"{name}-*.whl")]
+    if missing and len(wheels) < len(missing):
+        raise SystemExit(f"error: {', '.join(missing)} missing: pip install them, or make accelerator-data elsewhere")
+    if wheels:
+        command = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--target", str(site)]
+        subprocess.run([*command, *wheels], check=True)
+    return [str(site)] if wheels else []
+
+
+def machine() -> dict[str, Any]:
+    """What the device and the versions are, asked in a process of its own."""
+    code = "import json, machine; print(json.dumps({'is': machine.described('jax', 'jaxlib', 'flax')}))"
+    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "benchmarks", capture_output=True, text=True)
+    if told.returncode:
+        raise SystemExit(f"error: JAX does not start: {told.stderr.strip().splitlines()[-1]}")
+    return json.loads(told.stdout.splitlines()[-1])
+
+
+def environment(paths: list[str], scratch: str, deterministic: bool) -> dict[str, str]:
+    """Of the processes that measure: a cache of their own, empty at first, another one for XLA's flag."""
+    found = {**os.environ, **ENVIRONMENT, "PYTHONPATH": os.pathsep.join([*paths, str(ROOT)])}
+    found |= {"VQVAE_JAX_CACHE": f"{scratch}/cache", "JAX_COMPILATION_CACHE_DIR": f"{scratch}/compiled"}
+    if deterministic:
+        found["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
+        found["JAX_COMPILATION_CACHE_DIR"] += "-deterministic"
+    return found
+
+
+# --- jobs
+
+
+class Worker:
+    """A process that works off some rows, and what it said last."""
+
+    def __init__(self, rows: list[Row], told: Mapping[str, Any], variables: Mapping[str, str], log: Any) -> None:
+        self.rows, self.running, self.since = {row.name: row for row in rows}, [], time.time()
+        file = Path(told["scratch"]) / f"job{time.monotonic_ns()}.json"
+        file.write_text(json.dumps({**told, "rows": [row._asdict() for row in rows]}), "utf-8")
+        command = [sys.executable, str(ROOT / "benchmarks" / "accelerator_worker.py"), str(file)]
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=variables, text=True, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+        )
+
+    def limit(self) -> float:
+        """Seconds that may pass without a word: what its rows should take, with slack."""
+        return max(LEAST, SLACK * sum(self.rows[name].seconds for name in self.running))
+
+    def kill(self) -> None:
+        """The process and all that it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def work_off(jobs: list[list[Row]], told: Mapping[str, Any], paths: list[str], results: "Results") -> None:
+    """Jobs side by side, to their end or until there is no time; a row that kills its process costs itself alone."""
+    lines: queue.Queue = queue.Queue()
+    with (Path(told["output"]) / "log.txt").open("a", encoding="utf-8") as log:
+
+        def begin(rows: list[Row], together: bool) -> Worker:
+            variables = environment(paths, told["scratch"], any(row.fields.get("deterministic") for row in rows))
+            worker = Worker(rows, {**told, "together": together, "reached": results.reached()}, variables, log)
+            threading.Thread(target=read, args=(worker, lines), daemon=True).start()
+            return worker
+
+        workers = [begin(rows, True) for rows in jobs]
+        try:
+            while workers:
+                for worker in step(workers, lines, told["until"], results, log):
+                    workers.remove(worker)
+                    rest = [row for row in worker.rows.values() if row.name not in results.said]
+                    if rest and time.time() < told["until"]:
+                        workers.append(begin(rest, False))
+        finally:
+            for worker in workers:
+                worker.kill()
+    for name in (row.name for rows in jobs for row in rows):
+        if name not in results.said:
+            results.put(name, {"skipped": "the minutes were over"})
+
+
+def read(worker: Worker, lines: queue.Queue) -> None:
+    """Each line, then None."""
+    for line in worker.process.stdout or ():
+        lines.put((worker, line))
+    lines.put((worker, None))
+
+
+def step(workers: list[Worker], lines: queue.Queue, until: float, results: "Results", log: Any) -> Iterator[Worker]:
+    """Takes a line in; gives the workers that ended, or had to be ended."""
+    try:
+        worker, line = lines.get(timeout=1.0)
+    except queue.Empty:
+        for worker in list(workers):
+            late = time.time() - worker.since > worker.limit()
+            if late or time.time() > until + FOR_SHOW / 2:
+                worker.kill()  # its reader says the rest
+                for name in worker.running:
+                    results.put(name, {"error": "took too long"} if late else {"skipped": "the minutes were over"})
+        return
+    if line is not None:
+        take(worker, line, results, log)
+    elif worker in workers:
+        code = worker.process.wait()
+        for name in worker.running:
+            if name not in results.said:
+                results.put(name, {"error": f"its process ended with {code}; see log.txt"})
+        if not worker.running and code and not any(name in results.said for name in worker.rows):
+            for name in worker.rows:  # it never began
+                results.put(name, {"error": f"its process ended with {code}; see log.txt"})
+        yield worker
+
+
+def take(worker: Worker, line: str, results: "Results", log: Any) -> None:
+    """One line of a worker: a result, or what it is at."""
+    worker.since = time.time()
+    try:
+        said = json.loads(line)
+    except json.JSONDecodeError:
+        log.write(line)
+        return
+    if "begins" in said:
+        worker.running = said["begins"]
+        return
+    name = said.pop("row")
+    worker.running = [other for other in worker.running if other != name]
+    results.put(name, said)
+
+
+# --- results
+
+
+class Results:
+    """What is known so far; in results.json after each row."""
+
+    def __init__(self, folder: Path, before: Path | None) -> None:
+        self.file, self.began = folder / "results.json", time.time()
+        self.rows: dict[str, dict[str, Any]] = {}
+        if before:
+            old = json.loads((before / "results.json").read_text("utf-8"))["rows"]
+            self.rows = {name: row for name, row in old.items() if "found" in row}
+            for name in ("profile.txt", "samples.png"):
+                if before.resolve() != folder.resolve() and (before / name).is_file():
+                    shutil.copy(before / name, folder / name)
+        self.done, self.said = set(self.rows), set()
+
+    def put(self, name: str, what: Mapping[str, Any]) -> None:
+        self.rows[name] = {**what, "at": round(time.time() - self.began, 1)}
+        self.said.add(name)
+        text = json.dumps({"rows": self.rows}, indent=1)
+        temporary = self.file.with_suffix(".new")
+        temporary.write_text(text, "utf-8")
+        temporary.replace(self.file)
+        print(f"{time.time() - self.began:5.0f} s  {brief(name, what)}", flush=True)
+
+    def reached(self) -> dict[str, float]:
+        """The share of its limit that each work reached; what is drawn is not held against the bandwidth."""
+        works = {name: row["found"] for name, row in self.rows.items() if "of_rate" in row.get("found", {})}
+        share = lambda name, found: max(found["of_rate"], 0.0 if "sample" in name else found["of_bandwidth"])  # noqa: E731
+        return {name: share(name, found) for name, found in works.items() if "largest" not in name}
+
+    def show(self) -> int:
+        """Writes table.md and prints it; 1 where a row failed."""
+        text = "\n".join(table(self.rows))
+        (self.file.parent / "table.md").write_text(text + "\n", "utf-8")
+        print(text)
+        failed = [name for name, row in self.rows.items() if "error" in row]
+        wrong = [name for name, row in self.rows.items() if row.get("found", {}).get("passed") is False]
+        print(f"\n{len(self.rows)} rows, {len(failed)} failed, {len(wrong)} recordings too far: {self.file.parent}")
+        return 1 if failed or wrong else 0
+
+
+def brief(name: str, what: Mapping[str, Any]) -> str:
+    """A line about a row."""
+    if "found" not in what:
+        return f"{name}: " + (f"failed: {what['error']}" if "error" in what else f"left out: {what.get('skipped')}")
+    return f"{name}: " + ", ".join(f"{key} {number(value)}" for key, value in flat(what["found"]))
+
+
+def flat(found: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Everything that lies in a result, by its path."""
+    for key, value in found.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{path}{key}/")
+        else:
+            yield f"{path}{key}", value
+
+
+def number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+COLUMNS = {
+    "ms": ("ms", "{:.4g}"),
+    "per_second": ("a second", "{:.4g}"),
+    "tflops": ("TFLOP/s, plain layers", "{:.1f}"),
+    "xla_tflops": ("TFLOP/s, XLA", "{:.1f}"),
+    "of_rate": ("of the product's rate", "{:.0%}"),
+    "of_bandwidth": ("of the bandwidth", "{:.0%}"),
+    "plan_mb": ("memory, MB", "{:.0f}"),
+    "compile_s": ("compiled, s", "{:.1f}"),
+    "from_cache_s": ("from cache, s", "{:.1f}"),
+}
+
+
+def table(rows: Mapping[str, Any]) -> Iterator[str]:
+    """Works as columns, all else as lines."""
+    works = {name: row["found"] for name, row in rows.items() if "plan_mb" in row.get("found", {})}
+    yield "| work | " + " | ".join(title for title, _ in COLUMNS.values()) + " |"
+    yield "|---|" + "---|" * len(COLUMNS)
+    for name, found in works.items():
+        cells = [form.format(found[key]) if key in found else "" for key, (_, form) in COLUMNS.items()]
+        yield f"| {name} | " + " | ".join(cells) + " |"
+    yield ""
+    for name, row in rows.items():
+        if name not in works:
+            yield f"- {brief(name, row)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

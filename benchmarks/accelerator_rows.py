@@ -1,0 +1,182 @@
+"""What accelerator.py measures, the most valuable first, at full size and as a rehearsal of seconds on any machine.
+
+A row belongs to a shift. Jobs of a shift run side by side, the rows of a job one after the other; rows of one group
+compile side by side and are then measured one by one. Adding a row is adding a line here; what a row does is one
+function of accelerator_worker.py.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+PHOTOGRAPHS = {"channels": 3, "levels": 2, "width": 128, "codes": 512}
+MNIST = {"size": 28, "channels": 1, "levels": 1, "width": 16, "codes": 32}
+TINY = {"size": 32, "channels": 3, "levels": 2, "width": 16, "codes": 32}
+GENERATOR = {"name": "mnist_generator", "vocab_size": 32, "shape": (7, 7)}
+TOP = {"name": "top_prior", "vocab_size": 512, "shape": (32, 32)}
+TRANSFORMER = {"name": "transformer", "vocab_size": 1024, "shape": (16, 16), "width": 512, "layers": 12, "heads": 8}
+SMALL_TRANSFORMER = {"name": "transformer", "vocab_size": 32, "shape": (4, 4), "width": 32, "layers": 2, "heads": 2}
+BF16, F32 = "bfloat16", "float32"
+LATER = "CVQ-VAE is not its authors' yet: a later issue"
+
+READ = (  # recordings that are compared today; others in the folder are named
+    "top_prior",
+    "bottom_prior",
+    "hierarchical_vae",
+    "rosinality_vqvae2",
+    "mnist_generator",
+    "mnist_vae",
+    "pixel_cnn_spatial_condition",
+    "pixel_cnn_vector_condition",
+    "pixel_conv_a",
+)
+
+
+class Row(NamedTuple):
+    """One line of the results."""
+
+    name: str
+    function: str  # of accelerator_worker.py
+    fields: Mapping[str, Any]
+    seconds: float  # that it takes on an H100, compilation included: where less is left it is not begun
+    group: str = ""
+
+
+Job = list[Row]
+
+
+def shifts(rehearse: bool, recordings: Mapping[str, Path], pytorch: bool) -> list[list[Job]]:
+    """Everything, in order: first what tells whether the device computes right, and the demo; then how fast it is."""
+    steps, draws = training(rehearse), sampling(rehearse)
+    speed = with_torch(steps, beside_torch(steps)) if pytorch else steps
+    speed += with_torch(draws, sampling_beside_torch(draws)) if pytorch else draws
+    speed += [*profiles(rehearse), *codebooks(rehearse), *wishes()]
+    first = [[demo(rehearse)], *parity(recordings), *resuming(rehearse)]
+    if rehearse:  # a small machine: one thing after the other
+        return [[job] for job in first] + [[speed]]
+    return [first, [speed]]
+
+
+def parity(recordings: Mapping[str, Path]) -> list[Job]:
+    """The recordings among three jobs, the largest to each first."""
+    names = [*(name for name in READ if name in recordings), *sorted(set(recordings) - set(READ))]
+    rows = [Row(f"recording {n}", "recording", {"path": str(recordings[n]), "known": n in READ}, 30) for n in names]
+    return [job for job in (rows[0::3], rows[1::3], rows[2::3]) if job]
+
+
+def resuming(rehearse: bool) -> list[Job]:
+    """A run that was stopped and went on beside one that was not, with and without XLA's flag."""
+    steps = 4 if rehearse else 40
+    plain = Row("resumed run", "resumed", {"steps": steps, "deterministic": False}, 60)
+    flagged = Row("resumed run, deterministic ops", "resumed", {"steps": steps, "deterministic": True}, 60)
+    return [[plain], [flagged]]
+
+
+def demo(rehearse: bool) -> Row:
+    return Row("demo", "demo", {"variant": "tiny" if rehearse else ""}, 120)
+
+
+def training(rehearse: bool) -> list[Row]:
+    """Steps: bfloat16 of all, float32 of two."""
+
+    def row(name, function, arguments, fields, tiny, seconds, group, **more):
+        arguments, fields = tiny if rehearse else (arguments, fields)
+        work = {"function": function, "arguments": [*arguments, more.pop("dtype", BF16)], "fields": fields}
+        return Row(name, "work", {**work, "items": arguments[0], **more}, seconds, group)
+
+    vae, prior = "autoencoder_step", "prior_step"
+    small, few, words = ([2], TINY), ([2], GENERATOR), ([2], SMALL_TRANSFORMER)
+    large = {"size": 256, **PHOTOGRAPHS}
+    return [
+        row("hierarchical VAE 256 px, 64", vae, [64], large, small, 60, "steps 1", cached=True),
+        row("transformer, 64", prior, [64], TRANSFORMER, words, 60, "steps 1", cached=True),
+        row("hierarchical VAE 64 px, 64", vae, [64], {"size": 64, **PHOTOGRAPHS}, small, 30, "steps 1"),
+        row("MNIST PixelCNN, 128", prior, [128], GENERATOR, few, 40, "steps 2"),
+        row("TopPrior, 32", prior, [32], TOP, few, 60, "steps 2"),
+        row("MNIST VQ-VAE, 128", vae, [128], MNIST, ([4], MNIST), 20, "steps 2"),
+        row("hierarchical VAE 256 px, 64, float32", vae, [64], large, small, 50, "steps 3", dtype=F32),
+        row("transformer, 64, float32", prior, [64], TRANSFORMER, words, 50, "steps 3", dtype=F32),
+        Row(
+            "hierarchical VAE 256 px, largest batch",
+            "largest",
+            {"of": "hierarchical VAE 256 px, 64", "fields": TINY if rehearse else large, "most": 4 if rehearse else 0},
+            50,
+            "largest",
+        ),
+    ]
+
+
+def beside_torch(rows: Sequence[Row]) -> list[Row]:
+    """The same steps in turns with torch.compile, which prepares itself while a group of ours compiles."""
+    groups = {
+        "hierarchical VAE 256 px, 64": "steps 1",
+        "transformer, 64": "steps 2",
+        "MNIST PixelCNN, 128": "steps 3",
+        "hierarchical VAE 256 px, 64, float32": "largest",
+    }
+    of = {row.name: row for row in rows}
+    return [Row(f"{name} | PyTorch", "beside", of[name].fields, 45, group) for name, group in groups.items()]
+
+
+def with_torch(rows: Sequence[Row], twins: Sequence[Row]) -> list[Row]:
+    """Each twin at the end of its group."""
+    found: list[Row] = []
+    for group in groups(rows):
+        found += [*group, *(twin for twin in twins if twin.group == group[0].group)]
+    return found
+
+
+def sampling(rehearse: bool) -> list[Row]:
+    """New maps and pictures."""
+
+    def row(name, counts, fields, seconds, of=BF16, function="sampling"):
+        for count in counts:
+            work = {"function": function, "arguments": [count, of], "fields": fields, "items": count, "draws": True}
+            yield Row(f"sample {name}, {count}", "work", work, seconds, "sampling")
+
+    if rehearse:
+        return [*row("MNIST PixelCNN", [2], GENERATOR, 20), *row("transformer", [2], SMALL_TRANSFORMER, 20)]
+    return [
+        *row("MNIST PixelCNN", [1, 64, 1024], GENERATOR, 30),
+        *row("TopPrior", [1, 64], TOP, 60),
+        *row("transformer", [64], TRANSFORMER, 40),
+        *row("256 px by both priors and decoder", [1], {}, 90, function="hierarchy"),
+    ]
+
+
+def sampling_beside_torch(rows: Sequence[Row]) -> list[Row]:
+    """The reference's full forward passes, of large maps a few places for all."""
+    of = [row for row in rows if "MNIST" in row.name or "TopPrior" in row.name]
+    return [Row(f"{row.name} | PyTorch", "beside", row.fields, 15, row.group) for row in of]
+
+
+def profiles(rehearse: bool) -> list[Row]:
+    """The rows furthest from the limit, one after the other."""
+    return [Row(f"profile {i + 1}", "profile", {"rank": i}, 12) for i in range(2 if rehearse else 12)]
+
+
+def codebooks(rehearse: bool) -> list[Row]:
+    """Nearest codes; sums of vectors by code, in both forms."""
+    shapes = [(64, 8, 512), (64, 8, 64)] if rehearse else [(65536, 8, 262144), (16384, 64, 512)]
+    rows = []
+    for vectors, dim, codes in shapes:
+        work = {"function": "nearest_code", "arguments": [vectors, dim, codes], "fields": {}, "items": vectors}
+        rows.append(Row(f"nearest code, {vectors} x {dim}, {codes:,} codes", "work", work, 20, "codebooks"))
+    for form in ("scatter", "product"):
+        rows.append(Row(f"EMA sums by {form}", "sums", {"form": form, "shape": shapes[1]}, 10, f"sums {form}"))
+    return rows
+
+
+def wishes() -> list[Row]:
+    return [Row("MNIST CVQ-VAE, 500 epochs", "later", {"why": LATER}, 0, "later")]
+
+
+def groups(rows: Sequence[Row]) -> list[list[Row]]:
+    """Neighbours of the same group; a row without one is alone."""
+    found: list[list[Row]] = []
+    for row in rows:
+        if found and row.group and found[-1][0].group == row.group:
+            found[-1].append(row)
+        else:
+            found.append([row])
+    return found
