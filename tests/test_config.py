@@ -218,6 +218,8 @@ def test_a_broken_config_file_is_one_line(tmp_path, text, words):
 
 STEPS = configs.read(DEMO, [])["train"]["steps"]
 BAD = {
+    "train.profile=100": ["config.train.profile wants START:COUNT", "got '100'", "--config.train.profile=100:5"],
+    "priors.top.train.profile=0:5": ["counted from 1", "--config.priors.top.train.profile=100:5"],
     # unknown names, with the nearest
     "optimizr.learning_rate=1": ["config has no section 'optimizr'", "did you mean 'optimizer'?"],
     "optimizer.lerning_rate=1": [
@@ -340,10 +342,21 @@ def test_a_run_may_go_on_longer(demo, tmp_path):
             "--config.train.epochs=9",
             "--config.priors.top.train.log_every=1",
             "--config.sample.count=4",
+            "--config.train.profile=100:5",
         ],
     )
     configs.agree(longer, tmp_path)
     assert configs.load(tmp_path) == longer
+
+
+def test_a_run_of_before_there_were_profiles_goes_on(demo, tmp_path):
+    old = configs.complete(demo)
+    for stage in (old, *old["priors"].values()):
+        del stage["train"]["profile"]
+    configs.save(old, tmp_path)
+    assert configs.load(tmp_path) == demo and not configs.differs(demo, tmp_path)
+    configs.agree(configs.read(DEMO, ["--config.priors.top.train.profile=2:1"]), tmp_path)
+    assert configs.load(tmp_path)["priors"]["top"]["train"]["profile"] == "2:1"
 
 
 @pytest.mark.parametrize("field", ["train.batch_size", "priors.top.train.batch_size", "priors.top.depth", "seed"])

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "vqvae_jax"
 
 # A room imports from rooms of lower storeys, and of its own storey without going round in circles.
 STOREYS = (
-    ("networks", "types", "devices", "doctor", "files", "flags"),
+    ("networks", "types", "devices", "doctor", "files", "flags", "profiling"),
     ("autoencoders", "priors", "quantizers"),
     ("checkpoint", "logs", "data"),
     ("parts",),
@@ -49,6 +49,7 @@ CORE = (
     "sample",
     "evaluate",
     "codec",
+    "profiling",
     "trained",
     "encode",
     "reconstruct",

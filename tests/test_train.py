@@ -392,6 +392,57 @@ def test_signals_and_kills_of_launch(tmp_path):
     assert json.loads((workdir / "metrics.json").read_text())["split"] == "test"
 
 
+# --- profiles
+
+
+def profile(folder, text, steps=6):
+    """A run with such a profile; its last state."""
+    task = autoencode()
+    given = settings(steps) | {"profile": text}
+    train.fit(task, batches(), batches(), folder, given, {"any": "config"}, seed=5)
+    return saved(task, folder)
+
+
+def test_some_steps_are_traced_and_nothing_else_changes(tmp_path, capsys):
+    traced, plainly = profile(tmp_path / "traced", "2:2"), profile(tmp_path / "plainly", "")
+    same(traced, plainly)
+    text = (tmp_path / "traced/profile.txt").read_text()
+    assert text.startswith("a step, mean of 2: busy ") and "launches  kernel" in text
+    assert text in capsys.readouterr().err
+    assert len([*(tmp_path / "traced/profile").rglob("*.xplane.pb")]) == 1
+    assert not (tmp_path / "plainly/profile.txt").exists() and not (tmp_path / "plainly/profile").exists()
+
+
+def test_a_window_beyond_the_end_is_cut_and_one_before_the_beginning_is_none(tmp_path):
+    profile(tmp_path, "5:9")
+    assert (tmp_path / "profile.txt").read_text().startswith("a step, mean of 2: ")
+    (tmp_path / "profile.txt").unlink()
+    profile(tmp_path, "2:2", 9)  # resumed at 6
+    assert not (tmp_path / "profile.txt").exists()
+
+
+def test_a_broken_profiler_breaks_no_training(tmp_path, capsys):
+    with jax.profiler.trace(tmp_path / "other"):
+        state = profile(tmp_path / "run", "2:2")
+    assert int(state.step) == 6 and not (tmp_path / "run/profile.txt").exists()
+    said = [line for line in capsys.readouterr().err.splitlines() if "profile" in line]
+    assert len(said) == 1 and said[0].startswith("no profile of steps 2 to 3: ")
+
+
+def test_a_run_that_is_stopped_in_its_profile_ends_the_trace(tmp_path):
+    class Killed(Autoencode):
+        def summary(self, sums):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return super().summary(sums)
+
+    task = Killed(**vars(autoencode()))
+    with pytest.raises(SystemExit):
+        train.fit(task, batches(), batches(), tmp_path, settings(6, 2) | {"profile": "1:5"}, {}, seed=5)
+    assert not (tmp_path / "profile.txt").exists()
+    with jax.profiler.trace(tmp_path / "next"):  # another one may begin
+        pass
+
+
 # --- precision
 
 

@@ -19,6 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from vqvae_jax.checkpoint import Checkpoints
 from vqvae_jax.doctor import Doctor
 from vqvae_jax.logs import Log, read_metrics
+from vqvae_jax.profiling import Profiled
 from vqvae_jax.types import Data, Model, Task, TrainState, UserError
 
 
@@ -127,9 +128,10 @@ def make_mesh(batch_size: int) -> jax.sharding.Mesh:
 def _loop(run: Run, state: TrainState, start: int, checkpoints, log: Log, stop: "Stop", config: dict) -> None:
     settings, total = run.settings, run.settings["steps"]
     waiting = Late(log, Doctor(read_metrics(log.folder / "metrics.jsonl")))
-    with prefetched(lambda step: run.place(run.data.batch(step)), start, total) as batches:
+    profiled = Profiled(run.step, settings.get("profile", ""), log.folder, total)
+    with profiled as step, prefetched(lambda n: run.place(run.data.batch(n)), start, total) as batches:
         for done, batch in zip(range(start + 1, total + 1), batches, strict=False):
-            state, metrics = run.step(state, batch)
+            state, metrics = step(done, state, batch)
             if done % settings["log_every"] == 0 or done == total:
                 waiting.put(done, metrics)
             last = done == total

@@ -17,6 +17,7 @@ from vqvae_jax.config.sections import (
     levels,
     stages,
 )
+from vqvae_jax.profiling import window
 from vqvae_jax.types import UserError, unknown
 
 SEEDS = 2**31  # negative ones included
@@ -40,6 +41,8 @@ def check(config: dict[str, Any]) -> None:
         _check_numbers(block)
         if block.kind is Train and not (block.path == "config.train" and config["dataset"]["name"] == TOKENS):
             _check_duration(block)
+        if block.kind is Train:
+            _check_profile(block)
     _check_dataset(config)
     _check_loss_weights(config)
 
@@ -102,6 +105,16 @@ def _check_duration(block: Block) -> None:
     if steps and epochs:
         both = f"{block.path} has steps={steps} and epochs={epochs}, exactly one may be set"
         raise UserError(f"{both}: add --{block.path}.steps=0 or --{block.path}.epochs=0")
+
+
+def _check_profile(block: Block) -> None:
+    """Steps are counted from 1."""
+    try:
+        window(block.values["profile"])
+    except ValueError as error:
+        wish = "wants START:COUNT, steps counted from 1, or nothing"
+        example = f"--{block.path}.profile=100:5 traces five steps from the hundredth on"
+        raise UserError(f"{block.path}.profile {wish}, got {block.values['profile']!r}: {example}") from error
 
 
 def _check_dataset(config: Mapping[str, Any]) -> None:

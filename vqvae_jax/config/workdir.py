@@ -12,7 +12,7 @@ from vqvae_jax.types import UserError
 FILE = "config.json"
 LAYERS = "stack"  # in place of all sections: bare layers, imported
 # What may change when a run goes on, in each `train` section; all of `sample` may.
-CADENCES = {"steps", "epochs", "log_every", "evaluate_every", "checkpoint_every", "pictures_every", "keep"}
+CADENCES = {"steps", "epochs", "log_every", "evaluate_every", "checkpoint_every", "pictures_every", "keep", "profile"}
 
 
 def save(config: Mapping[str, Any], workdir: str | Path) -> None:
