@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vqvae_jax.autoencoders import AUTOENCODERS
+from vqvae_jax.backend import options_once
 from vqvae_jax.networks.fast import plain
 from vqvae_jax.priors import PRIORS
 from vqvae_jax.priors.draw import draw, draw_group
@@ -135,9 +136,8 @@ def ema_update(vectors: int, dim: int, codes: int) -> Work:
 
 
 def _once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Jitted for a single call, as train.py begins: on CPU, optimizing hundreds of draws takes longer than they do."""
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.jit(function, compiler_options=options)
+    """Jitted for a single call, as train.py begins."""
+    return jax.jit(function, compiler_options=options_once())
 
 
 def _prior(dtype: str, name: str, **fields: Any) -> Any:
