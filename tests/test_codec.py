@@ -99,10 +99,13 @@ def test_other_errors_are_raised(error, size):
         (None, 1024, 1),
         (60 * GB, 32, 1024),
         (60 * GB, 64, 1024),
+        (60 * GB, 28, 1024),
+        (60 * GB, 96, 1024),
+        (60 * GB, 100, 1024),
         (60 * GB, 256, 128),
         (60 * GB, 4096, 1),
         (12 * GB, 64, 512),
-        (1, 64, 64),  # never less than on CPU
+        (1, 64, 64),
     ],
 )
 def test_images_at_once(memory, side, size):

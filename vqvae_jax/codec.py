@@ -98,6 +98,7 @@ def batch_size(height: int, width: int) -> int:
 
 
 def images_at_once(height: int, width: int, memory: int | None) -> int:
-    """The same for a device with so many bytes; None is a CPU. A power of two where memory allows more than a CPU."""
-    most, pixels = (BATCH, PIXELS) if memory is None else (MOST, max(PIXELS, power_of_two(memory // PIXEL_BYTES)))
-    return max(1, min(most, pixels // (height * width)))
+    """The same for a device with so many bytes, a power of two; None is a CPU."""
+    if memory is None:
+        return max(1, min(BATCH, PIXELS // (height * width)))
+    return power_of_two(min(MOST, max(PIXELS, memory // PIXEL_BYTES) // (height * width)))
