@@ -13,7 +13,7 @@ PACKAGE = ROOT / "vqvae_jax"
 
 # A room imports from rooms of lower storeys, and of its own storey without going round in circles.
 STOREYS = (
-    ("networks", "types", "devices", "doctor", "files", "flags", "profiling"),
+    ("backend", "networks", "types", "devices", "doctor", "files", "flags", "profiling"),
     ("autoencoders", "priors", "quantizers"),
     ("checkpoint", "logs", "data"),
     ("parts",),
@@ -38,6 +38,7 @@ STOREYS = (
 STOREY = {room: i for i, rooms in enumerate(STOREYS) for room in rooms}
 # What runs where there is nothing but jax, flax, optax and numpy.
 CORE = (
+    "backend",
     "types",
     "quantizers",
     "networks",
@@ -175,7 +176,7 @@ def test_the_core_imports_on_a_bare_machine():
 
 def test_models_need_neither_optax_nor_orbax():
     """Sampling restores only the model: nothing of an optimizer."""
-    models = ["types", "quantizers", "networks", "autoencoders", "priors"]
+    models = ["backend", "types", "quantizers", "networks", "autoencoders", "priors"]
     models += [name for name in MODULES if name in ("parts", "sample")]
     import_all((*ABSENT, "optax", "orbax"), models)
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jaxprs import EXACT, precisions
 from small_quantizers import small
 
 from vqvae_jax.autoencoders import HierarchicalVAE
@@ -141,6 +142,13 @@ def test_psnr_of_equal_and_of_opposite_pictures():
     black = jnp.zeros((1, 16, 16, 3), jnp.uint8)
     assert float(measure.psnr(black, black)[0]) == 99
     assert float(measure.psnr(black, black + 255)[0]) == pytest.approx(0, abs=1e-4)
+
+
+def test_what_measures_has_all_bits_of_float32():
+    """On accelerators a convolution is TF32 or bfloat16 unless told otherwise: SSIM's variances would be rounded."""
+    images = jnp.asarray(pictures(2))
+    assert set(precisions(measure.ssim, images, images)) == {(EXACT, EXACT)}
+    assert precisions(measure.psnr, images, images) == []
 
 
 # --- loss weights

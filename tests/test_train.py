@@ -6,26 +6,30 @@ The model is the smallest that has two levels, one with each kind of codebook: p
 import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_priors import PIXELCNN, TRANSFORMER
 
 import launch
 from vqvae_jax import data as datasets
 from vqvae_jax import train
 from vqvae_jax.checkpoint import Checkpoints
 from vqvae_jax.data.tokens import TokenArrays
-from vqvae_jax.logs import read_metrics
+from vqvae_jax.logs import Log, read_metrics
 from vqvae_jax.networks.conv import Conv
+from vqvae_jax.priors import PRIORS
 from vqvae_jax.quantizers.ema import EMAQuantizer
 from vqvae_jax.quantizers.vq import VectorQuantizer
 from vqvae_jax.tasks.autoencode import AutoencodeTask
@@ -241,12 +245,102 @@ def run():
     return train.Run(autoencode(), batches(), batches(), settings(6))
 
 
-def test_the_state_is_donated(run):
-    before = run.begin(jax.random.key(0), None)
-    after, _ = run.step(before, run.place(run.data.batch(0)))
-    arrays = jax.tree.leaves((before.params, before.codebooks, before.opt_state, before.ema_params))
-    assert all(array.is_deleted() for array in arrays)
-    assert not any(array.is_deleted() for array in jax.tree.leaves(after))
+def prior_run(kind):
+    """A training of a small prior of the table."""
+    fields = {"pixelcnn": PIXELCNN, "transformer": TRANSFORMER}[kind]
+    prior = PRIORS[kind](CODES, shape=(3, 4), **fields)
+    arrays = TokenArrays((np.random.default_rng(0).integers(0, CODES, (40, 3, 4)),))
+    task = PriorTask(prior, slice(0, 1), make_optimizer(section(clip=1.0), 6), ema_rate=0.9)
+    return train.Run(task, batches(arrays), batches(arrays), settings(6))
+
+
+@pytest.fixture(scope="module", params=["autoencoder", "pixelcnn", "transformer"])
+def compiled(request):
+    """(run, state, batch, the step compiled for these) of each kind of stage."""
+    run = request.getfixturevalue("run") if request.param == "autoencoder" else prior_run(request.param)
+    state, batch = run.begin(jax.random.key(0), None), run.place(run.data.batch(0))
+    return run, state, batch, run.step.lower(state, batch).compile()
+
+
+def test_what_reaches_the_step_lies_as_it_wants_it(compiled):
+    """Else each step would copy it first."""
+    _, state, batch, step = compiled
+
+    def check(array, wanted):
+        unused = wanted is None
+        assert array.committed and (unused or wanted.is_equivalent_to(array.sharding, array.ndim))
+
+    jax.tree.map(check, (state, batch), step.input_shardings[0])
+    jax.tree.map(check, state, step.output_shardings[0])  # as the next step wants it
+
+
+def test_the_whole_state_is_donated(compiled):
+    """The new state is written over the old one. That XLA could not do so is a warning, and here an error."""
+    run, state, batch, step = compiled
+    state, leaves = jax.tree.map(jnp.copy, state), len(jax.tree.leaves(state))
+    state = jax.device_put(state, run.everywhere)
+    pairs = re.findall(r"(?:may|must)-alias", step.as_text().partition("\n")[0])
+    assert len(pairs) == leaves
+    after, _ = step(state, batch)
+    assert all(array.is_deleted() for array in jax.tree.leaves(state))
+    assert not any(array.is_deleted() for array in jax.tree.leaves((after, batch)))
+
+
+class Unread:
+    """Stands for what the device still computes: it notes when someone looks."""
+
+    def __init__(self, name, events):
+        self.name, self.events = name, events
+
+    def _look(self, *args, **kwargs):
+        self.events.append(f"read {self.name}")
+        return np.float32(1.0)
+
+    __array__ = __float__ = __int__ = __bool__ = __index__ = item = tolist = block_until_ready = _look
+
+
+def test_between_logged_steps_nothing_is_waited_for(tmp_path):
+    """The numbers of one logged step are fetched when the next one is on its way, the state never."""
+    events = []
+
+    def step(state, batch):
+        assert state.name == f"state {batch}"
+        events.append(f"step {batch + 1}")
+        return Unread(f"state {batch + 1}", events), {"loss": Unread(f"loss {batch + 1}", events)}
+
+    rare = settings(8) | dict.fromkeys(("evaluate_every", "checkpoint_every", "pictures_every"), 100)
+    run = SimpleNamespace(
+        settings=rare,
+        data=SimpleNamespace(batch=lambda step: step),
+        held_out=None,
+        place=lambda batch: batch,
+        step=step,
+        task=SimpleNamespace(model=lambda state: state),
+        evaluate=lambda model, data: {"loss": 0.0},
+        pictures=lambda model, done: {},
+    )
+    checkpoints = SimpleNamespace(save=lambda *given: None, wait=lambda: None)
+    with Log(tmp_path, 8, 0, "stage") as log:
+        train._loop(run, Unread("state 0", events), 0, checkpoints, log, train.Stop(), {})
+    steps = [f"step {i}" for i in range(1, 9)]
+    assert events == [*steps[:6], "read loss 3", *steps[6:], "read loss 6", "read loss 8"]
+
+
+def test_pictures_take_the_weights_from_where_they_lie():
+    """No way round over the host, and nothing of all devices: each process draws alone."""
+
+    class Shown(Autoencode):
+        def pictures(self, model, batch, key):
+            seen.append(model)
+            return {}
+
+    seen, run = [], train.Run(Shown(**vars(autoencode())), batches(), batches(), settings(6))
+    state = run.begin(jax.random.key(0), None)
+    run.pictures(run.task.model(state), 1)
+    same(seen[0], run.task.model(state))
+    for here, there in zip(jax.tree.leaves(seen[0]), jax.tree.leaves(run.task.model(state)), strict=True):
+        assert here.unsafe_buffer_pointer() == there.addressable_data(0).unsafe_buffer_pointer()
+        assert isinstance(here.sharding, jax.sharding.SingleDeviceSharding)
 
 
 def test_evaluation_moves_no_code(run):

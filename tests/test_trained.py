@@ -6,12 +6,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from test_codec import Pending, check_dispatched_ahead
 from test_recipe import models, picture, trained_run
 
 import vqvae_jax
-from vqvae_jax import data, sample
+from vqvae_jax import backend, data, sample
+from vqvae_jax.priors.draw import maps_at_once
 from vqvae_jax.sample import label_numbers
-from vqvae_jax.types import UserError
+from vqvae_jax.types import Pick, UserError
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,40 @@ def test_samples_that_are_none(model):
             model.sample(count, **pick)
 
 
+def test_weights_lie_on_the_device(model):
+    """Else each batch would bring them there anew."""
+    for array in jax.tree.leaves([model.autoencoder[1], *(weights for _, weights in model.priors.values())]):
+        assert isinstance(array, jax.Array) and array.devices() == {backend.device()}
+
+
 # --- sampling
+
+
+@pytest.mark.parametrize("memory", [None, 8 << 30])
+def test_maps_are_dispatched_before_the_last_ones_are_fetched(model, monkeypatch, memory):
+    """In chunks as large as memory allows, and no larger than what is asked for."""
+    events, sizes, chunk = [], [], maps_at_once(memory)
+
+    def draw(keys, pick, label, known=()):
+        sizes.append(len(keys))
+        return (Pending(len(sizes) - 1, np.asarray(label)[:, None, None], events),)
+
+    monkeypatch.setattr("vqvae_jax.trained.memory", lambda: memory)
+    monkeypatch.setattr(model, "_draw", draw)
+    labels = np.arange(5 * chunk - 3, dtype=np.int32)
+    (maps,) = model._in_chunks(0, Pick(), labels)
+    np.testing.assert_array_equal(maps[:, 0, 0], labels)
+    assert sizes == [chunk] * 5
+    check_dispatched_ahead(events, 5)
+    model._in_chunks(0, Pick(), labels[:7])
+    assert sizes[5:] == [7]
+
+
+def test_more_maps_at_once_are_the_same_maps(model, monkeypatch):
+    few = model.sample_tokens(130, 2)
+    monkeypatch.setattr("vqvae_jax.trained.memory", lambda: 4 << 30)
+    for one, other in zip(model.sample_tokens(130, 2), few, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_seed_is_its_images(model):

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from vqvae_jax.backend import device
 from vqvae_jax.types import UserError
 
 Step = int | str | None  # a number, "best", or None for the latest
@@ -102,7 +103,8 @@ class Checkpoints:
 
         Args:
           abstract_state: pytree of `jax.ShapeDtypeStruct`s; a leaf goes onto its sharding, or, where it has none, onto
-            this process' first device. The number of devices need not be that of the run that saved.
+            JAX's default device, which is this process' first. The number of devices need not be that of the run that
+            saved.
           step: a number, "best", or None for the latest.
 
         Raises:
@@ -286,7 +288,7 @@ def _host(leaf: Any) -> np.ndarray:
 
 def _placed(leaf: Any) -> Any:
     leaf = _array(leaf)
-    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(device())
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 

@@ -1,19 +1,25 @@
 """uint8 images to token maps and back with a trained autoencoder, in batches of one size, compiled once each."""
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
+from vqvae_jax.backend import memory, power_of_two
 from vqvae_jax.data.augment import normalise, to_uint8
 from vqvae_jax.types import Array, Model, Tokens
 
-BATCH = 64  # images at once
-PIXELS = 64 * 64 * BATCH  # at once, at most, or one image
+BATCH = 64  # images at once on CPU
+PIXELS = 64 * 64 * BATCH  # at once on CPU, at most, or one image
+MOST = 1024  # images at once where memory allows
+PIXEL_BYTES = 4096  # memory that a pixel may take
+AHEAD = 2  # programs that wait for the device while the result of another is fetched
 
 Range = tuple[float, float]
+T = TypeVar("T")
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -40,16 +46,59 @@ def reconstruct(autoencoder: Any, value_range: Range, model: Model, images: Arra
 def in_batches(function: Callable[[Any], Any], *arrays: Any, size: int = BATCH) -> Any:
     """What a function of [B, …] makes of [N, …] arrays, as numpy; the last batch is padded, so that nothing is
     compiled twice. Whatever the function's result holds is put together again along the first axis.
+
+    The device is given the next batches before a result is fetched. Batches that its memory does not hold are halved.
     """
-    parts = []
-    for start in range(0, len(arrays[0]), size):
-        taken = [np.asarray(array[start : start + size]) for array in arrays]
-        used = len(taken[0])
-        whole = [np.pad(part, ((0, size - used), *[(0, 0)] * (part.ndim - 1))) for part in taken]
-        parts.append(jax.tree.map(lambda x, used=used: np.asarray(x)[:used], function(*whole)))
-    return jax.tree.map(lambda *several: np.concatenate(several), *parts)
+
+    count = len(arrays[0])
+
+    def run(size: int) -> Any:
+        made = (function(*_batch(arrays, start, size)) for start in range(0, count, size))
+        return jax.tree.map(lambda *several: np.concatenate(several)[:count], *fetched(made))
+
+    return halving(run, no_more(size, count))
+
+
+def _batch(arrays: tuple[Any, ...], start: int, size: int) -> list[np.ndarray]:
+    """So many rows of each, the last ones 0 where there are no more."""
+    taken = [np.asarray(array[start : start + size]) for array in arrays]
+    return [np.pad(part, ((0, size - len(part)), *[(0, 0)] * (part.ndim - 1))) for part in taken]
+
+
+def fetched(results: Iterable[Any], ahead: int = AHEAD) -> Iterator[Any]:
+    """Each as numpy, in order. So many more are taken, that is dispatched, before one is waited for."""
+    waiting: deque[Any] = deque()
+    for result in results:
+        waiting.append(result)
+        if len(waiting) > ahead:
+            yield jax.tree.map(np.asarray, waiting.popleft())
+    while waiting:
+        yield jax.tree.map(np.asarray, waiting.popleft())
+
+
+def halving(run: Callable[[int], T], size: int) -> T:
+    """run(size), with half the size as often as the device's memory does not do."""
+    while True:
+        try:
+            return run(size)
+        except jax.errors.JaxRuntimeError as error:
+            if size == 1 or "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+        size //= 2  # here, where the error is gone and with it the arrays that it held
+
+
+def no_more(size: int, count: int) -> int:
+    """The size of batches of so many rows: less where these are few, but BATCH or a power of two above it."""
+    return min(size, max(BATCH, 1 << (count - 1).bit_length()))
 
 
 def batch_size(height: int, width: int) -> int:
-    """Images of so many pixels that are taken at once."""
-    return max(1, min(BATCH, PIXELS // (height * width)))
+    """Images of so many pixels that are taken at once on this device."""
+    return images_at_once(height, width, memory())
+
+
+def images_at_once(height: int, width: int, memory: int | None) -> int:
+    """The same for a device with so many bytes, a power of two; None is a CPU."""
+    if memory is None:
+        return max(1, min(BATCH, PIXELS // (height * width)))
+    return power_of_two(min(MOST, max(PIXELS, memory // PIXEL_BYTES) // (height * width)))

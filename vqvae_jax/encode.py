@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vqvae_jax import data, logs, parts
+from vqvae_jax import codec, data, logs, parts
 from vqvae_jax.data import folder
 from vqvae_jax.data import tokens as token_files
 from vqvae_jax.data.arrays import Grey, shares
@@ -19,7 +19,8 @@ from vqvae_jax.files import atomically, check_new_folder, png_names
 from vqvae_jax.trained import Trained
 from vqvae_jax.types import UserError
 
-CHUNK = 1024  # images between two looks at the progress
+CHUNK = 1024  # images between two looks at the progress, at least
+BATCHES = 8  # of which the device has the next while one is fetched, between two looks, at least
 
 
 def encode(workdir: Path, output: Path, dataset: Mapping[str, Any] | None = None) -> dict[str, int]:
@@ -83,11 +84,16 @@ def fingerprint(dataset: Mapping[str, Any], splits: Mapping[str, data.Arrays]) -
 
 def _watched(model: Trained, images: Any, bar: Any) -> list[np.ndarray]:
     """The images' maps; the bar moves on with every chunk."""
-    chunks = []
-    for start in range(0, len(images), CHUNK):
-        chunks.append(model.encode(images[start : start + CHUNK]))
+    chunks, size = [], _chunk(*images.shape[1:3])
+    for start in range(0, len(images), size):
+        chunks.append(model.encode(images[start : start + size]))
         bar.add(len(chunks[-1][0]))
     return [np.concatenate(level) for level in zip(*chunks, strict=True)]
+
+
+def _chunk(height: int, width: int) -> int:
+    """Images of so many pixels between two looks at the progress."""
+    return max(CHUNK, BATCHES * codec.batch_size(height, width))
 
 
 def _splits(dataset: Mapping[str, Any], channels: int) -> Iterator[tuple[str, data.Arrays]]:
@@ -189,8 +195,9 @@ def decode(workdir: Path, tokens: Path, output: Path, levels: int = 0) -> int:
 
 def _decoded(model: Trained, tokens: TokenArrays, levels: int, bar: Any) -> Iterator[np.ndarray]:
     """uint8 [n, H, W, C], chunk after chunk."""
-    for start in range(0, len(tokens), CHUNK):
-        maps = tokens.rows(np.arange(start, min(start + CHUNK, len(tokens))))["tokens"]
+    size = _chunk(*(model.stride * side for side in tokens.maps[0].shape[1:3]))
+    for start in range(0, len(tokens), size):
+        maps = tokens.rows(np.arange(start, min(start + size, len(tokens))))["tokens"]
         yield model.decode(maps[:levels] if levels else maps)
         bar.add(len(maps[0]))
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vqvae_jax import codec, data, logs, parts
 from vqvae_jax import config as configs
-from vqvae_jax import data, logs, parts
 from vqvae_jax.data import tokens as token_files
 from vqvae_jax.files import atomically, write_json
 from vqvae_jax.tasks.autoencode import AutoencodeTask
@@ -21,7 +21,7 @@ from vqvae_jax.types import Codebook, Model, UserError
 FILE = "metrics.json"
 # How often each code was used over the split, float [K] by token map; and by level, "length/LEVEL" and "idle/LEVEL".
 COUNTS = "code_counts.npz"
-BATCH = 64  # images
+BATCH = 64  # images at once, at least
 SAID = ("name", "path", "test_split")  # what of other images stands in the names of files
 SHOWN = 16  # images in the strip
 
@@ -98,7 +98,8 @@ def _autoencoder(model: Trained, arrays: data.Arrays, metrics: dict[str, Any], s
     """Measures the autoencoder, draws its strip, counts its codes; gives the images as tokens."""
     module, weights = model.autoencoder
     task = AutoencodeTask(module, None, {}, model.value_range)
-    sums = sums_over(task, weights, data.batches(arrays, BATCH, 0))
+    size = codec.no_more(max(BATCH, codec.batch_size(*arrays.image.shape[1:3])), len(arrays))  # on CPU BATCH
+    sums = sums_over(task, weights, data.batches(arrays, size, 0))
     summary = {name: value for name, value in task.summary(sums).items() if name != "loss"}
     metrics |= {"images": len(arrays), "autoencoder": summary}
     counts: Any = {name.removeprefix("codes/"): value for name, value in sums.items() if name.startswith("codes/")}

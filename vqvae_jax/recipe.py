@@ -238,12 +238,13 @@ class Recipe:
             return autoencoder.apply({"params": model.params}, images, model.codebooks, method="encode")
 
         jitted = jax.jit(encode, static_argnums=1)
+        size = max(codec.BATCH, codec.batch_size(*self.splits["train"].image.shape[1:3]))  # on CPU BATCH
         views = {"train": dataset["views"], "validation": 1}
         token_files.write(
             folder,
             {part: token_files.Part(self.splits[part], views[part]) for part in PARTS},
             parts.token_levels(self.config, self.facts),
-            lambda images, number: codec.in_batches(lambda x: jitted(x, number), images),
+            lambda images, number: codec.in_batches(lambda x: jitted(x, number), images, size=size),
             self.facts,
             source,
         )

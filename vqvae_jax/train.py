@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from vqvae_jax.backend import options_once
 from vqvae_jax.checkpoint import Checkpoints
 from vqvae_jax.doctor import Doctor
 from vqvae_jax.logs import Log, read_metrics
@@ -73,9 +74,7 @@ class Run:
 
     def begin(self, key: jax.Array, checkpoints: Checkpoints | None) -> TrainState:
         """A new state, or that of the last checkpoint."""
-        # Hundreds of random draws that run once: on CPU, optimizing them takes three times as long as not.
-        quickly = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
-        init = jax.jit(self.task.init, out_shardings=self.everywhere, compiler_options=quickly)
+        init = jax.jit(self.task.init, out_shardings=self.everywhere, compiler_options=options_once())
         batch = self.place(self.data.batch(0))
         if checkpoints is None:
             return init(key, batch)
@@ -107,7 +106,7 @@ class Run:
         """The task's pictures of the first held-out batch, made by the first process on a device of its own."""
         if jax.process_index():
             return {}
-        model = jax.tree.map(np.asarray, model)
+        model = jax.tree.map(lambda x: x.addressable_data(0), model)  # it is there already
         batch = next(iter(self.held_out.evaluation()))
         return self.task.pictures(model, batch, jax.random.fold_in(jax.random.key(1), step))
 

@@ -17,8 +17,9 @@ import numpy as np
 
 from vqvae_jax import codec, parts
 from vqvae_jax import config as configs
+from vqvae_jax.backend import memory
 from vqvae_jax.priors.condition import stacked, unstacked
-from vqvae_jax.priors.draw import CHUNK, draw
+from vqvae_jax.priors.draw import draw, maps_at_once
 from vqvae_jax.sample import find_label, label_numbers, pick_of
 from vqvae_jax.types import Array, Condition, Model, Pick, Tokens, UserError
 
@@ -152,12 +153,17 @@ class Trained:
 
     def _in_chunks(self, seed: int, pick: Pick, labels: np.ndarray, known: Maps = ()) -> Maps:
         """Token maps for so many labels; where maps are known, their upper halves are kept."""
-        drawn, count = [], len(labels)
-        for start in range(0, count, CHUNK):
-            part, *given = (whole_chunk(one[start : start + CHUNK], min(count, CHUNK)) for one in (labels, *known))
-            keys = image_keys(seed, start, len(part))
-            drawn.append([np.asarray(one) for one in self._draw(keys, pick, jnp.asarray(part), tuple(given))])
-        return tuple(np.concatenate(level)[:count] for level in zip(*drawn, strict=True))
+        count = len(labels)
+
+        def chunk(start: int, size: int) -> Tokens:
+            part, *given = (whole_chunk(one[start : start + size], size) for one in (labels, *known))
+            return self._draw(image_keys(seed, start, size), pick, jnp.asarray(part), tuple(given))
+
+        def run(size: int) -> Maps:
+            drawn = codec.fetched(chunk(start, size) for start in range(0, count, size))
+            return tuple(np.concatenate(level)[:count] for level in zip(*drawn, strict=True))
+
+        return codec.halving(run, min(count, maps_at_once(memory())))
 
     def _draw(self, keys: Array, pick: Pick, label: Array, known: Maps = ()) -> Tokens:
         maps: Tokens = ()

@@ -55,6 +55,64 @@ def test_masked_attention_sees_what_it_is_shown(qkv):
     np.testing.assert_allclose(got, slow_attention(q[:, :4], k, v, seen), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("platform", "dtype", "head_size", "capability", "how"),
+    [
+        ("cpu", jnp.float32, 64, None, "blocks"),
+        ("cpu", jnp.bfloat16, 64, None, "blocks"),
+        ("gpu", jnp.bfloat16, 64, (9, 0), "cudnn"),
+        ("gpu", jnp.float16, 64, (9, 0), "cudnn"),
+        ("gpu", jnp.bfloat16, 128, (8, 0), "cudnn"),
+        ("gpu", jnp.bfloat16, 8, (12, 0), "cudnn"),
+        ("gpu", jnp.float32, 64, (9, 0), "xla"),
+        ("gpu", jnp.bfloat16, 136, (9, 0), "xla"),
+        ("gpu", jnp.bfloat16, 12, (9, 0), "xla"),
+        ("gpu", jnp.bfloat16, 64, (7, 5), "xla"),  # Turing
+        ("gpu", jnp.bfloat16, 64, None, "xla"),  # not of NVIDIA
+        ("tpu", jnp.bfloat16, 64, None, "xla"),
+        ("neuron", jnp.bfloat16, 64, None, "xla"),
+    ],
+)
+def test_where_cudnn_computes_attention(platform, dtype, head_size, capability, how):
+    assert attention.attention_implementation(platform, dtype, head_size, capability) == how
+
+
+@pytest.fixture
+def on_an_h100(monkeypatch):
+    monkeypatch.setattr(attention, "platform", lambda: "gpu")
+    monkeypatch.setattr(attention, "compute_capability", lambda: (9, 0))
+
+
+def asked_for(monkeypatch, dtype):
+    """The implementations that causal attention asks JAX for."""
+    asked = []
+
+    def spy(q, k, v, is_causal, implementation):
+        asked.append(implementation)
+        return q
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", spy)
+    attention.causal_attention(*(jnp.zeros((1, 7, 2, 16), dtype),) * 3)
+    return asked
+
+
+def test_sixteen_bits_on_nvidia_are_cudnns(on_an_h100, monkeypatch):
+    assert asked_for(monkeypatch, jnp.bfloat16) == ["cudnn"]
+    assert asked_for(monkeypatch, jnp.float32) == ["xla"]
+
+
+def test_plain_attention_is_xlas_everywhere(on_an_h100, monkeypatch):
+    with plain():
+        assert asked_for(monkeypatch, jnp.bfloat16) == ["xla"]
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="here cuDNN is missing")
+def test_without_cudnn_attention_is_xlas(on_an_h100):
+    q, k, v = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2, 11, 3, 8)), jnp.bfloat16)
+    got = jax.jit(lambda *a: attention.causal_attention(*a))(q, k, v).astype(jnp.float32)
+    np.testing.assert_allclose(got, slow_attention(q, k, v, np.tri(11)), atol=0.02)
+
+
 @pytest.mark.parametrize("what", ["k", "v"])
 def test_no_position_sees_a_later_one_and_each_sees_all_before(qkv, what):
     q, k, v = qkv

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jaxprs import EXACT, precisions
 from small_quantizers import CASES, assert_same, is_row_of, kinds, losses_of, nearest_by_hand, small, stepper, vectors
 
 from vqvae_jax.quantizers import QUANTIZERS
@@ -394,6 +395,27 @@ def test_of_equally_near_codes_the_first_is_taken(blocks, request):
     codes = np.tile(rng.integers(-2, 3, (10, 3)), (5, 1)).astype(np.float32)  # each five times, exact in float32
     z = rng.integers(-2, 3, (37, 3)).astype(np.float32)
     np.testing.assert_array_equal(cb.nearest(z, codes), nearest_by_hand(z, codes))
+
+
+@pytest.mark.parametrize("train", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("blocks", ["one", "many"])
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+@pytest.mark.parametrize("name", CASES)
+def test_every_product_has_all_bits_of_float32(name, platform, blocks, train, monkeypatch, request):
+    """On accelerators a product is TF32 or bfloat16 unless told otherwise: other codes, other sums."""
+    if blocks == "many":
+        request.getfixturevalue("tiny_blocks")
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    quantizer = small(name)
+    book = jax.eval_shape(quantizer.init, jax.random.key(0))
+
+    def step(codes, z_e, book, key):
+        out = quantizer(book.replace(codes=codes), z_e, key=key, train=train)
+        return sum(out.losses.values()) + jnp.sum(out.z_q), out
+
+    z_e = jax.ShapeDtypeStruct((2, 4, 6, quantizer.input_dim), jnp.float32)
+    found = precisions(jax.grad(step, (0, 1), has_aux=True), book.codes, z_e, book, jax.random.key(0))
+    assert set(found) == (set() if name == "fsq" else {(EXACT, EXACT)})
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "fsq"])

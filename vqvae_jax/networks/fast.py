@@ -7,19 +7,20 @@ shows it; the rest is `lax` on CPU as well.
 One switch turns all of it off: the environment variable VQVAE_JAX_PLAIN=1, or `with plain():`.
 
 Images are [B, H, W, C], kernels [kh, kw, C, C'] (HWIO). Every form can be differentiated any number of times, in either
-direction.
+direction; cuDNN's attention once, backwards.
 """
 
 import contextlib
 import os
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
+from vqvae_jax.backend import choices, compute_capability, platform
 from vqvae_jax.types import Array
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
@@ -28,6 +29,7 @@ NONE = ((0, 0), (0, 0))
 FEW_CHANNELS = 8  # up to so many in or out, another form is the faster one
 MANY_CHANNELS = 128  # from so many on, lax.conv is the fastest form of kernels like 3x5 as well
 BLOCK = 128  # positions in a row block of attention
+CUDNN_HEAD = 128  # channels of a head; from Hopper on it takes 256
 CACHE_BLOCK = 256  # positions of a cache that are read at once
 
 _plain = os.environ.get("VQVAE_JAX_PLAIN", "") not in ("", "0")
@@ -46,7 +48,7 @@ def plain():
 
 def fast() -> bool:
     """Whether the CPU forms are in force."""
-    return not _plain and jax.default_backend() == "cpu"
+    return not _plain and choices().cpu_layers
 
 
 def conv(x: Array, kernel: Array, stride: int = 1, padding: Padding = NONE) -> Array:
@@ -83,10 +85,37 @@ def conv_transpose(x: Array, kernel: Array) -> Array:
 def causal_attention(q: Array, k: Array, v: Array) -> Array:
     """Each position sees itself and those before it. [B, T, N, D] each → [B, T, N, D]; N heads.
 
-    Fused on accelerators; on CPU in row blocks, where half of the square is then never computed.
+    `attention_implementation` says how. cuDNN's gradients are atomic sums, not the same bits in every run unless
+    XLA_FLAGS=--xla_gpu_deterministic_ops=true.
     """
-    if not fast():
-        return jax.nn.dot_product_attention(q, k, v, is_causal=True)
+    how = "xla" if _plain else attention_implementation(platform(), q.dtype, q.shape[-1], compute_capability())
+    if how == "blocks":
+        return _in_row_blocks(q, k, v)
+    if how == "cudnn":
+        with contextlib.suppress(RuntimeError):  # no cuDNN here, or one that is too old: XLA can do it too
+            return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
+    return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="xla")
+
+
+def attention_implementation(
+    platform: str, dtype: jnp.dtype, head_size: int, capability: tuple[int, int] | None
+) -> Literal["blocks", "cudnn", "xla"]:
+    """What computes causal attention: row blocks on CPU; cuDNN's kernel, which keeps no square, where it can; XLA.
+
+    cuDNN wants 16 bits, heads of a multiple of 8 up to 128, and an NVIDIA GPU from Ampere on (`capability`: None of
+    other devices). Without a bias it takes sequences of any length, odd ones too, forwards and backwards
+    (jax/_src/cudnn/fused_attention_stablehlo.py, `check_is_flash_attention`).
+    """
+    if platform == "cpu":
+        return "blocks"
+    low = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
+    fits = head_size % 8 == 0 and head_size <= CUDNN_HEAD
+    able = platform == "gpu" and capability is not None and capability >= (8, 0)
+    return "cudnn" if low and fits and able else "xla"
+
+
+def _in_row_blocks(q: Array, k: Array, v: Array) -> Array:
+    """Half of the square is then never computed."""
     length = q.shape[1]
     blocks = []
     for start in range(0, length, BLOCK):

@@ -8,9 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from vqvae_jax.backend import choices, power_of_two
 from vqvae_jax.types import Array, Condition, Model, Pick
 
-CHUNK = 64  # maps drawn at once: everywhere the same, so that nothing is compiled twice
+CHUNK = 64  # maps drawn at once on CPU: everywhere the same, so that nothing is compiled twice
+MOST = 1024  # maps at once where memory allows
+MAP_BYTES = 32 << 20  # memory that a map may take
 GROUP = 8  # maps that a core of the CPU draws at least
 
 
@@ -43,6 +46,16 @@ def draw(
         return jnp.concatenate(list(pool.map(one, range(groups))))
 
 
+def maps_at_once(memory: int | None) -> int:
+    """Maps that a device with so many bytes draws at once, a power of two; None is a CPU.
+
+    A pixel's products are too small for an accelerator: as many maps as fit take hardly longer than a few.
+    """
+    if memory is None:
+        return CHUNK
+    return max(CHUNK, min(MOST, power_of_two(memory // MAP_BYTES)))
+
+
 @partial(jax.jit, static_argnums=(0, 1))
 def draw_group(prior: Any, pick: Pick, model: Model, keys: Array, condition: Condition, known: Any, keep: Any) -> Array:
     """The same, all maps at once."""
@@ -51,7 +64,7 @@ def draw_group(prior: Any, pick: Pick, model: Model, keys: Array, condition: Con
 
 def _groups(count: int) -> int:
     """How many groups of the same size the cores share; 1 on accelerators."""
-    if jax.default_backend() != "cpu":
+    if not choices().cores_share_maps:
         return 1
     most = max(1, min(os.cpu_count() or 1, count // GROUP))
     return next(groups for groups in range(most, 0, -1) if count % groups == 0)

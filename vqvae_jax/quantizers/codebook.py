@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from vqvae_jax.backend import choices
 from vqvae_jax.types import Array, Codebook
 
 ROWS = 1024  # vectors in a block
@@ -25,7 +26,7 @@ def nearest(z_e: Array, codes: Array, key: Array | None = None) -> Array:
     flat, codes = flattened(z_e), lax.stop_gradient(codes).astype(jnp.float32)
     count = flat.shape[0]
     rows = ROWS if key is None else ROWS // 4  # noise takes several times the memory
-    at_once = rows * CODES if jax.default_backend() == "cpu" else DISTANCES
+    at_once = DISTANCES if choices().distances_at_once else rows * CODES
     if count * codes.shape[0] <= at_once:
         return _nearest_of_block(flat, codes, key)[1].reshape(z_e.shape[:-1])
     blocks = jnp.pad(flat, ((0, -count % rows), (0, 0))).reshape(-1, rows, flat.shape[-1])
@@ -54,7 +55,7 @@ def _smallest(distance: Array) -> tuple[Array, Array]:
     as fast.
     """
     count, size = distance.shape
-    if size % GROUP or size == GROUP or jax.default_backend() != "cpu":
+    if size % GROUP or size == GROUP or not choices().grouped_argmin:
         index = jnp.argmin(distance, axis=-1).astype(jnp.int32)
         return jnp.take_along_axis(distance, index[:, None], axis=-1)[:, 0], index
     groups = lax.optimization_barrier(distance).reshape(count, size // GROUP, GROUP)
@@ -112,7 +113,7 @@ def sums(z: Array, indices: Array, size: int) -> Array:
 
     A scatter-add on CPU; elsewhere a product with a one-hot matrix while that is small, for atomics are not repeatable.
     """
-    if jax.default_backend() == "cpu" or indices.size * size > DISTANCES:
+    if choices().scatter_sums or indices.size * size > DISTANCES:
         return jnp.zeros((size, z.shape[-1]), jnp.float32).at[indices].add(z)
     return jnp.matmul(jax.nn.one_hot(indices, size).T, z, precision=lax.Precision.HIGHEST)
 

@@ -12,9 +12,11 @@ import optax
 from vqvae_jax import logs
 from vqvae_jax.networks.likelihood import cross_entropy
 from vqvae_jax.priors.condition import stacked, unstacked
-from vqvae_jax.priors.draw import CHUNK, draw
+from vqvae_jax.priors.draw import draw
 from vqvae_jax.tasks.optimize import apply_gradients, new_state, trainable, with_model
 from vqvae_jax.types import Array, Condition, Model, Pick, Tokens, TrainState
+
+SHOWN = 64  # samples in a grid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +88,9 @@ class PriorTask:
             return {}
         _, condition = self._read(batch)
         count = len(batch["tokens"][0])
-        fill = lambda x: jnp.take(x, jnp.arange(CHUNK) % count, axis=0)  # noqa: E731
+        fill = lambda x: jnp.take(x, jnp.arange(SHOWN) % count, axis=0)  # noqa: E731
         condition = jax.tree.map(fill, condition)
-        tokens = draw(self.prior, self.pick, model, jax.random.split(key, CHUNK), condition)
+        tokens = draw(self.prior, self.pick, model, jax.random.split(key, SHOWN), condition)
         images = self.decode((*condition.coarse, *unstacked(tokens)))
         return {"samples": logs.grid(images, columns=8, scale=max(1, 64 // images.shape[1]))}
 

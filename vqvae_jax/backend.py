@@ -1,0 +1,86 @@
+"""What is done otherwise on a CPU, a GPU, a TPU: the one place that asks where a program will run."""
+
+import re
+from typing import NamedTuple
+
+import jax
+
+ALSO_CALLED = {"cuda": "gpu", "rocm": "gpu"}
+
+
+class Choices(NamedTuple):
+    """Forms of the same sums; each was measured to matter, on CPU (benchmarks/speed.py)."""
+
+    cpu_layers: bool  # convolutions as shifts and products, attention in row blocks: networks/fast.py
+    distances_at_once: bool  # to all codes while memory allows; else in blocks that fit into caches
+    grouped_argmin: bool  # the smallest of each group first: XLA:CPU looks for an index one by one
+    scatter_sums: bool  # a code's vectors by scatter-add; else by a one-hot product: atomics are not repeatable
+    cores_share_maps: bool  # each core draws a group of maps; else all are drawn by one program
+    quick_init: bool  # hardly optimized what runs once: compiling hundreds of draws takes longer than they do
+
+
+CPU = Choices(
+    cpu_layers=True,
+    distances_at_once=False,
+    grouped_argmin=True,
+    scatter_sums=True,
+    cores_share_maps=True,
+    quick_init=True,
+)
+GPU = Choices(
+    cpu_layers=False,
+    distances_at_once=True,
+    grouped_argmin=False,
+    scatter_sums=False,
+    cores_share_maps=False,
+    quick_init=False,
+)
+TPU = GPU  # so far nothing differs between them
+CHOICES = {"cpu": CPU, "gpu": GPU, "tpu": TPU}
+
+
+def choices() -> Choices:
+    """For what is traced now. A platform that nobody knows is taken for an accelerator."""
+    return CHOICES.get(platform(), TPU)
+
+
+def platform() -> str:
+    """Where what is traced now will run: "cpu", "gpu", "tpu", or another name of JAX's."""
+    told = _told()
+    name = jax.default_backend() if told is None else getattr(told, "platform", told)
+    return ALSO_CALLED.get(name, name)
+
+
+def device() -> jax.Device:
+    """The device of this process on which a program without other orders runs."""
+    told = _told()
+    if isinstance(told, jax.Device):
+        return told
+    return jax.local_devices(backend=told)[0]
+
+
+def _told() -> "jax.Device | str | None":
+    """What the user made the default, by `jax.default_device` or JAX_DEFAULT_DEVICE."""
+    return getattr(jax.config, "jax_default_device", None)
+
+
+def memory() -> int | None:
+    """Bytes that JAX may use on `device()`; None where it does not say, as on CPU."""
+    stats = device().memory_stats() or {}
+    return stats.get("bytes_limit")
+
+
+def compute_capability() -> tuple[int, int] | None:
+    """Of an NVIDIA GPU: (9, 0) of an H100; None of any other device."""
+    said = re.fullmatch(r"(\d+)\.(\d+)", str(getattr(device(), "compute_capability", "")))
+    return (int(said[1]), int(said[2])) if said else None
+
+
+def options_once() -> dict[str, int]:
+    """Compiler options of a program that runs a single time."""
+    return {"xla_backend_optimization_level": 0} if choices().quick_init else {}
+
+
+def power_of_two(number: int) -> int:
+    """The largest one that is not above the number; 1 for less."""
+    return 1 << max(0, number.bit_length() - 1)
