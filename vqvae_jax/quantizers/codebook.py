@@ -11,7 +11,7 @@ from jax import lax
 from vqvae_jax.backend import choices
 from vqvae_jax.types import Array, Codebook
 
-ROWS = 1024  # vectors in a block
+ROWS = 1024  # vectors in a block on CPU; elsewhere as many as DISTANCES allows
 CODES = 4096  # codes in a block
 GROUP = 64  # codes in a group whose smallest distance is looked for first
 DISTANCES = 1 << 26  # on an accelerator, so many distances at once are no trouble
@@ -25,14 +25,24 @@ def nearest(z_e: Array, codes: Array, key: Array | None = None) -> Array:
     """
     flat, codes = flattened(z_e), lax.stop_gradient(codes).astype(jnp.float32)
     count = flat.shape[0]
-    rows = ROWS if key is None else ROWS // 4  # noise takes several times the memory
-    at_once = DISTANCES if choices().distances_at_once else rows * CODES
+    at_once = DISTANCES if choices().distances_at_once else ROWS * CODES
+    if key is not None:
+        at_once //= 4  # noise takes several times the memory
     if count * codes.shape[0] <= at_once:
         return _nearest_of_block(flat, codes, key)[1].reshape(z_e.shape[:-1])
+    rows = _rows(count, min(CODES, codes.shape[0]), at_once)
     blocks = jnp.pad(flat, ((0, -count % rows), (0, 0))).reshape(-1, rows, flat.shape[-1])
     keys = None if key is None else jax.random.split(key, blocks.shape[0])
     index = lax.map(lambda of: _nearest_of_all(of[0], codes, of[1]), (blocks, keys))
     return index.reshape(-1)[:count].reshape(z_e.shape[:-1])
+
+
+def _rows(count: int, codes: int, at_once: int) -> int:
+    """Vectors in a block: on CPU always so many, else as many as may be, shared out evenly."""
+    if not choices().distances_at_once:
+        return at_once // CODES
+    most = max(1, at_once // codes)
+    return -(-count // -(-count // most))
 
 
 def _nearest_of_block(z: Array, codes: Array, key: Array | None = None, seen: Array | int = 0) -> tuple[Array, Array]:
