@@ -277,3 +277,9 @@ def test_tokens_of_another_kind_of_autoencoder(encoded, trained):
     config["priors"] = {"codes": config["priors"]["top"]}
     with pytest.raises(UserError, match="bottom 4x4 of 16 codes, the config's autoencoder makes codes 4x4"):
         recipe.Recipe(configs.complete(config), trained[0])
+
+
+@pytest.mark.parametrize(("memory", "side", "images"), [(None, 16, 1024), (60 << 30, 16, 8192), (60 << 30, 256, 1024)])
+def test_several_batches_lie_between_two_looks_at_the_progress(memory, side, images, monkeypatch):
+    monkeypatch.setattr("vqvae_jax.codec.memory", lambda: memory)
+    assert encode._chunk(side, side) == images

@@ -49,7 +49,6 @@ def in_batches(function: Callable[[Any], Any], *arrays: Any, size: int = BATCH) 
 
     The device is given the next batches before a result is fetched. Batches that its memory does not hold are halved.
     """
-
     count = len(arrays[0])
 
     def run(size: int) -> Any:

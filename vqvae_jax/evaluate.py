@@ -99,7 +99,7 @@ def _autoencoder(model: Trained, arrays: data.Arrays, metrics: dict[str, Any], s
     module, weights = model.autoencoder
     task = AutoencodeTask(module, None, {}, model.value_range)
     size = codec.no_more(max(BATCH, codec.batch_size(*arrays.image.shape[1:3])), len(arrays))  # on CPU BATCH
-    sums = sums_over(task, weights, data.batches(arrays, size, 0))
+    sums = codec.halving(lambda size: sums_over(task, weights, data.batches(arrays, size, 0)), size)
     summary = {name: value for name, value in task.summary(sums).items() if name != "loss"}
     metrics |= {"images": len(arrays), "autoencoder": summary}
     counts: Any = {name.removeprefix("codes/"): value for name, value in sums.items() if name.startswith("codes/")}
