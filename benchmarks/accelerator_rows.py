@@ -51,7 +51,7 @@ def shifts(rehearse: bool, recordings: Mapping[str, Path], pytorch: bool) -> lis
     speed = with_torch(steps, beside_torch(steps)) if pytorch else steps
     speed += with_torch(draws, sampling_beside_torch(draws)) if pytorch else draws
     speed += [*profiles(rehearse), *codebooks(rehearse), *wishes()]
-    first = [[demo(rehearse)], *parity(recordings), *resuming(rehearse)]
+    first = [[demo(rehearse)], *parity(recordings), *resuming(rehearse), attentions(rehearse)]
     if rehearse:  # a small machine: one thing after the other
         return [[job] for job in first] + [[speed]]
     return [first, [speed]]
@@ -74,6 +74,12 @@ def resuming(rehearse: bool) -> list[Job]:
 
 def demo(rehearse: bool) -> Row:
     return Row("demo", "demo", {"variant": "tiny" if rehearse else ""}, 120)
+
+
+def attentions(rehearse: bool) -> Job:
+    """The attention that is chosen here beside XLA's, [maps, positions, heads, channels of a head]."""
+    shapes = [(2, 16, 2, 8)] if rehearse else [(64, 256, 8, 64), (32, 1024, 2, 64), (32, 49, 8, 16), (8, 5, 1, 8)]
+    return [Row(f"attention {n}x{t}x{h}x{d}", "attention", {"shape": (n, t, h, d)}, 15) for n, t, h, d in shapes]
 
 
 def training(rehearse: bool) -> list[Row]:
@@ -162,8 +168,10 @@ def codebooks(rehearse: bool) -> list[Row]:
     for vectors, dim, codes in shapes:
         work = {"function": "nearest_code", "arguments": [vectors, dim, codes], "fields": {}, "items": vectors}
         rows.append(Row(f"nearest code, {vectors} x {dim}, {codes:,} codes", "work", work, 20, "codebooks"))
-    for form in ("scatter", "product"):
-        rows.append(Row(f"EMA sums by {form}", "sums", {"form": form, "shape": shapes[1]}, 10, f"sums {form}"))
+    for vectors, dim, codes in (shapes[1], (64, 16, 64) if rehearse else (262144, 128, 512)):
+        for form in ("scatter", "product"):
+            name = f"EMA sums by {form}, {vectors} x {dim}, {codes} codes"
+            rows.append(Row(name, "sums", {"form": form, "shape": (vectors, dim, codes)}, 5))
     return rows
 
 

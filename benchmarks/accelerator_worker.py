@@ -346,6 +346,35 @@ FORMS = {"scatter": scatter, "product": product}
 # --- is it right
 
 
+def measure_attention(bench: Bench, row: Row, before: Any) -> dict[str, Any]:
+    """Values and gradients in bfloat16 of causal attention as chosen here, beside XLA's in float32; milliseconds."""
+    import jax
+    import jax.numpy as jnp
+    from turns import repeated
+
+    from vqvae_jax.backend import compute_capability, platform
+    from vqvae_jax.networks import fast
+
+    q, k, v = (jax.random.normal(jax.random.key(i), tuple(row.fields["shape"]), jnp.bfloat16) for i in range(3))
+
+    def both(attention: Any, *qkv: Any) -> Any:
+        return jax.value_and_grad(lambda *qkv: jnp.sum(jnp.sin(attention(*qkv).astype(jnp.float32))), (0, 1, 2))(*qkv)
+
+    plain = functools.partial(jax.nn.dot_product_attention, is_causal=True, implementation="xla")
+    exact = jax.jit(functools.partial(both, plain))(*(x.astype(jnp.float32) for x in (q, k, v)))
+    how = fast.attention_implementation(platform(), q.dtype, q.shape[-1], compute_capability())
+    found: dict[str, Any] = {"chosen": how}
+    for name, attention in (("ours", fast.causal_attention), ("xla", plain)):
+        function = jax.jit(functools.partial(both, attention))
+        apart = jax.tree.map(lambda a, b: float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b)), function(q, k, v), exact)
+        step = lambda q, k, v, f=function: q + 0 * f(q, k, v)[1][0]  # noqa: E731
+        found |= {
+            f"{name}_apart": max(jax.tree.leaves(apart)),
+            f"{name}_ms": 1e3 * median_of_turns(repeated(step, q, k, v)),
+        }
+    return {"found": found | {"passed": found["ours_apart"] < 2e-2}}
+
+
 def measure_recording(bench: Bench, row: Row, before: Any) -> dict[str, Any]:
     """A recording of PyTorch through import and compare, every product in full float32."""
     import jax
@@ -470,6 +499,7 @@ MEASURE: dict[str, Callable[..., dict[str, Any]]] = {
     "sums": measure_sums,
     "recording": measure_recording,
     "resumed": measure_resumed,
+    "attention": measure_attention,
     "demo": measure_demo,
     "later": measure_later,
 }
