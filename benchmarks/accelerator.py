@@ -18,6 +18,7 @@ import importlib.util
 import json
 import os
 import queue
+import re
 import shutil
 import signal
 import subprocess
@@ -77,7 +78,7 @@ def read_flags() -> argparse.Namespace:
     )
     flags.add_argument("--resume", metavar="DIR", type=Path, help="rows with a result there are not measured again")
     flags.add_argument("--rehearse", action="store_true", help="tiny sizes, the same code")
-    flags.add_argument("--rows", metavar="TEXT", default="", help="only rows whose name has this text")
+    flags.add_argument("--rows", metavar="PATTERN", default="", help="only rows whose name this finds (re.search)")
     flags.add_argument(
         "--reference", metavar="DIR", type=Path, action="append", help="more recordings of PyTorch, .npz"
     )
@@ -101,9 +102,9 @@ def recordings(folders: Sequence[Path]) -> dict[str, Path]:
     return {path.stem: path for folder in folders for path in sorted(folder.glob("*.npz"))}
 
 
-def wanted(job: list[Row], results: "Results", text: str) -> list[Row]:
+def wanted(job: list[Row], results: "Results", pattern: str) -> list[Row]:
     """The rows of a job that have no result yet."""
-    return [row for row in job if text in row.name and row.name not in results.done]
+    return [row for row in job if re.search(pattern, row.name) and row.name not in results.done]
 
 
 def install(site: Path) -> list[str]:

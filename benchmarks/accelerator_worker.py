@@ -9,6 +9,7 @@ import functools
 import json
 import os
 import re
+import select
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from accelerator_rows import Row, groups  # noqa: E402
 TURN, ROUNDS = 0.2, 5  # seconds and number of turns
 TRACED, LONG = 3, 0.3  # steps in a profile; one where a step takes so many seconds
 SHARE = 0.9  # of the memory that the largest batch may take
+TRACES, TRACE_BYTES = 3, 15 << 20  # how many traces are kept, and how large they may be
 STAGES = r"^(autoencoder|top|bottom): (?:starts|goes on)|^(encoding|evaluating|sampling)|^(look at)"
 FINISHED = r"Finished (.+?) in ([\d.]+) sec"
 
@@ -81,11 +83,17 @@ class Bench:
                 prepared[row.name] = attempt(functools.partial(prepare, self, row, pool))
             for row in fitting:  # nothing is timed while something compiles
                 wait(prepared[row.name])
+            self.wait_for_torch(2 * max(row.seconds for row in fitting))
         for row in fitting:
             before = prepared[row.name]
             measure = functools.partial(MEASURE[row.function], self, row, before)
             found = before if isinstance(before, Failed) else attempt(measure)
             say(row=row.name, **({"error": found.why} if isinstance(found, Failed) else found))
+
+    def wait_for_torch(self, seconds: float) -> None:
+        """Until PyTorch has prepared what it was asked for; so long at most."""
+        if self.asked:
+            select.select([self.rival.process.stdout], [], [], seconds)
 
     def fits(self, row: Row) -> bool:
         """Whether there is time for it."""
@@ -204,17 +212,28 @@ def median_of_turns(seconds: Callable[[int], float]) -> float:
 def planned(program: Any) -> float:
     """Bytes: arguments, outputs and temporaries as XLA plans them."""
     plan = program.memory_analysis()
+    if plan is None:
+        return float("nan")
     moved = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
     return float(moved + plan.temp_size_in_bytes)
 
 
 def shares(program: Any, flops: float, spent: float, limit: Any) -> dict[str, float]:
     """TFLOP/s by the plain layers and by XLA's analysis, and the shares of the product's rate and of the bandwidth."""
-    cost = program.cost_analysis() or {}
+    cost = costs(program)
     found = {"tflops": flops / spent / 1e12, "of_rate": flops / spent / limit.flops}
     found |= {"xla_tflops": cost.get("flops", 0.0) / spent / 1e12}
     moved = cost.get("bytes accessed", 0.0)
     return found | {"gb": moved / 1e9, "of_bandwidth": moved / spent / limit.bandwidth}
+
+
+def costs(program: Any) -> dict[str, float]:
+    """XLA's analysis of what it compiled; {} where it gives none."""
+    try:
+        found = program.cost_analysis()
+    except RuntimeError:
+        return {}
+    return (found[0] if isinstance(found, list) else found) or {}
 
 
 def from_cache(program: Callable[[], Any]) -> float:
@@ -292,23 +311,34 @@ def measure_beside(bench: Bench, row: Row, asked: bool) -> dict[str, Any]:
 
 
 def measure_profile(bench: Bench, row: Row, before: Any) -> dict[str, Any]:
-    """Of the work that is so many places behind the one furthest from its limit: the table goes to profile.txt."""
+    """Of the work that is furthest from its limit and was not looked at yet: the table goes to profile.txt."""
     from vqvae_jax import profiling
 
-    order = sorted(bench.reached, key=lambda name: bench.reached[name])
-    if row.fields["rank"] >= len(order):
+    if not bench.reached:
         return {"skipped": "there are no more rows"}
-    name = order[row.fields["rank"]]
-    held, folder = bench.holding(name), Path(bench.job.scratch) / f"trace{row.fields['rank']}"
+    name = min(bench.reached, key=lambda name: bench.reached[name])
+    bench.reached.pop(name)
+    held, folder = bench.holding(name), Path(bench.job.scratch) / row.name.replace(" ", "")
     held.seconds(1)
     steps = TRACED if held.seconds(1) < LONG else 1
     with profiling.traced(folder):
         held.seconds(steps)
     busy = profiling.busy(folder)
+    keep(folder, Path(bench.job.output) / f"{folder.name}.xplane.pb.gz")
     text = f"## {name}\n\n{profiling.table(profiling.heaviest(folder), busy, steps)}\n\n"
     with (Path(bench.job.output) / "profile.txt").open("a", encoding="utf-8") as file:
         file.write(text)
     return {"found": {"of": name, "steps": steps, **busy._asdict()}}
+
+
+def keep(folder: Path, file: Path) -> None:
+    """The trace itself, where it is small and among the first: a later reader may want to know more."""
+    import gzip
+
+    whole = b"".join(path.read_bytes() for path in folder.rglob("*.xplane.pb"))
+    packed = gzip.compress(whole)
+    if len(packed) < TRACE_BYTES and len(list(file.parent.glob("profile*.gz"))) < TRACES:
+        file.write_bytes(packed)
 
 
 # --- codebooks
@@ -433,11 +463,8 @@ def arrays_of(workdir: Path) -> list[Any]:
     from vqvae_jax import config, parts
 
     settings, facts = config.load(workdir), parts.read_facts(workdir)
-    models = (
-        parts.load_autoencoder(workdir, settings, facts)[1],
-        parts.load_prior(workdir, settings, facts, "top", None)[1],
-    )
-    return [np.asarray(x) for x in jax.tree.leaves([model for _, model in models])]
+    stages = parts.load_autoencoder(workdir, settings, facts), parts.load_prior(workdir, settings, facts, "top", None)
+    return [np.asarray(x) for x in jax.tree.leaves([model for _, model in stages])]
 
 
 def differing(one: list[Any], other: list[Any]) -> dict[str, Any]:

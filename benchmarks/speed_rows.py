@@ -1,5 +1,6 @@
 """What speed.py times of ours: one small function a row, each giving a Work. A later model adds its own."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -184,9 +185,14 @@ def _next(keys: Any, drawn: Any) -> Any:
 
 
 def _flops(function: Callable[..., Any], *inputs: Any) -> float:
-    """As XLA counts them before it changes anything, of plain layers."""
-    with plain():
-        return jax.jit(lambda *inputs: function(*inputs)).lower(*inputs).cost_analysis()["flops"]
+    """As XLA counts them before it changes anything, of plain layers; NaN where there is no CPU, which it counts on."""
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), inputs)
+    try:
+        host = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return math.nan
+    with plain(), jax.default_device(host):
+        return (jax.jit(lambda *inputs: function(*inputs)).lower(*like).cost_analysis() or {}).get("flops", math.nan)
 
 
 def _sampling_needs(prior: Any, model: Model, count: int, condition: Condition = Condition()) -> tuple[float, float]:

@@ -16,7 +16,7 @@ class Choices(NamedTuple):
     grouped_argmin: bool  # the smallest of each group first: XLA:CPU looks for an index one by one
     scatter_sums: bool  # a code's vectors by scatter-add; else by a one-hot product: atomics are not repeatable
     cores_share_maps: bool  # each core draws a group of maps; else all are drawn by one program
-    quick_init: bool  # hardly optimized what runs once: compiling hundreds of draws takes longer than they do
+    init_on_host: bool  # fresh weights are drawn by the CPU: a GPU's compiler takes 20 s for hundreds of draws
 
 
 CPU = Choices(
@@ -25,7 +25,7 @@ CPU = Choices(
     grouped_argmin=True,
     scatter_sums=True,
     cores_share_maps=True,
-    quick_init=True,
+    init_on_host=False,
 )
 GPU = Choices(
     cpu_layers=False,
@@ -33,7 +33,7 @@ GPU = Choices(
     grouped_argmin=False,
     scatter_sums=False,
     cores_share_maps=False,
-    quick_init=False,
+    init_on_host=True,
 )
 TPU = GPU  # so far nothing differs between them
 CHOICES = {"cpu": CPU, "gpu": GPU, "tpu": TPU}
@@ -77,8 +77,22 @@ def compute_capability() -> tuple[int, int] | None:
 
 
 def options_once() -> dict[str, int]:
-    """Compiler options of a program that runs a single time."""
-    return {"xla_backend_optimization_level": 0} if choices().quick_init else {}
+    """Compiler options of a program that runs a single time: on CPU optimizing hundreds of draws takes longer than they
+    do."""
+    return {"xla_backend_optimization_level": 0} if platform() == "cpu" else {}
+
+
+def host() -> jax.Device | None:
+    """The CPU that draws fresh weights for the accelerators; None where they draw them themselves.
+
+    That is where JAX was told to do without a CPU, by JAX_PLATFORMS, and where several processes share the weights.
+    """
+    if not choices().init_on_host or jax.process_count() > 1:
+        return None
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
 
 
 def power_of_two(number: int) -> int:

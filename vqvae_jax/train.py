@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from vqvae_jax.backend import options_once
+from vqvae_jax.backend import host, options_once
 from vqvae_jax.checkpoint import Checkpoints
 from vqvae_jax.doctor import Doctor
 from vqvae_jax.logs import Log, read_metrics
@@ -74,13 +74,22 @@ class Run:
 
     def begin(self, key: jax.Array, checkpoints: Checkpoints | None) -> TrainState:
         """A new state, or that of the last checkpoint."""
-        init = jax.jit(self.task.init, out_shardings=self.everywhere, compiler_options=options_once())
-        batch = self.place(self.data.batch(0))
         if checkpoints is None:
-            return init(key, batch)
-        like = jax.eval_shape(init, key, batch)
+            return self._fresh(key)
+        like = jax.eval_shape(self.task.init, key, self.data.batch(0))
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.everywhere), like)
         return checkpoints.restore_train(like)
+
+    def _fresh(self, key: jax.Array) -> TrainState:
+        """Before the first step, on every device; drawn by the host where compiling for the device takes long."""
+        batch, drawer = self.data.batch(0), host()
+        if drawer is None:
+            init = jax.jit(self.task.init, out_shardings=self.everywhere, compiler_options=options_once())
+            return init(key, self.place(batch))
+        with jax.default_device(drawer):
+            init = jax.jit(self.task.init, compiler_options=options_once())
+            state = init(jax.device_put(key, drawer), batch)
+        return jax.device_put(state, self.everywhere)
 
     def start_from(self, state: TrainState, folder: Path) -> TrainState:
         """A new state with the weights that a stage of another run ended with: its best where that is known."""

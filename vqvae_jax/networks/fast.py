@@ -57,6 +57,7 @@ def conv(x: Array, kernel: Array, stride: int = 1, padding: Padding = NONE) -> A
     if (height, width) == (1, 1) and stride == 1 and padding == NONE:
         return x @ kernel[0, 0]
     if not fast():
+        x, padding = _cropped(x, padding)
         return _lax_conv(x, kernel, stride, padding)
     if (height, width) == x.shape[1:3] and padding == NONE:  # one pixel is asked for, as in sampling
         return (x.reshape(len(x), -1) @ kernel.reshape(-1, kernel.shape[-1]))[:, None, None]
@@ -237,6 +238,16 @@ def _conv_by_rows(x: Array, kernel: Array, padding: Padding) -> Array:
     if not out:  # a single row that looks at those above it
         return jnp.zeros((len(x), rows, across, depth), x.dtype)
     return sum(out[1:], out[0])
+
+
+def _cropped(x: Array, padding: Padding) -> tuple[Array, Padding]:
+    """Rows and columns that a negative padding drops are gone, what is left to pad: cuDNN knows no negative padding in
+    gradients, and XLA's way around it is slow."""
+    ((above, below), (left, right)) = padding
+    if min(above, below, left, right) >= 0:
+        return x, padding
+    x = _padded(x, ((min(above, 0), min(below, 0)), (min(left, 0), min(right, 0))))
+    return x, ((max(above, 0), max(below, 0)), (max(left, 0), max(right, 0)))
 
 
 def _padded(x: Array, padding: Padding) -> Array:
