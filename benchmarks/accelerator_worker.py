@@ -488,6 +488,7 @@ def measure_demo(bench: Bench, row: Row, before: Any) -> dict[str, Any]:
     for line in lines_of(command):
         if stage := re.match(STAGES, line):
             marks[next(filter(None, stage.groups()))] = time.time() - began
+            print(f"{time.time() - began:.1f} s: {line}", file=sys.stderr, flush=True)
         elif finished := re.search(FINISHED, line):
             compiled[finished[1]] = compiled.get(finished[1], 0.0) + float(finished[2])
         else:
