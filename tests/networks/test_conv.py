@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxprs import equations
 
 from vqvae_jax.networks import conv as layers
 from vqvae_jax.networks import fast as convs
@@ -188,3 +189,27 @@ def test_bfloat16_layers_keep_float32_parameters(layer):
     assert out.dtype == jnp.bfloat16
     want = quick(layer.apply)(params, x.astype(jnp.float32))
     np.testing.assert_allclose(out.astype(jnp.float32), want, atol=0.05)
+
+
+@pytest.mark.parametrize("name", UPS)
+def test_no_gradient_on_an_accelerator_slides_an_image_over_holes(name):
+    """cuDNN has strided convolutions and both their gradients; a large window over a dilated x is none of them."""
+    (height, width), channels, features = UPS[name]
+    x, kernel = normal(0, 2, height, width, channels), normal(1, 4, 4, channels, features)
+    with convs.plain():
+        grad = jax.grad(lambda x, kernel: jnp.sum(jnp.sin(convs.conv_transpose(x, kernel))), (0, 1))
+        found = [e for e in equations(jax.make_jaxpr(grad)(x, kernel)) if e.primitive.name == "conv_general_dilated"]
+    dilated = [e.params["lhs_dilation"] != (1, 1) for e in found]
+    assert dilated == [True, False, False]  # the value, the kernel's gradient, x's
+    assert all(e.params["rhs_dilation"] == (1, 1) for e, holes in zip(found, dilated, strict=True) if holes)
+
+
+@pytest.mark.parametrize("name", CONVS)
+def test_no_gradient_on_an_accelerator_is_padded_by_less_than_nothing(name):
+    (height, width), size, channels, features, stride, padding = CONVS[name]
+    x, kernel = normal(0, 2, height, width, channels), normal(1, *size, channels, features)
+    with convs.plain():
+        grad = jax.grad(lambda x, kernel: jnp.sum(jnp.sin(convs.conv(x, kernel, stride, padding))), (0, 1))
+        every = [e for e in equations(jax.make_jaxpr(grad)(x, kernel)) if e.primitive.name == "conv_general_dilated"]
+    left = [low for e in every for low, _ in e.params["padding"]]
+    assert all(low >= 0 for low in left)

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vqvae_jax.networks.conv import Conv, ConvTranspose, uniform
+from vqvae_jax.networks.embed import Embed
 from vqvae_jax.networks.fast import conv
 from vqvae_jax.priors.layers import ChannelNorm
 from vqvae_jax.types import Array
@@ -56,7 +57,7 @@ class CoarseStack(nn.Module):
     def __call__(self, coarse: tuple[Array, ...]) -> Array:
         x = jnp.zeros((), self.dtype)
         for i, (size, tokens) in enumerate(zip(self.vocab_sizes, coarse, strict=True)):
-            x = x + embedding(size, self.depth, self.dtype, f"embed{i}")(tokens)
+            x = x + Embed(size, self.depth, dtype=self.dtype, name=f"embed{i}")(tokens)
             if i + 1 < len(coarse) and coarse[i + 1].shape == tokens.shape:
                 continue  # depths of one level
             for j in range(self.blocks):
@@ -81,8 +82,3 @@ class DepthLogits(nn.Module):
         h = nn.relu(Conv(x.shape[-1], 1, dtype=self.dtype, name="conv1")(jnp.concatenate([x, flat], axis=-1)))
         x = x + Conv(x.shape[-1], 1, dtype=self.dtype, name="conv2")(h)
         return Conv(self.vocab_size, 1, dtype=self.dtype, name="to_logits")(nn.relu(x))
-
-
-def embedding(size: int, depth: int, dtype: jnp.dtype, name: str | None = None) -> nn.Embed:
-    """Integers → vectors, initialised N(0, 1) as PyTorch's."""
-    return nn.Embed(size, depth, dtype=dtype, embedding_init=nn.initializers.normal(1.0), name=name)

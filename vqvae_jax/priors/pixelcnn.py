@@ -20,8 +20,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from vqvae_jax.networks.conv import Conv
+from vqvae_jax.networks.embed import Embed
 from vqvae_jax.networks.likelihood import guide, gumbel, pick_token
-from vqvae_jax.priors.blocks import Block, CoarseStack, DepthLogits, MergeStacks, embedding
+from vqvae_jax.priors.blocks import Block, CoarseStack, DepthLogits, MergeStacks
 from vqvae_jax.priors.condition import copied, halves, kept, labels, with_and_without_label
 from vqvae_jax.priors.layers import PixelAttention, PixelConvA, PixelConvB
 from vqvae_jax.priors.stacks import Past, PixelCNN, at, written
@@ -78,12 +79,12 @@ class PixelCNNPrior(nn.Module):
         if self.attention_after and self.depth % self.heads:
             raise UserError(f"depth={self.depth} does not divide among heads={self.heads} of the attention; change one")
         self._check_coarse()
-        self.embed = embedding(self.vocab_size, self.depth, self.dtype)
+        self.embed = Embed(self.vocab_size, self.depth, dtype=self.dtype)
         self.pixel_cnn = PixelCNN(self._layers())
         if self.coarse_sizes:
             self.coarse_stack = CoarseStack(self.coarse_sizes, self.depth, self.condition_blocks, self.dtype)
         if self.label_condition:
-            self.embed_label = embedding(self.num_labels + 1, self.depth, self.dtype)  # the last means "no label"
+            self.embed_label = Embed(self.num_labels + 1, self.depth, dtype=self.dtype)  # the last means "no label"
         if self.merge == "concat":
             self.merge_stacks = MergeStacks(self.depth, self.dtype)
         self.blocks = [Block(1, self.dtype) for _ in range(self.output_blocks)]

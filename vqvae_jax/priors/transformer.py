@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from vqvae_jax.networks.embed import Embed
 from vqvae_jax.networks.fast import cached, cached_attention, causal_attention, new_cache
 from vqvae_jax.networks.likelihood import guide, gumbel, pick_token
 from vqvae_jax.priors.condition import copied, halves, kept, labels, with_and_without_label
@@ -36,9 +37,9 @@ class Past(NamedTuple):
     values: Array
 
 
-def embed(size: int, width: int, dtype: jnp.dtype, name: str | None = None) -> nn.Embed:
+def embed(size: int, width: int, dtype: jnp.dtype) -> Embed:
     """Integers → vectors."""
-    return nn.Embed(size, width, dtype=dtype, embedding_init=nn.initializers.normal(STD), name=name)
+    return Embed(size, width, STD, dtype)
 
 
 class Dense(nn.Module):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from vqvae_jax.backend import choices
+from vqvae_jax.networks.lookup import sums
 from vqvae_jax.types import Array, Codebook
 
 ROWS = 1024  # vectors in a block on CPU; elsewhere as many as DISTANCES allows
@@ -116,16 +117,6 @@ def distance_to(z: Array, target: Array) -> Array:
 def counts(indices: Array, size: int) -> Array:
     """How often each code was used: int [...] → float32 [K]."""
     return jnp.zeros(size, jnp.float32).at[indices.reshape(-1)].add(1.0)
-
-
-def sums(z: Array, indices: Array, size: int) -> Array:
-    """Sum of the vectors of each code: [N, D], int [N] → float32 [K, D].
-
-    A scatter-add on CPU; elsewhere a product with a one-hot matrix while that is small, for atomics are not repeatable.
-    """
-    if choices().scatter_sums or indices.size * size > DISTANCES:
-        return jnp.zeros((size, z.shape[-1]), jnp.float32).at[indices].add(z)
-    return jnp.matmul(jax.nn.one_hot(indices, size).T, z, precision=lax.Precision.HIGHEST)
 
 
 def perplexity(counts: Array) -> Array:

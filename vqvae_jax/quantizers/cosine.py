@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from vqvae_jax.networks.lookup import rows
 from vqvae_jax.quantizers import codebook as cb
 from vqvae_jax.types import Array, Codebook, Quantized, Tokens
 
@@ -62,4 +63,4 @@ class CosineQuantizer:
         return Quantized(cb.straight_through(z, z_q).astype(z_e.dtype), (indices,), losses, codebook, fresh)
 
     def lookup(self, codebook: Codebook, indices: Tokens) -> Array:
-        return cb.normalised(codebook.codes[indices[0]])
+        return cb.normalised(rows(codebook.codes, indices[0]))

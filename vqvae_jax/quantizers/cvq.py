@@ -6,6 +6,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from vqvae_jax.networks.lookup import rows
 from vqvae_jax.quantizers import codebook as cb
 from vqvae_jax.types import Array, Codebook, Quantized, Tokens, UserError, unknown
 
@@ -81,7 +82,7 @@ class CVQuantizer:
         return Quantized(cb.straight_through(z, z_q).astype(z_e.dtype), (indices,), losses, codebook, fresh)
 
     def lookup(self, codebook: Codebook, indices: Tokens) -> Array:
-        return self._seen(codebook.codes[indices[0]])
+        return self._seen(rows(codebook.codes, indices[0]))
 
     def _seen(self, x: Array) -> Array:
         """Vectors as the distance sees them, float32."""

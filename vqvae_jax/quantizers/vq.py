@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from vqvae_jax.networks.lookup import rows
 from vqvae_jax.quantizers import codebook as cb
 from vqvae_jax.types import Array, Codebook, Quantized, Tokens
 
@@ -49,7 +50,7 @@ class VectorQuantizer:
         if train:
             codebook = cb.kmeans_start(codebook, flat, key, self.kmeans_iterations)
         indices = cb.nearest(z_e, codebook.codes)
-        z_q = codebook.codes[indices]
+        z_q = rows(codebook.codes, indices)
         losses = {"codebook": cb.distance_to(z_q, z_e), "commitment": cb.distance_to(z_e, z_q)}
         fresh = None
         if train:
