@@ -7,10 +7,10 @@ AUDIT_VERSION = 2.10.1
 WORKDIR ?= runs/demo
 export UV_LINK_MODE ?= copy
 
-.PHONY: demo test check bench audit requirements clean help
+.PHONY: demo test check bench accelerator accelerator-data audit requirements clean help
 
 help:  ## what there is to make
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 demo: $(VENV)/demo.done  ## train the demo on OpenMoji drawings and sample new ones; the pictures are in runs/demo
 	$(VENV)/bin/python launch.py --config=configs/openmoji_hierarchical.py --workdir=$(WORKDIR)
@@ -23,6 +23,12 @@ check: $(VENV)/test.done  ## style and types
 
 bench: $(VENV)/test.done  ## how fast the parts are; beside PyTorch with REFERENCE=PATH, a checkout of the reference
 	$(VENV)/bin/python benchmarks/speed.py $(if $(REFERENCE),--reference=$(REFERENCE)) $(ARGS)
+
+accelerator: $(VENV)/demo.done  ## is this accelerator right, how fast is it: nine minutes, results in runs/accelerator
+	$(VENV)/bin/python benchmarks/accelerator.py --minutes=9 --output=runs/accelerator $(ARGS)
+
+accelerator-data: $(VENV)/demo.done  ## pack what the same needs without a network; REFERENCE=DIR, PYTORCH=PATH
+	$(VENV)/bin/python benchmarks/accelerator_data.py $(if $(REFERENCE),--reference=$(REFERENCE)) $(if $(PYTORCH),--pytorch=$(PYTORCH)) $(ARGS)
 
 $(VENV)/bin/uv:
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v < (3, 13) and "Python 3.11 or 3.12 is needed, %s is %d.%d; say which one: make $(MAKECMDGOALS) PYTHON=python3.12" % (sys.executable, *v))'

@@ -105,7 +105,7 @@ def test_a_table_says_what_a_step_takes(gpu):
     totals, empty, head, *rows = profiling.table(profiling.heaviest(gpu), profiling.busy(gpu), 2).splitlines()
     assert totals == "a step, mean of 2: busy 0.045 ms, span 0.083 ms, 3.5 launches, idle 45.5%"
     assert not empty and head.split() == ["ms", "a", "step", "share", "launches", "kernel", "HLO", "op", "source"]
-    assert rows[0].split() == ["0.030", "66.7%", "1", "conv", "cudnn-conv.1", "jit(step)/net/conv"]
+    assert rows[0].split() == ["0.030", "66.7%", "1", "conv", "cudnn-conv.1", "net/conv"]
     assert {row.index(word) for row, word in zip(rows, ("conv", "fused", "Memcpy", "in graph"), strict=True)} == {
         head.index("kernel")
     }

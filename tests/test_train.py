@@ -23,11 +23,12 @@ import pytest
 from small_priors import PIXELCNN, TRANSFORMER
 
 import launch
+from vqvae_jax import backend, train
 from vqvae_jax import data as datasets
-from vqvae_jax import train
 from vqvae_jax.checkpoint import Checkpoints
 from vqvae_jax.data.tokens import TokenArrays
 from vqvae_jax.logs import Log, read_metrics
+from vqvae_jax.networks import fast
 from vqvae_jax.networks.conv import Conv
 from vqvae_jax.priors import PRIORS
 from vqvae_jax.quantizers.ema import EMAQuantizer
@@ -341,6 +342,38 @@ def test_pictures_take_the_weights_from_where_they_lie():
     for here, there in zip(jax.tree.leaves(seen[0]), jax.tree.leaves(run.task.model(state)), strict=True):
         assert here.unsafe_buffer_pointer() == there.addressable_data(0).unsafe_buffer_pointer()
         assert isinstance(here.sharding, jax.sharding.SingleDeviceSharding)
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """Its choices, on the CPU that is here."""
+    monkeypatch.setattr(backend, "choices", lambda: backend.GPU)
+    for module in (train, fast):
+        monkeypatch.setattr(module, "choices", lambda: backend.GPU)
+
+
+def test_fresh_weights_that_the_host_draws_are_the_same_and_everywhere(run, as_on_a_gpu, monkeypatch):
+    by_host = run.begin(jax.random.key(5), None)
+    assert backend.host().platform == "cpu"
+    assert {array.sharding for array in jax.tree.leaves(by_host)} == {run.everywhere}
+    monkeypatch.setattr(train, "host", lambda: None)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
+        *map(plain, (by_host, run.begin(jax.random.key(5), None))),
+    )
+
+
+def test_a_host_draws_for_no_other_process(as_on_a_gpu, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert backend.host() is None
+
+
+def test_evaluation_compiled_aside_gives_the_same(as_on_a_gpu):
+    run = train.Run(autoencode(), batches(), batches(), settings(6))
+    state = run.begin(jax.random.key(5), None)
+    before = run.evaluate(run.task.model(state), run.held_out)
+    run.prepare_evaluation(state)
+    assert run.evaluate(run.task.model(state), run.held_out) == before
 
 
 def test_evaluation_moves_no_code(run):

@@ -16,6 +16,7 @@ class Choices(NamedTuple):
     grouped_argmin: bool  # the smallest of each group first: XLA:CPU looks for an index one by one
     scatter_sums: bool  # a code's vectors by scatter-add; else by a one-hot product: atomics are not repeatable
     cores_share_maps: bool  # each core draws a group of maps; else all are drawn by one program
+    compile_side_by_side: bool  # evaluation while the first steps run: compiling takes a GPU's hosts minutes
     init_on_host: bool  # fresh weights are drawn by the CPU: a GPU's compiler takes 20 s for hundreds of draws
 
 
@@ -25,6 +26,7 @@ CPU = Choices(
     grouped_argmin=True,
     scatter_sums=True,
     cores_share_maps=True,
+    compile_side_by_side=False,
     init_on_host=False,
 )
 GPU = Choices(
@@ -33,6 +35,7 @@ GPU = Choices(
     grouped_argmin=False,
     scatter_sums=False,
     cores_share_maps=False,
+    compile_side_by_side=True,
     init_on_host=True,
 )
 TPU = GPU  # so far nothing differs between them

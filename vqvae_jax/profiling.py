@@ -6,6 +6,7 @@ The trace itself opens in XProf, TensorBoard or Perfetto; the table needs none o
 import collections
 import contextlib
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -117,13 +118,19 @@ def _aligned(row: tuple[str, ...], widths: list[int]) -> str:
 
 def _row(kernel: Kernel, steps: int) -> tuple[str, ...]:
     name, hlo_op, source = (" ".join(text.split()) for text in kernel[:3])
+    for pattern, word in (
+        (r"^jit\([^/]*\)/", ""),
+        (r"transpose\(jvp\((\w*)\)\)", r"backward \1"),
+        (r"jvp\((\w*)\)", r"forward \1"),
+    ):
+        source = re.sub(pattern, word, source)
     return (
         f"{kernel.milliseconds / steps:.3f}",
         f"{kernel.share:.1%}",
         f"{kernel.times / steps:.4g}",
         name if len(name) <= 60 else f"{name[:59]}…",
         hlo_op if len(hlo_op) <= 28 else f"{hlo_op[:27]}…",
-        source if len(source) <= 60 else f"…{source[-59:]}",  # the end says more
+        source if len(source) <= 60 else f"{source[:9]}…{source[-50:]}",  # forward or backward, and where
     )
 
 

@@ -9,6 +9,7 @@ import queue
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from vqvae_jax.backend import host, options_once
+from vqvae_jax.backend import choices, host, options_once
 from vqvae_jax.checkpoint import Checkpoints
 from vqvae_jax.doctor import Doctor
 from vqvae_jax.logs import Log, read_metrics
@@ -56,6 +57,7 @@ def fit(
         state = run.begin(jax.random.key(seed), checkpoints if start else None)
         if not start and settings.get("init_from"):
             state = run.start_from(state, Path(settings["init_from"]) / folder.name)
+        run.prepare_evaluation(state)
         log = Log(folder, steps, start, folder.name)
         with log, stop_on_signal() as stop, contextlib.closing(data), contextlib.closing(held_out):
             _loop(run, state, start, checkpoints, log, stop, dict(config))
@@ -70,7 +72,7 @@ class Run:
         self.everywhere = NamedSharding(mesh, PartitionSpec())
         self.divided = NamedSharding(mesh, PartitionSpec("data"))
         self.step = jax.jit(task.train_step, donate_argnums=0, out_shardings=self.everywhere)
-        self._eval_step = jax.jit(task.eval_step, out_shardings=self.everywhere)
+        self._eval_step: Any = jax.jit(task.eval_step, out_shardings=self.everywhere)
 
     def begin(self, key: jax.Array, checkpoints: Checkpoints | None) -> TrainState:
         """A new state, or that of the last checkpoint."""
@@ -90,6 +92,18 @@ class Run:
             init = jax.jit(self.task.init, compiler_options=options_once())
             state = init(jax.device_put(key, drawer), batch)
         return jax.device_put(state, self.everywhere)
+
+    def prepare_evaluation(self, state: TrainState) -> None:
+        """Has it compiled by a thread, meanwhile the first step compiles and runs."""
+        if not choices().compile_side_by_side:
+            return
+        place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.everywhere)  # noqa: E731
+        model = jax.tree.map(place, jax.eval_shape(self.task.model, state))
+        batch = self.place(next(iter(self.held_out.evaluation())))
+        step, pool = self._eval_step, ThreadPoolExecutor(1)
+        compiled = pool.submit(lambda: step.lower(model, batch).compile())
+        pool.shutdown(wait=False)
+        self._eval_step = lambda *inputs: compiled.result()(*inputs)
 
     def start_from(self, state: TrainState, folder: Path) -> TrainState:
         """A new state with the weights that a stage of another run ended with: its best where that is known."""
