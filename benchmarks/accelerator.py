@@ -36,10 +36,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 from accelerator_data import unpacked  # noqa: E402
 from accelerator_rows import Row, shifts  # noqa: E402
 
+WORKER = ROOT / "benchmarks" / "accelerator_worker.py"
 PACKED = ROOT / ".accelerator"  # what accelerator_data.py made
 NEEDED = {"ml_collections": "ml_collections", "dm_pix": "dm_pix", "tensorboardX": "tensorboardx"}  # module: wheel
 FOR_SHOW = 10.0  # seconds that are kept for the table
 SLACK, LEAST = 2.5, 60.0  # a row may take so many times what it should, and at least so many seconds
+LEAVING = 10.0  # seconds that a process has to end after its last word
+LOOK = 1.0  # seconds between two looks at the clock
 ENVIRONMENT = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
@@ -47,6 +50,7 @@ ENVIRONMENT = {
     "JAX_NUMPY_RANK_PROMOTION": "allow",
 }
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+OVER = "the minutes were over"
 
 
 def main() -> int:
@@ -124,7 +128,8 @@ def machine() -> dict[str, Any]:
     code = "import json, machine; print(json.dumps({'is': machine.described('jax', 'jaxlib', 'flax')}))"
     told = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "benchmarks", capture_output=True, text=True)
     if told.returncode:
-        raise SystemExit(f"error: JAX does not start: {told.stderr.strip().splitlines()[-1]}")
+        why = told.stderr.strip().splitlines() or [f"its process ended with {told.returncode}"]
+        raise SystemExit(f"error: JAX does not start: {why[-1]}")
     return json.loads(told.stdout.splitlines()[-1])
 
 
@@ -142,32 +147,51 @@ def environment(paths: list[str], scratch: str, deterministic: bool) -> dict[str
 
 
 class Worker:
-    """A process that works off some rows, and what it said last."""
+    """A process that works off some rows: those left, those it is at, and when it spoke last."""
 
     def __init__(self, rows: list[Row], told: Mapping[str, Any], variables: Mapping[str, str], log: Any) -> None:
-        self.rows, self.running, self.since = {row.name: row for row in rows}, [], time.time()
+        self.rows, self.left, self.running = rows, {row.name: row for row in rows}, []
+        self.since, self.killed = time.time(), False
         file = Path(told["scratch"]) / f"job{time.monotonic_ns()}.json"
         file.write_text(json.dumps({**told, "rows": [row._asdict() for row in rows]}), "utf-8")
-        command = [sys.executable, str(ROOT / "benchmarks" / "accelerator_worker.py"), str(file)]
-        self.process = subprocess.Popen(
-            command, cwd=ROOT, env=variables, text=True, stdout=subprocess.PIPE, stderr=log, start_new_session=True
-        )
+        command = [sys.executable, str(WORKER), str(file)]
+        words = {"stdout": subprocess.PIPE, "stderr": log, "encoding": "utf-8", "errors": "replace"}
+        self.process = subprocess.Popen(command, cwd=ROOT, env=variables, start_new_session=True, **words)
 
     def limit(self) -> float:
-        """Seconds that may pass without a word: what its rows should take, with slack."""
-        return max(LEAST, SLACK * sum(self.rows[name].seconds for name in self.running))
+        """Seconds that may pass without a word: what its rows should take, with slack; less where it said all."""
+        if not self.left:
+            return LEAVING
+        return max(LEAST, SLACK * sum(self.left[name].seconds for name in self.running))
+
+    def overdue(self, until: float) -> dict[str, str]:
+        """Why it has to be ended, as a result; {} where it may go on."""
+        if time.time() - self.since > self.limit():
+            return {"error": "took too long"}
+        return {"skipped": OVER} if time.time() > until + FOR_SHOW / 2 else {}
+
+    def ended(self) -> int | None:
+        """Its exit code, after its last word; what it started ends with it."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(LEAVING)
+        self.kill()
+        return self.process.returncode
 
     def kill(self) -> None:
-        """The process and all that it started."""
+        """The process and all that it started, once."""
+        if self.killed:
+            return
+        self.killed = True
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a device's driver may hold it
+            self.process.wait(LEAVING)
 
 
 def work_off(jobs: list[list[Row]], told: Mapping[str, Any], paths: list[str], results: "Results") -> None:
     """Jobs side by side, to their end or until there is no time; a row that kills its process costs itself alone."""
     lines: queue.Queue = queue.Queue()
-    with (Path(told["output"]) / "log.txt").open("a", encoding="utf-8") as log:
+    with (Path(told["output"]) / "log.txt").open("a", buffering=1, encoding="utf-8") as log:
 
         def begin(rows: list[Row], together: bool) -> Worker:
             variables = environment(paths, told["scratch"], any(row.fields.get("deterministic") for row in rows))
@@ -180,63 +204,77 @@ def work_off(jobs: list[list[Row]], told: Mapping[str, Any], paths: list[str], r
             while workers:
                 for worker in step(workers, lines, told["until"], results, log):
                     workers.remove(worker)
-                    rest = [row for row in worker.rows.values() if row.name not in results.said]
-                    if rest and time.time() < told["until"]:
-                        workers.append(begin(rest, False))
+                    if worker.left and time.time() < told["until"]:
+                        workers.append(begin(list(worker.left.values()), False))
         finally:
             for worker in workers:
                 worker.kill()
     for name in (row.name for rows in jobs for row in rows):
         if name not in results.said:
-            results.put(name, {"skipped": "the minutes were over"})
+            results.put(name, {"skipped": OVER})
 
 
 def read(worker: Worker, lines: queue.Queue) -> None:
     """Each line, then None."""
-    for line in worker.process.stdout or ():
-        lines.put((worker, line))
+    with worker.process.stdout as said:
+        for line in said:
+            lines.put((worker, line))
     lines.put((worker, None))
 
 
 def step(workers: list[Worker], lines: queue.Queue, until: float, results: "Results", log: Any) -> Iterator[Worker]:
-    """Takes a line in; gives the workers that ended, or had to be ended."""
-    try:
-        worker, line = lines.get(timeout=1.0)
-    except queue.Empty:
-        for worker in list(workers):
-            late = time.time() - worker.since > worker.limit()
-            if late or time.time() > until + FOR_SHOW / 2:
-                worker.kill()  # its reader says the rest
-                for name in worker.running:
-                    results.put(name, {"error": "took too long"} if late else {"skipped": "the minutes were over"})
-        return
-    if line is not None:
-        take(worker, line, results, log)
-    elif worker in workers:
-        code = worker.process.wait()
-        for name in worker.running:
-            if name not in results.said:
-                results.put(name, {"error": f"its process ended with {code}; see log.txt"})
-        if not worker.running and code and not any(name in results.said for name in worker.rows):
-            for name in worker.rows:  # it never began
-                results.put(name, {"error": f"its process ended with {code}; see log.txt"})
-        yield worker
+    """Takes a line in; gives the workers that ended, or had to be ended: of those nothing more is heard."""
+    with contextlib.suppress(queue.Empty):
+        worker, line = lines.get(timeout=LOOK)
+        if worker in workers and line is not None:
+            take(worker, line, results, log)
+        elif worker in workers:
+            blame(worker, {"error": f"its process ended with {worker.ended()}; see log.txt"}, results, log)
+            yield worker
+    for worker in list(workers):  # also while others speak
+        if worker.process.poll() is not None:
+            worker.kill()  # what it started may hold its pipe, and its last word would not come
+        if why := worker.overdue(until):
+            worker.kill()
+            blame(worker, why, results, log)
+            yield worker
+
+
+def blame(worker: Worker, why: Mapping[str, Any], results: "Results", log: Any) -> None:
+    """Puts the end of a process down to its row, or to all where it began none; several side by side are left."""
+    if len(worker.running) > 1 and "error" in why:
+        log.write(f"{', '.join(worker.running)}: {why['error']}; each is tried alone\n")
+    blamed = worker.running if len(worker.running) == 1 else []
+    if not worker.running and len(worker.left) == len(worker.rows):
+        blamed = list(worker.left)
+    for name in blamed:
+        worker.left.pop(name)
+        results.put(name, why)
 
 
 def take(worker: Worker, line: str, results: "Results", log: Any) -> None:
-    """One line of a worker: a result, or what it is at."""
-    worker.since = time.time()
-    try:
-        said = json.loads(line)
-    except json.JSONDecodeError:
+    """One line of a worker: a result, or what it is at; all else goes to the log and is no word of it."""
+    said = understood(line)
+    if said is None:
         log.write(line)
         return
+    worker.since = time.time()
     if "begins" in said:
         worker.running = said["begins"]
         return
     name = said.pop("row")
     worker.running = [other for other in worker.running if other != name]
+    worker.left.pop(name, None)  # the machine's limits are among no one's rows
     results.put(name, said)
+
+
+def understood(line: str) -> dict[str, Any] | None:
+    """What say() of accelerator_worker.py said; None where something else printed the line."""
+    try:
+        said = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return said if isinstance(said, dict) and ("begins" in said or "row" in said) else None
 
 
 # --- results
@@ -266,10 +304,13 @@ class Results:
         print(f"{time.time() - self.began:5.0f} s  {brief(name, what)}", flush=True)
 
     def reached(self) -> dict[str, float]:
-        """The share of its limit that each work reached; what is drawn is not held against the bandwidth."""
+        """The share of its limit that each work without a profile reached; what is drawn without the bandwidth."""
+        looked_at = {row["found"].get("of") for row in self.rows.values() if "found" in row}
         works = {name: row["found"] for name, row in self.rows.items() if "of_rate" in row.get("found", {})}
         share = lambda name, found: max(found["of_rate"], 0.0 if "sample" in name else found["of_bandwidth"])  # noqa: E731
-        return {name: share(name, found) for name, found in works.items() if "largest" not in name}
+        return {
+            name: share(name, found) for name, found in works.items() if name not in looked_at and "largest" not in name
+        }
 
     def show(self) -> int:
         """Writes table.md and prints it; 1 where a row failed."""
@@ -330,4 +371,5 @@ def table(rows: Mapping[str, Any]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or its processes would go on
     sys.exit(main())

@@ -471,7 +471,8 @@ def differing(one: list[Any], other: list[Any]) -> dict[str, Any]:
     """How many arrays are not the same bits, and by how much."""
     import numpy as np
 
-    apart = [float(np.max(np.abs(a.astype(np.float64) - b))) for a, b in zip(one, other, strict=True) if (a != b).any()]
+    pairs = [(a, b) for a, b in zip(one, other, strict=True) if a.tobytes() != b.tobytes()]
+    apart = [float(np.max(np.abs(a.astype(np.float64) - b))) for a, b in pairs]
     return {"arrays": len(one), "differ": len(apart), "largest": max(apart, default=0.0)}
 
 
