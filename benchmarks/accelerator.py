@@ -39,6 +39,7 @@ from accelerator_rows import Row, shifts  # noqa: E402
 WORKER = ROOT / "benchmarks" / "accelerator_worker.py"
 PACKED = ROOT / ".accelerator"  # what accelerator_data.py made
 NEEDED = {"ml_collections": "ml_collections", "dm_pix": "dm_pix", "tensorboardX": "tensorboardx"}  # module: wheel
+PATIENCE = 120  # seconds that JAX has to find the devices
 FOR_SHOW = 10.0  # seconds that are kept for the table
 SLACK, LEAST = 2.5, 60.0  # a row may take so many times what it should, and at least so many seconds
 LEAVING = 10.0  # seconds that a process has to end after its last word
@@ -126,7 +127,12 @@ def install(site: Path) -> list[str]:
 def machine() -> dict[str, Any]:
     """What the device and the versions are, asked in a process of its own."""
     code = "import json, machine; print(json.dumps({'is': machine.described('jax', 'jaxlib', 'flax')}))"
-    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "benchmarks", capture_output=True, text=True)
+    try:
+        told = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT / "benchmarks", capture_output=True, text=True, timeout=PATIENCE
+        )
+    except subprocess.TimeoutExpired as error:
+        raise SystemExit(f"error: JAX found no device in {PATIENCE} s; is another process holding it?") from error
     if told.returncode:
         why = told.stderr.strip().splitlines() or [f"its process ended with {told.returncode}"]
         raise SystemExit(f"error: JAX does not start: {why[-1]}")
@@ -287,7 +293,10 @@ class Results:
         self.file, self.began = folder / "results.json", time.time()
         self.rows: dict[str, dict[str, Any]] = {}
         if before:
-            old = json.loads((before / "results.json").read_text("utf-8"))["rows"]
+            try:
+                old = json.loads((before / "results.json").read_text("utf-8"))["rows"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise SystemExit(f"error: {before}/results.json is damaged ({error}); leave --resume out") from error
             self.rows = {name: row for name, row in old.items() if "found" in row}
             for name in ("profile.txt", "samples.png"):
                 if before.resolve() != folder.resolve() and (before / name).is_file():
