@@ -60,7 +60,7 @@ QUANTIZERS: dict[str, dict[str, Any]] = {
     "ema, 128 codes": {"name": "ema", **TABLE, "codebook_size": 128},
     "cvq": {"name": "cvq", **TABLE},
     "cvq, random": {"name": "cvq", "anchor": "random", **TABLE},
-    "cvq, cosine": {"name": "cvq", "distance": "cosine", **TABLE},
+    "cvq, sphere": {"name": "cvq", "distance": "sphere", **TABLE},
     "cosine": {"name": "cosine", "codebook_size": 512, "code_dim": 8},
     "fsq": {"name": "fsq", "levels": (8, 8, 8)},
     "residual": {"name": "residual", "depth": 3, "inner": INNER},

@@ -318,6 +318,17 @@ def test_what_is_saved_is_loaded(demo, tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["config.json"]
 
 
+def test_a_value_that_has_another_name_now_is_loaded_as_it_was_meant(demo, tmp_path):
+    """CVQ's "cosine" put everything on the sphere; the published form is "cos"."""
+    stored = json.loads(json.dumps(demo))
+    stored["autoencoder"]["quantizer"] = {"name": "cvq", "codebook_size": 8, "code_dim": 64, "distance": "cosine"}
+    stored["loss_weights"]["codebook"] = 1.0
+    configs.save(stored, tmp_path)
+    loaded = configs.load(tmp_path)["autoencoder"]["quantizer"]
+    assert loaded["distance"] == "sphere" and build_quantizer(loaded).distance == "sphere"
+    assert "is called 'sphere' now" in said(build_quantizer, stored["autoencoder"]["quantizer"])
+
+
 def test_a_folder_without_config_is_no_workdir(tmp_path):
     answer = said(configs.load, tmp_path)
     assert "is not a workdir" in answer and f"--workdir={tmp_path}" in answer

@@ -16,7 +16,7 @@ TRANSFORMER = {"name": "transformer", "width": 16, "layers": 1, "heads": 2, "dro
 QUANTIZER = {"name": "vq", "codebook_size": 8, "code_dim": 8}
 RESIDUAL = {"name": "residual", "depth": 3, "inner": QUANTIZER}
 EVERY = {"batch_size": 16, "log_every": 1, "evaluate_every": 2, "checkpoint_every": 1}
-CLUSTERING = {"name": "cvq", "codebook_size": 8, "code_dim": 8, "distance": "cosine"}
+CLUSTERING = {"name": "cvq", "codebook_size": 8, "code_dim": 8, "distance": "sphere"}
 SCALARS = {"name": "fsq", "levels": (3, 3)}
 # Autoencoder, prior, levels, channels, image size: as fashion_mnist_pixelcnn, openmoji_vqvae2,
 # fashion_mnist_transformer, cifar10_cvqvae (cifar10_vqvae with other codes), openmoji_hierarchical:fsq,

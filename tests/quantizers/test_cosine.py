@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small_quantizers import is_row_of, losses_of, small, unit, vectors
 
-CASES = pytest.mark.parametrize("name", ["cosine", "cvq-cosine"])
+CASES = pytest.mark.parametrize("name", ["cosine", "cvq-sphere"])
 
 
 def to_raw(gradient, raw):

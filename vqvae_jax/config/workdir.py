@@ -20,6 +20,16 @@ def save(config: Mapping[str, Any], workdir: str | Path) -> None:
     write_json(Path(workdir) / FILE, config)
 
 
+def as_it_was_meant(section: Any) -> Any:
+    """A stored section whose values have other names now, in all that lies inside."""
+    if not isinstance(section, Mapping):
+        return section
+    found = {name: as_it_was_meant(value) for name, value in section.items()}
+    if found.get("name") == "cvq" and found.get("distance") == "cosine":
+        found["distance"] = "sphere"
+    return found
+
+
 def load(workdir: str | Path) -> dict[str, Any]:
     """The config of a workdir, as it was saved; fields that came later have their defaults.
 
@@ -31,7 +41,7 @@ def load(workdir: str | Path) -> dict[str, Any]:
         train = f"python launch.py --config=configs/X.py --workdir={workdir}"
         raise UserError(f"{workdir} is not a workdir: no {FILE}; train first: {train}")
     try:
-        written = plain(read_json(path))
+        written = as_it_was_meant(plain(read_json(path)))
         config = {} if LAYERS in written else complete(written)
     except ValueError as error:  # UserError is one
         raise UserError(f"{path} is damaged ({error}); restore it, or use another --workdir") from error
