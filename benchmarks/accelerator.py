@@ -39,6 +39,7 @@ from accelerator_rows import Row, shifts  # noqa: E402
 WORKER = ROOT / "benchmarks" / "accelerator_worker.py"
 PACKED = ROOT / ".accelerator"  # what accelerator_data.py made
 NEEDED = {"ml_collections": "ml_collections", "dm_pix": "dm_pix", "tensorboardX": "tensorboardx"}  # module: wheel
+RESULTS = "results.json"
 PATIENCE = 120  # seconds that JAX has to find the devices
 FOR_SHOW = 10.0  # seconds that are kept for the table
 SLACK, LEAST = 2.5, 60.0  # a row may take so many times what it should, and at least so many seconds
@@ -59,7 +60,7 @@ def main() -> int:
     given = read_flags()
     given.output.mkdir(parents=True, exist_ok=True)
     until = time.time() + 60 * given.minutes - (0 if given.rehearse else FOR_SHOW)
-    results = Results(given.output, given.resume)
+    results = Results(given.output, given.resume, given.rehearse)
     with tempfile.TemporaryDirectory(prefix="accelerator") as scratch:
         paths = install(Path(scratch) / "site")
         results.put("machine", {"found": machine()})
@@ -68,6 +69,8 @@ def main() -> int:
         told["pytorch"] = str(given.pytorch.resolve()) if given.pytorch else ""
         every = shifts(given.rehearse, recordings(given.reference), bool(given.pytorch))
         rows = [row for shift in every for job in shift for row in job]
+        if not any(re.search(given.rows, row.name) for row in rows):
+            refuse(f"--rows={given.rows!r} finds none of: {'; '.join(row.name for row in rows)}")
         told["works"] = {row.name: row._asdict() for row in rows if row.function == "work"}
         for shift in every:
             jobs = [wanted(job, results, given.rows) for job in shift]
@@ -89,6 +92,12 @@ def read_flags() -> argparse.Namespace:
     )
     flags.add_argument("--pytorch", metavar="PATH", type=Path, help="a checkout of github.com/unixpickle/vq-vae-2")
     given = flags.parse_args()
+    given.output = given.output or Path("runs/rehearsal" if given.rehearse else "runs/accelerator")
+    check_folders(given)
+    try:
+        re.compile(given.rows)
+    except re.error as error:
+        refuse(f"--rows={given.rows!r} is no pattern: {error}; escape brackets as \\(")
     packed = PACKED / "vq-vae-2"
     given.pytorch = given.pytorch or (packed if packed.is_dir() else None)
     if given.pytorch and not importlib.util.find_spec("torch"):
@@ -97,9 +106,38 @@ def read_flags() -> argparse.Namespace:
     given.reference = [ROOT / "tests" / "reference", PACKED / "reference", *(given.reference or [])]
     if given.rehearse:
         given.reference = given.reference[:1] + given.reference[2:]
-    if given.resume and not (given.resume / "results.json").is_file():
-        flags.exit(2, f"error: --resume={given.resume} has no results.json\n")
     return given
+
+
+def check_folders(given: argparse.Namespace) -> None:
+    """Nothing that was measured is written over, and a rehearsal is no measurement."""
+    again, there = given.resume, given.output / RESULTS
+    if again and not (again / RESULTS).is_file():
+        refuse(f"--resume={again} has no {RESULTS}")
+    if again and bool(read_results(again).get("rehearsal")) != given.rehearse:
+        refuse(
+            f"--resume={again}: a rehearsal's results are not those of a measurement; leave --resume or --rehearse out"
+        )
+    if there.is_file() and (again is None or again.resolve() != given.output.resolve()):
+        if not given.rehearse or not read_results(given.output).get("rehearsal"):
+            refuse(f"{given.output} has results; --resume={given.output} goes on there, or another --output=DIR")
+        for old in (*given.output.glob("profile*"), there):
+            old.unlink()
+
+
+def refuse(why: str) -> None:
+    """One line, exit 2."""
+    print(f"error: {why}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """results.json of a folder; SystemExit where it is damaged."""
+    try:
+        found = json.loads((folder / RESULTS).read_text("utf-8"))
+        return found if isinstance(found["rows"], dict) else {}["rows"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise SystemExit(f"error: {folder / RESULTS} is damaged ({error}); leave it out") from error
 
 
 def recordings(folders: Sequence[Path]) -> dict[str, Path]:
@@ -289,24 +327,21 @@ def understood(line: str) -> dict[str, Any] | None:
 class Results:
     """What is known so far; in results.json after each row."""
 
-    def __init__(self, folder: Path, before: Path | None) -> None:
-        self.file, self.began = folder / "results.json", time.time()
+    def __init__(self, folder: Path, before: Path | None, rehearsal: bool = False) -> None:
+        self.file, self.began = folder / RESULTS, time.time()
         self.rows: dict[str, dict[str, Any]] = {}
         if before:
-            try:
-                old = json.loads((before / "results.json").read_text("utf-8"))["rows"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise SystemExit(f"error: {before}/results.json is damaged ({error}); leave --resume out") from error
+            old = read_results(before)["rows"]
             self.rows = {name: row for name, row in old.items() if "found" in row}
             for name in ("profile.txt", "samples.png"):
                 if before.resolve() != folder.resolve() and (before / name).is_file():
                     shutil.copy(before / name, folder / name)
-        self.done, self.said = set(self.rows), set()
+        self.done, self.said, self.rehearsal = set(self.rows), set(), rehearsal
 
     def put(self, name: str, what: Mapping[str, Any]) -> None:
         self.rows[name] = {**what, "at": round(time.time() - self.began, 1)}
         self.said.add(name)
-        text = json.dumps({"rows": self.rows}, indent=1)
+        text = json.dumps({"rehearsal": self.rehearsal, "rows": self.rows}, indent=1)
         temporary = self.file.with_suffix(".new")
         temporary.write_text(text, "utf-8")
         temporary.replace(self.file)

@@ -166,6 +166,8 @@ class Profiled:
         self._window = range(0)
         if text and _is_first_process():
             self._window = range(window(text).start, min(window(text).stop, total + 1))
+            if not self._window:
+                print(f"no profile: train.profile={text} begins after the last step, {total}", file=sys.stderr)
         self._trace: contextlib.ExitStack | None = None
 
     def __call__(self, done: int, state: Any, batch: Any) -> tuple[Any, Any]:

@@ -9,7 +9,7 @@ import queue
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -94,16 +94,14 @@ class Run:
         return jax.device_put(state, self.everywhere)
 
     def prepare_evaluation(self, state: TrainState) -> None:
-        """Has it compiled by a thread, meanwhile the first step compiles and runs."""
+        """Has it compiled by a thread, meanwhile the first step compiles and runs. No process waits for it to end."""
         if not choices().compile_side_by_side:
             return
         place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.everywhere)  # noqa: E731
         model = jax.tree.map(place, jax.eval_shape(self.task.model, state))
         batch = self.place(next(iter(self.held_out.evaluation())))
-        step, pool = self._eval_step, ThreadPoolExecutor(1)
-        compiled = pool.submit(lambda: step.lower(model, batch).compile())
-        pool.shutdown(wait=False)
-        self._eval_step = lambda *inputs: compiled.result()(*inputs)
+        lowered = self._eval_step.lower(model, batch)  # here: JAX's settings are those of a thread
+        self._eval_step = aside(lowered.compile)
 
     def start_from(self, state: TrainState, folder: Path) -> TrainState:
         """A new state with the weights that a stage of another run ended with: its best where that is known."""
@@ -132,6 +130,20 @@ class Run:
         model = jax.tree.map(lambda x: x.addressable_data(0), model)  # it is there already
         batch = next(iter(self.held_out.evaluation()))
         return self.task.pictures(model, batch, jax.random.fold_in(jax.random.key(1), step))
+
+
+def aside(compile: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
+    """What `compile` gives, made by a thread; the first call waits for it, and has its error."""
+    compiled: Future = Future()
+
+    def work() -> None:
+        try:
+            compiled.set_result(compile())
+        except BaseException as error:
+            compiled.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return lambda *inputs: compiled.result()(*inputs)
 
 
 def make_mesh(batch_size: int) -> jax.sharding.Mesh:

@@ -213,3 +213,12 @@ def test_no_gradient_on_an_accelerator_is_padded_by_less_than_nothing(name):
         every = [e for e in equations(jax.make_jaxpr(grad)(x, kernel)) if e.primitive.name == "conv_general_dilated"]
     left = [low for e in every for low, _ in e.params["padding"]]
     assert all(low >= 0 for low in left)
+
+
+@pytest.mark.parametrize("name", UPS)
+def test_the_plain_transposed_convolution_has_the_gradients_of_lax(name):
+    (height, width), channels, features = UPS[name]
+    x, kernel = normal(0, 2, height, width, channels), normal(1, 4, 4, channels, features)
+    sums = [lambda x, kernel, f=f: jnp.sum(jnp.sin(f(x, kernel))) for f in (convs._lax_doubling, convs._dilated)]
+    ours, theirs = (quick(jax.grad(f, (0, 1)))(x, kernel) for f in sums)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, theirs)

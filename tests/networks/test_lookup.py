@@ -65,3 +65,7 @@ def test_the_layer_is_flax_own_with_the_same_parameters(dtype):
     params = ours.init(jax.random.key(0), INDICES)
     jax.tree.map(np.testing.assert_array_equal, params, theirs.init(jax.random.key(0), INDICES))
     np.testing.assert_array_equal(ours.apply(params, INDICES), theirs.apply(params, INDICES))
+
+
+def test_a_number_beyond_the_table_is_no_vector():
+    assert np.isnan(lookup.rows(jnp.asarray(TABLE), jnp.asarray([0, 7]))[1]).all()

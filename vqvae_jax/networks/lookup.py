@@ -18,10 +18,13 @@ ONE_HOT = 1 << 26  # elements of a one-hot matrix, at most
 
 
 def rows(table: Array, indices: Array, dtype: jnp.dtype | None = None) -> Array:
-    """table[indices] in a dtype, with a float32 gradient: [K, D], int [...] → [..., D]."""
+    """table[indices] in a dtype, with a float32 gradient: [K, D], int [...] → [..., D]; NaN beyond the table.
+
+    As a product the gradient is of reverse mode only, and one that is not finite spoils that of all rows.
+    """
     dtype = jnp.dtype(dtype or table.dtype)
     if choices().scatter_sums or indices.size * table.shape[0] > ONE_HOT:
-        return table[indices].astype(dtype)
+        return _plain(table, indices, dtype)
     return _rows(table, indices, dtype)
 
 
@@ -37,7 +40,7 @@ def sums(z: Array, indices: Array, size: int) -> Array:
 
 
 def _plain(table: Array, indices: Array, dtype: jnp.dtype) -> Array:
-    return table[indices].astype(dtype)
+    return jnp.take(table, indices, axis=0).astype(dtype)
 
 
 def _forward(table: Array, indices: Array, dtype: jnp.dtype) -> tuple[Array, tuple[Array, int]]:
