@@ -18,7 +18,7 @@ CASES = {
     "cvq-random": {"anchor": "random"},
     "cvq-probabilistic": {"anchor": "probabilistic"},
     "cvq-sphere": {"distance": "sphere"},
-    "cvq-cos": {"distance": "cos", "contrastive": True},
+    "cvq-cos": {"distance": "cos"},
     "cosine": {},
     "cosine-kmeans": {"kmeans_iterations": 3},
     "fsq": {},
