@@ -77,6 +77,25 @@ def test_in_evaluation_lookup_of_the_indices_is_z_q_and_nothing_moves(name):
 
 
 @EVERY
+@pytest.mark.parametrize("shape", [(6,), (2, 7), (2, 3, 5), (2, 2, 3, 2)], ids=str)
+def test_whatever_lies_before_the_channels_stays(name, shape):
+    """[B, D], [B, N, D], [B, h, w, D], [B, t, h, w, D]: the same codes as of the vectors one after the other."""
+    quantizer = small(name)
+    book, z_e = quantizer.init(jax.random.key(0)), vectors(1, *shape, quantizer.input_dim)
+    out = quantizer(book, z_e)
+    assert out.z_q.shape == (*shape, quantizer.output_dim)
+    assert [indices.shape for indices in out.indices] == [shape] * len(quantizer.vocab_sizes)
+    np.testing.assert_array_equal(quantizer.lookup(book, out.indices), out.z_q)
+    flat = quantizer(book, z_e.reshape(-1, quantizer.input_dim))
+    np.testing.assert_array_equal([np.ravel(one) for one in out.indices], flat.indices)
+    learn = lambda z_e: jnp.sum(quantizer(book, z_e, key=jax.random.key(2), train=True).z_q ** 2)  # noqa: E731
+    moved = quantizer(book, z_e, key=jax.random.key(2), train=True)
+    assert moved.z_q.shape == out.z_q.shape and kinds(moved.codebook) == kinds(book)
+    gradient = jax.grad(learn)(z_e)
+    assert gradient.shape == z_e.shape and np.isfinite(gradient).all() and gradient.any()
+
+
+@EVERY
 def test_indices_in_a_bfloat16_network_are_those_of_float32(name):
     """In bfloat16 distances the nearest code is often another one."""
     quantizer = small(name, codebook_size=200)
