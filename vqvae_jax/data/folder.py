@@ -27,7 +27,7 @@ TEST = 0.05  # share of the pictures that is the split "test" where no folder is
 USUAL = {"train", "test", "val", "valid", "validation", "dev", "training", "testing"}  # what one calls splits
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 NAMED = 5  # of many files, in a message
-VERSION = 1  # of the way from a file to pixels; another one decodes anew
+VERSION = 2  # of the way from a file to pixels; another one decodes anew
 
 
 class Listing(NamedTuple):
