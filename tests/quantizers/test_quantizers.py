@@ -416,6 +416,78 @@ def test_of_equally_near_codes_the_first_is_taken(blocks, request):
     np.testing.assert_array_equal(cb.nearest(z, codes), nearest_by_hand(z, codes))
 
 
+FAR = [0, 100, 1000, 20_000]
+
+
+@pytest.mark.parametrize("blocks", ["one", "many"])
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+@pytest.mark.parametrize("far", FAR)
+def test_far_from_the_origin_the_nearest_is_still_the_nearest(far, platform, blocks, monkeypatch, request):
+    """|e|² - 2 z·e is the difference of large numbers there: at 1,000 every third code was another one."""
+    if blocks == "many":
+        request.getfixturevalue("tiny_blocks")
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    z, codes = vectors(0, 500, 16) + np.float32(far), vectors(1, 64, 16) + np.float32(far)
+    np.testing.assert_array_equal(cb.nearest(z, codes), nearest_by_hand(z, codes))
+
+
+@pytest.mark.parametrize("blocks", ["one", "many"])
+def test_what_is_drawn_does_not_depend_on_the_origin(blocks, request):
+    """Whole numbers, exact in float32 with or without the 4096: the same key draws the same."""
+    if blocks == "many":
+        request.getfixturevalue("tiny_blocks")
+    rng = np.random.default_rng(0)
+    codes, z = (rng.integers(-2, 3, (count, 8)).astype(np.float32) for count in (50, 200))
+    here, far = (cb.nearest(z + shift, codes + shift, jax.random.key(0)) for shift in (0, np.float32(4096)))
+    np.testing.assert_array_equal(here, far)
+    assert (here != nearest_by_hand(z, codes)).any()
+
+
+@pytest.mark.parametrize("blocks", ["one", "many"])
+def test_codes_that_flew_off_do_not_disturb_the_look_up(blocks, request):
+    """Nor do vectors. One code at 1e6 would draw the mean of all far away from those that matter."""
+    if blocks == "many":
+        request.getfixturevalue("tiny_blocks")
+    z, codes = vectors(0, 500, 16) + 1000, vectors(1, 64, 16) + 1000
+    codes[5] = z[7] = 1e6
+    z[9] = np.nan
+    fine = np.delete(np.arange(500), 9)
+    np.testing.assert_array_equal(np.asarray(cb.nearest(z, codes))[fine], nearest_by_hand(z, codes)[fine])
+
+
+def test_small_codes_among_those_not_used_yet():
+    """Around 0 the origin is 0: measured from elsewhere, what is small would be the difference of larger numbers."""
+    codes, z = vectors(0, 512, 16), vectors(1, 500, 16) * 1e-3
+    codes[::16] *= 1e-3
+    assert not np.any(cb._origin(codes))
+    np.testing.assert_array_equal(cb.nearest(z, codes), nearest_by_hand(z, codes))
+
+
+def test_what_is_not_finite_is_as_ever():
+    """A code that is not finite takes all vectors; where all are, the first."""
+    z, codes = vectors(0, 20, 4), vectors(1, 30, 4)
+    codes[11] = np.nan
+    np.testing.assert_array_equal(cb.nearest(z, codes), 11)
+    np.testing.assert_array_equal(cb.nearest(z * np.nan, vectors(1, 30, 4)), 0)
+    np.testing.assert_array_equal(cb.nearest(z, codes * np.nan), 0)
+
+
+def test_residuals_and_angles_of_far_vectors():
+    """The first residual far off; directions that are nearly the same."""
+    z = vectors(0, 500, 16) + 1000
+    quantizer = small("residual", codebook_size=64, code_dim=16, depth=2)
+    book = quantizer.init(jax.random.key(0))
+    book = book.replace(codes=book.codes.at[0].add(1000.0))
+    first, second = quantizer(book, z).indices
+    np.testing.assert_array_equal(first, nearest_by_hand(z, book.codes[0]))
+    left = z - np.asarray(book.codes[0])[np.asarray(first)]
+    np.testing.assert_array_equal(second, nearest_by_hand(left, book.codes[1]))
+    quantizer = small("cosine", codebook_size=64, code_dim=16)
+    book = quantizer.init(jax.random.key(0)).replace(codes=jnp.asarray(vectors(1, 64, 16) + 1000))
+    seen, codes = cb.normalised(jnp.asarray(z)), cb.normalised(book.codes)
+    np.testing.assert_array_equal(quantizer(book, z).indices[0], nearest_by_hand(seen, codes))
+
+
 @pytest.mark.parametrize("train", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("blocks", ["one", "many"])
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
