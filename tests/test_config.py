@@ -280,7 +280,21 @@ BAD = {
     "train.epochs=3": [f"config.train has steps={STEPS} and epochs=3", "--config.train.steps=0"],
     "priors.top.train.steps=0": ["--config.priors.top.train.steps=1000", "--config.priors.top.train.epochs=10"],
     "autoencoder.levels=1": ["config.priors has no level", "codes"],
+    # labels that are never hidden, or always; the demo has guidance=2
+    "priors.top.label_dropout=0": [
+        "config.sample.guidance=2 and config.priors.top.label_dropout=0",
+        "--config.priors.top.label_dropout=0.1",
+        "--config.sample.guidance=1",
+    ],
+    "priors.top.label_dropout=1": ["from 0 to below 1, got 1", "--config.priors.top.label_dropout=0.1"],
+    "priors.bottom.label_dropout=-0.1": ["config.priors.bottom.label_dropout", "got -0.1"],
 }
+
+
+def test_labels_need_not_be_hidden_where_nothing_asks_for_it():
+    never = "--config.priors.top.label_dropout=0"
+    assert configs.read(DEMO, [never, "--config.sample.guidance=1"])["priors"]["top"]["label_dropout"] == 0
+    assert configs.read(DEMO, [never, "--config.priors.top.label_condition=false"])["sample"]["guidance"] == 2
 
 
 @pytest.mark.parametrize("typed", BAD)

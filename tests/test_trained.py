@@ -166,6 +166,14 @@ def test_a_label_by_name_or_number(model):
         list(label_numbers(model.facts, 0, 2, "1", True)) == list(label_numbers(model.facts, 0, 2, 1, True)) == [1, 1]
     )
     assert sample.find_label("happy", ["sad", "happy"]) == 1
+    months, years = list(map(str, range(1, 13))), ["2024", "1", "0"]
+    assert [sample.find_label(name, months) for name in months] == list(range(12))  # a name goes before a number
+    assert [sample.find_label(name, years) for name in years] == [0, 1, 2]
+    assert [sample.find_label(number, years) for number in (0, 1, 2, np.int64(2), 2024)] == [0, 1, 2, 2, 0]
+    assert sample.find_label(12, months) == 11 and sample.find_label("0", months) == 0  # what is no number, no name
+    for names, wrong in ((months, "13"), (years, "3"), (years, -1), (["sad"], "-0"), (["sad"], "1.0"), (["sad"], "²")):
+        with pytest.raises(UserError, match=f"no label '{wrong}'"):
+            sample.find_label(wrong, names)
     same = model.sample(64, label="1"), model.sample(64, label=1), model.sample(64, label=2)
     assert same[0].tobytes() == same[1].tobytes() != same[2].tobytes()
     with pytest.raises(UserError, match="no label '7'.*There are: 0, 1, 2"):
@@ -177,6 +185,22 @@ def test_a_label_for_priors_that_know_none(model):
     assert list(label_numbers(model.facts, 0, 2, None, False)) == list(label_numbers(model.facts, 0, 2, None, True))
     with pytest.raises(UserError, match="without label_condition; leave --label out"):
         label_numbers(model.facts, 0, 1, "1", False)
+
+
+def test_priors_that_always_saw_the_label(trained, images):
+    """label_dropout=0: what they say without one was never learned."""
+    model = vqvae_jax.load(trained[0])
+    priors = {level: (prior.clone(label_dropout=0.0), weights) for level, (prior, weights) in model.priors.items()}
+    model.__dict__["priors"] = priors
+    assert model.sample_tokens(2)[0].shape == (2, 2, 2)
+    assert model.complete(images[:1], label="1").shape == (1, 1, 16, 16, 3)
+    for ask in (model.sample, lambda **pick: model.complete(images[:1], label="1", **pick)):
+        with pytest.raises(
+            UserError, match="guidance=2 .*--config.priors.top.label_dropout=0.1, or leave guidance at 1"
+        ):
+            ask(guidance=2.0)
+    with pytest.raises(UserError, match="no label is told.*--config.priors.top.label_dropout=0.1, or tell a label"):
+        model.complete(images[:1])
 
 
 def test_forms_of_output(tmp_path):

@@ -41,7 +41,11 @@ def parser() -> Parser:
         type=Path,
         help="x.png a grid, x.npz uint8 arrays, else a folder of single pictures (default: DIR/samples_SEED.png)",
     )
-    one.add_argument("--label", help="name or number of a label (default: as often as in the training data)")
+    one.add_argument(
+        "--label",
+        help="name of a label; what is no name is its number, counted from 0 as in DIR/data.json (default: as often as "
+        "in the training data; with --prefix none)",
+    )
     one.add_argument("--temperature", type=float, help="0 takes the likeliest token (default: the config's)")
     one.add_argument("--top_k", type=int, help="likeliest tokens that stay, 0 all (default: the config's)")
     one.add_argument("--top_p", type=float, help="share of the probability that stays (default: the config's)")

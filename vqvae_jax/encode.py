@@ -44,7 +44,7 @@ def encode(workdir: Path, output: Path, dataset: Mapping[str, Any] | None = None
     model = Trained(workdir)
     asked = {**model.config["dataset"], **(dataset or {})}
     _check_model(model, asked)
-    splits = {name: arrays for name, arrays in _splits(asked, model.facts["channels"]) if len(arrays)}
+    splits = {name: arrays for name, arrays in _splits(asked, model.facts) if len(arrays)}
     _check(model, asked, splits)
     source = {"autoencoder": model.checksum, "dataset": asked, "images": fingerprint(asked, splits)}
     if token_files.is_written(output, source):
@@ -96,12 +96,12 @@ def _chunk(height: int, width: int) -> int:
     return max(CHUNK, BATCHES * codec.batch_size(height, width))
 
 
-def _splits(dataset: Mapping[str, Any], channels: int) -> Iterator[tuple[str, data.Arrays]]:
-    """Name and images of each split; colour becomes grey for an autoencoder of grey images."""
+def _splits(dataset: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[tuple[str, data.Arrays]]:
+    """Name and images of each split, labels counted as the run does; for an autoencoder of grey images grey."""
     for split in dict.fromkeys((dataset["split"], dataset["test_split"])):
         if split:
-            arrays = data.read(dataset, split)
-            if arrays.image.shape[3] == 3 and channels == 1:
+            arrays = data.read(dataset, split).with_labels(facts["label_names"])
+            if arrays.image.shape[3] == 3 and facts["channels"] == 1:
                 arrays = dataclasses.replace(arrays, image=Grey(arrays.image))
             yield "train" if split == folder.ALL else split, arrays
 

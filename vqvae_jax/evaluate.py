@@ -71,7 +71,7 @@ def measure(model: Trained, images: Mapping[str, str] | None = None) -> dict[str
 
 def load_images(model: Trained, asked: Mapping[str, Any]) -> data.Arrays:
     """The test images of a section `dataset`, of the kind that the model was trained on."""
-    arrays = data.load(asked, "test")
+    arrays = data.load(asked, "test").with_labels(model.facts["label_names"])
     _check_same(model, parts.facts_of(arrays), ("image_size", "channels", "label_names"))
     return arrays
 

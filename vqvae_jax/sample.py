@@ -22,7 +22,7 @@ def label_numbers(
         facts: of the data.
         seed: of the draw.
         count: images.
-        label: a name or number, or None.
+        label: a name or number, as `find_label` takes them, or None.
         conditional: whether any prior knows labels.
 
     Raises:
@@ -40,16 +40,20 @@ def label_numbers(
 
 
 def find_label(label: str | int, names: list[str]) -> int:
-    """The number of a label that was given by name or number.
+    """The number of a label, counted from 0.
+
+    Text is a name, and where there is no such name a number. An int is a number, and where there is none such a name:
+    of folders 3, 2, 1 the text "1" is the last, the int 1 the one in the middle.
 
     Raises:
         UserError: there is none such; the message lists them.
     """
     if not names:
         raise UserError("the data set has no labels; leave --label out")
-    if str(label).isdecimal() and int(label) < len(names):
-        return int(label)
-    if label in names:
+    number = int(label) if not isinstance(label, str) or label.isdecimal() else -1
+    if 0 <= number < len(names) and not (isinstance(label, str) and label in names):
+        return number
+    if str(label) in names:
         return names.index(str(label))
     raise UserError(unknown("--label: there is no label", str(label), names, "There are"))
 

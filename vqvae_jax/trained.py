@@ -18,7 +18,7 @@ import numpy as np
 from vqvae_jax import codec, parts
 from vqvae_jax import config as configs
 from vqvae_jax.backend import memory
-from vqvae_jax.priors.condition import stacked, unstacked
+from vqvae_jax.priors.condition import check_no_label, stacked, unstacked
 from vqvae_jax.priors.draw import draw, maps_at_once
 from vqvae_jax.sample import find_label, label_numbers, pick_of
 from vqvae_jax.types import Array, Condition, Model, Pick, Tokens, UserError
@@ -114,7 +114,8 @@ class Trained:
         Args:
             count: images.
             seed: of all randomness.
-            label: a name or number of the data set's labels; None draws labels as often as the training data have them.
+            label: one of the data set's labels: text is its name, or else its number; an int its number, from 0, or
+                else its name. None draws labels as often as the training data have them.
             pick: temperature, top_k, top_p, guidance; what is not said is the config's.
         """
         _ = self.autoencoder  # where there is none, it is said before anything is drawn
@@ -127,6 +128,7 @@ class Trained:
             raise UserError(f"count is at least 1, and {', '.join(Pick._fields)} may be said; got {count}, {asked}")
         chosen = pick_of(self.config["sample"], **pick)
         self._check_priors()
+        self._check_no_label(chosen, told=True)
         conditional = any(getattr(prior, "label_condition", False) for prior, _ in self.priors.values())
         labels = label_numbers(self.facts, seed, count, label, conditional)
         return self._in_chunks(seed, chosen, labels)
@@ -137,18 +139,20 @@ class Trained:
         """Pictures whose upper halves are given, continued: uint8 [N, H, W, C] → uint8 [N, count, H, W, C].
 
         The upper half of each token map is that of the picture, the lower half is drawn. Without a label the priors
-        are told none.
+        are told none, which they learn by `label_dropout` alone.
         """
         self._check(images)
         size = self.facts["image_size"]
         if images.shape[1:3] != (size, size):
             raise UserError(f"the priors were trained on images of {size} pixels; got {list(images.shape)}")
         self._check_priors()
+        chosen = pick_of(self.config["sample"], **pick)
+        self._check_no_label(chosen, told=label is not None)
         known = tuple(np.repeat(one, count, axis=0) for one in self.encode(images))
         names = self.facts["label_names"]
         number = len(names) if label is None else find_label(label, names)
         labels = np.full(len(images) * count, number, np.int32)
-        maps = self._in_chunks(seed, pick_of(self.config["sample"], **pick), labels, known)
+        maps = self._in_chunks(seed, chosen, labels, known)
         return self.decode(maps).reshape(len(images), count, *images.shape[1:])
 
     def _in_chunks(self, seed: int, pick: Pick, labels: np.ndarray, known: Maps = ()) -> Maps:
@@ -184,6 +188,10 @@ class Trained:
             if level not in self.priors:
                 train = f"python launch.py --config={self.workdir / configs.FILE} --workdir={self.workdir}"
                 raise UserError(f"the prior {level!r} of {self.workdir} was not trained yet; this goes on: {train}")
+
+    def _check_no_label(self, pick: Pick, told: bool) -> None:
+        for level, (prior, _) in self.priors.items():
+            check_no_label(prior, pick, told, level)
 
     def _apply(self, function: Any) -> Any:
         module, model = self.autoencoder

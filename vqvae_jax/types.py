@@ -40,10 +40,10 @@ class Codebook:
 
 
 class Quantized(NamedTuple):
-    """What a quantizer makes of a batch."""
+    """What a quantizer makes of a batch z_e [B, …, D]: of vectors, sequences, images, videos."""
 
-    z_q: Array  # [B, h, w, D], straight-through
-    indices: Tokens  # one map [B, h, w]; residual quantizers one a depth
+    z_q: Array  # as z_e, straight-through
+    indices: Tokens  # one map as z_e without D; residual quantizers one a depth
     losses: dict[str, Array]  # unweighted scalars, by name
     codebook: Codebook  # after this batch; unchanged unless train=True
     fresh: Array | None  # bool, as codes without D: revived in this step; the task clears their optimizer moments

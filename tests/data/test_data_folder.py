@@ -73,6 +73,32 @@ def test_the_whole_folder_is_divided_by_name(root):
         assert arrays.text is None
 
 
+def test_numbers_are_counted_as_numbers(root):
+    """As text 10 stands before 2, and --label=1 would mean another folder than the second."""
+    draw(root, *(f"{label}/{i}.png" for label in range(1, 13) for i in range(24)))
+    for split in ("train", "test", "all"):
+        arrays = read(root, split)
+        assert arrays.label_names == tuple(map(str, range(1, 13)))
+        assert [arrays.label_names[label] for label in arrays.label] == [name.split("/")[0] for name in arrays.name]
+    assert folder.in_order(["10", "9.5", "-1", "02", "2"]) == ["-1", "02", "2", "9.5", "10"]
+    for words in (["10", "9", "a"], ["10", "9", ""], ["10", "٣"], ["inf", "10", "9"], ["1_0", "9"]):
+        assert folder.in_order(words) == sorted(words)
+    assert folder.in_order([]) == []
+
+
+def test_labels_in_the_order_of_a_run(root):
+    """A workdir from before keeps its own; other names are left for who compares them."""
+    draw(root, *many("9", 30), *many("10", 30))
+    now = read(root)
+    before = now.with_labels(["10", "9"])
+    assert now.label_names == ("9", "10") and before.label_names == ("10", "9")
+    np.testing.assert_array_equal(before.label, 1 - now.label)
+    for names in ((), ["9", "10"], ["9", "11"], ["9", "10", "11"]):
+        assert now.with_labels(names) is now
+    draw(root, "0.png")
+    assert read(root).with_labels(["10", "9"]).label is None
+
+
 def test_more_pictures_move_none(root):
     draw(root, *many("a"))
     before = set(read(root, "test").name)

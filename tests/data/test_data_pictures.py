@@ -3,11 +3,13 @@
 import errno
 import io
 import os
+import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin, TiffTags
 
 from vqvae_jax.data import pictures
 from vqvae_jax.data.decoded import Unreadable
@@ -140,6 +142,93 @@ def test_floating_point(tmp_path):
     for array in (ramp * 300, ramp - 0.5, ramp * np.nan):
         assert "values from" in reason(save(tmp_path / "c.tif", array))
     assert "values from 0 to 70000" in reason(save(tmp_path / "d.tif", (ramp * 70000).astype(np.int32)))
+
+
+@pytest.fixture
+def told(capsys):
+    """What was said on standard error since the last call."""
+    pictures.TOLD.clear()
+    return lambda: capsys.readouterr().err.splitlines()
+
+
+def png(path, array, *chunks):
+    """Of 16 bits, [H, W] or [H, W, 3], with chunks as (name, content) before the pixels."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
+    header = struct.pack(">IIBBBBB", array.shape[1], array.shape[0], 16, 2 if array.ndim == 3 else 0, 0, 0, 0)
+    every = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    parts = [struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in every]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    return path
+
+
+RAMP = np.linspace(0, 4095, 256).astype(np.uint16).reshape(16, 16)  # 12 bits
+WHOLE = np.arange(256).reshape(16, 16)  # what it is in 8
+
+
+def test_twelve_bits_that_the_file_speaks_of(tmp_path, told):
+    said = (b"sBIT", b"\x0c")
+    for path in (
+        png(tmp_path / "a.png", RAMP, (b"gAMA", bytes(4)), said),
+        png(tmp_path / "b.png", RAMP << 4 | RAMP >> 8, said),  # as the PNG specification wants them: full already
+        save(tmp_path / "c.tif", RAMP, tiffinfo={281: 4095}),
+    ):
+        assert np.abs(pictures.whole(path, 1)[..., 0].astype(int) - WHOLE).max() <= 1, path
+    (tmp_path / "d.pgm").write_bytes(b"P5 16 16 4095\n" + RAMP.astype(">u2").tobytes())
+    assert np.abs(pictures.whole(tmp_path / "d.pgm", 1)[..., 0].astype(int) - WHOLE).max() <= 1
+    assert told() == []
+    dark = RAMP >> 4 << 4  # the upper 12 bits of 16, as it should be: dark indeed
+    assert pictures.whole(png(tmp_path / "e.png", dark, said), 1).max() == 16
+    assert len(told()) == 1
+
+
+def test_twelve_bits_that_nobody_speaks_of_are_told_once(tmp_path, told):
+    """Nothing is guessed: a dark picture of 16 bits looks the same."""
+    for name in ("first.png", "second.png"):
+        assert pictures.whole(save(tmp_path / name, RAMP), 1).max() == 16
+    (line,) = told()
+    assert line.startswith(f"{tmp_path}/first.png: 16-bit values are taken as 0 to 65535") and "largest is 4095" in line
+    assert "of 12 bits, save them times 16, or with 8 bits" in line
+    for path in (
+        save(tmp_path / "c.tif", RAMP, tiffinfo={281: 3000}),  # less than there is
+        save(tmp_path / "d.tif", RAMP, tiffinfo={281: 4094}),
+        save(tmp_path / "e.tif", RAMP.astype(np.int32)),
+        png(tmp_path / "f.png", RAMP, (b"sBIT", b"\x10")),
+        png(tmp_path / "g.png", RAMP, (b"sBIT", b"")),
+        png(tmp_path / "colour.png", np.stack([RAMP] * 3, -1)),
+        png(tmp_path / "h.png", np.stack([RAMP] * 3, -1), (b"sBIT", b"\x0c\x0c\x0c")),
+    ):
+        pictures.TOLD.clear()
+        assert pictures.whole(path, 1).max() in (15, 16), path
+        (line,) = told()
+        assert line.startswith(f"{path}: 16-bit values") and "of 12 bits" in line
+    (tmp_path / "k.ppm").write_bytes(b"P6 16 16 65535\n" + np.stack([RAMP] * 3, -1).astype(">u2").tobytes())
+    pictures.TOLD.clear()
+    assert pictures.whole(tmp_path / "k.ppm", 1).max() == 16 and "bits, save them times" in "".join(told())
+    bright = np.full((16, 16), 60000, np.uint16)
+    pictures.TOLD.clear()
+    for path in (save(tmp_path / "i.png", bright), png(tmp_path / "j.png", np.stack([bright] * 3, -1))):
+        assert abs(int(pictures.whole(path, 1).max()) - 233) <= 1
+    pictures.whole(save(tmp_path / "k.png", smooth(16, 16) // 100))  # eight bits are never asked about
+    assert told() == []
+
+
+def test_floating_point_says_what_was_assumed(tmp_path, told):
+    ramp = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
+    for name, factor in (("a", 0.5), ("b", 1), ("c", 200), ("d", 255)):
+        pictures.whole(save(tmp_path / f"{name}.tif", ramp * np.float32(factor)), 1)
+    one, other = told()
+    assert one.startswith(f"{tmp_path}/a.tif: floating-point values are taken as 0 to 1, here and elsewhere")
+    assert other.startswith(f"{tmp_path}/c.tif: floating-point values are taken as 0 to 255") and "is 200" in other
+    pictures.TOLD.clear()
+    path = save(tmp_path / "e.tif", ramp * 700, tiffinfo=said_floats(1000.0))
+    assert pictures.whole(path, 1).max() in (178, 179) and told() == []
+
+
+def said_floats(largest):
+    """TIFF's SMaxSampleValue."""
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    info[341], info.tagtype[341] = largest, TiffTags.FLOAT
+    return info
 
 
 def test_one_bit_and_cmyk(tmp_path):

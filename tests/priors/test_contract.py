@@ -163,6 +163,30 @@ def test_without_kept_tokens_samples_are_those_with_none_kept(case):
     np.testing.assert_array_equal(plain, given)
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if CASES[case].get("label_condition")])
+def test_what_was_never_learned_is_not_asked_for(case):
+    """With label_dropout=0 the row "no label" has no gradient: guidance and images without labels would be nonsense."""
+    hiding, params = built(case)
+    tokens, condition = maps(hiding, COUNT)
+    never, blind = hiding.clone(label_dropout=0.0), condition._replace(label=None)
+
+    def shape(prior, given, pick):
+        return jax.eval_shape(lambda p: prior.apply(p, KEYS, given, pick, method="sample"), params).shape
+
+    assert shape(never, condition, Pick()) == tokens.shape
+    assert shape(hiding, condition, Pick(guidance=3.0)) == shape(hiding, blind, Pick()) == tokens.shape
+    for guidance in (3.0, 0.0):
+        with pytest.raises(
+            UserError, match=f"guidance={guidance:g} .*--config.priors.LEVEL.label_dropout=0.1, or leave"
+        ):
+            shape(never, condition, Pick(guidance=guidance))
+    with pytest.raises(UserError, match="no label is told.*label_dropout=0.1, or tell a label"):
+        shape(never, blind, Pick())
+    with pytest.raises(UserError, match="no label is told"):  # secret labels, in evaluation
+        jax.eval_shape(never.apply, params, tokens, blind)
+    assert jax.eval_shape(hiding.apply, params, tokens, blind).shape[:-1] == tokens.shape
+
+
 @pytest.mark.parametrize("case", ["mnist_generator", "transformer"])
 def test_known_and_keep_belong_together(case):
     prior, params = built(case)

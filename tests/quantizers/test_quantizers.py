@@ -77,6 +77,25 @@ def test_in_evaluation_lookup_of_the_indices_is_z_q_and_nothing_moves(name):
 
 
 @EVERY
+@pytest.mark.parametrize("shape", [(6,), (2, 7), (2, 3, 5), (2, 2, 3, 2)], ids=str)
+def test_whatever_lies_before_the_channels_stays(name, shape):
+    """[B, D], [B, N, D], [B, h, w, D], [B, t, h, w, D]: the same codes as of the vectors one after the other."""
+    quantizer = small(name)
+    book, z_e = quantizer.init(jax.random.key(0)), vectors(1, *shape, quantizer.input_dim)
+    out = quantizer(book, z_e)
+    assert out.z_q.shape == (*shape, quantizer.output_dim)
+    assert [indices.shape for indices in out.indices] == [shape] * len(quantizer.vocab_sizes)
+    np.testing.assert_array_equal(quantizer.lookup(book, out.indices), out.z_q)
+    flat = quantizer(book, z_e.reshape(-1, quantizer.input_dim))
+    np.testing.assert_array_equal([np.ravel(one) for one in out.indices], flat.indices)
+    learn = lambda z_e: jnp.sum(quantizer(book, z_e, key=jax.random.key(2), train=True).z_q ** 2)  # noqa: E731
+    moved = quantizer(book, z_e, key=jax.random.key(2), train=True)
+    assert moved.z_q.shape == out.z_q.shape and kinds(moved.codebook) == kinds(book)
+    gradient = jax.grad(learn)(z_e)
+    assert gradient.shape == z_e.shape and np.isfinite(gradient).all() and gradient.any()
+
+
+@EVERY
 def test_indices_in_a_bfloat16_network_are_those_of_float32(name):
     """In bfloat16 distances the nearest code is often another one."""
     quantizer = small(name, codebook_size=200)
@@ -395,6 +414,78 @@ def test_of_equally_near_codes_the_first_is_taken(blocks, request):
     codes = np.tile(rng.integers(-2, 3, (10, 3)), (5, 1)).astype(np.float32)  # each five times, exact in float32
     z = rng.integers(-2, 3, (37, 3)).astype(np.float32)
     np.testing.assert_array_equal(cb.nearest(z, codes), nearest_by_hand(z, codes))
+
+
+FAR = [0, 100, 1000, 20_000]
+
+
+@pytest.mark.parametrize("blocks", ["one", "many"])
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+@pytest.mark.parametrize("far", FAR)
+def test_far_from_the_origin_the_nearest_is_still_the_nearest(far, platform, blocks, monkeypatch, request):
+    """|e|² - 2 z·e is the difference of large numbers there: at 1,000 every third code was another one."""
+    if blocks == "many":
+        request.getfixturevalue("tiny_blocks")
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    z, codes = vectors(0, 500, 16) + np.float32(far), vectors(1, 64, 16) + np.float32(far)
+    np.testing.assert_array_equal(cb.nearest(z, codes), nearest_by_hand(z, codes))
+
+
+@pytest.mark.parametrize("blocks", ["one", "many"])
+def test_what_is_drawn_does_not_depend_on_the_origin(blocks, request):
+    """Whole numbers, exact in float32 with or without the 4096: the same key draws the same."""
+    if blocks == "many":
+        request.getfixturevalue("tiny_blocks")
+    rng = np.random.default_rng(0)
+    codes, z = (rng.integers(-2, 3, (count, 8)).astype(np.float32) for count in (50, 200))
+    here, far = (cb.nearest(z + shift, codes + shift, jax.random.key(0)) for shift in (0, np.float32(4096)))
+    np.testing.assert_array_equal(here, far)
+    assert (here != nearest_by_hand(z, codes)).any()
+
+
+@pytest.mark.parametrize("blocks", ["one", "many"])
+def test_codes_that_flew_off_do_not_disturb_the_look_up(blocks, request):
+    """Nor do vectors. One code at 1e6 would draw the mean of all far away from those that matter."""
+    if blocks == "many":
+        request.getfixturevalue("tiny_blocks")
+    z, codes = vectors(0, 500, 16) + 1000, vectors(1, 64, 16) + 1000
+    codes[5] = z[7] = 1e6
+    z[9] = np.nan
+    fine = np.delete(np.arange(500), 9)
+    np.testing.assert_array_equal(np.asarray(cb.nearest(z, codes))[fine], nearest_by_hand(z, codes)[fine])
+
+
+def test_small_codes_among_those_not_used_yet():
+    """Around 0 the origin is 0: measured from elsewhere, what is small would be the difference of larger numbers."""
+    codes, z = vectors(0, 512, 16), vectors(1, 500, 16) * 1e-3
+    codes[::16] *= 1e-3
+    assert not np.any(cb._origin(codes))
+    np.testing.assert_array_equal(cb.nearest(z, codes), nearest_by_hand(z, codes))
+
+
+def test_what_is_not_finite_is_as_ever():
+    """A code that is not finite takes all vectors; where all are, the first."""
+    z, codes = vectors(0, 20, 4), vectors(1, 30, 4)
+    codes[11] = np.nan
+    np.testing.assert_array_equal(cb.nearest(z, codes), 11)
+    np.testing.assert_array_equal(cb.nearest(z * np.nan, vectors(1, 30, 4)), 0)
+    np.testing.assert_array_equal(cb.nearest(z, codes * np.nan), 0)
+
+
+def test_residuals_and_angles_of_far_vectors():
+    """The first residual far off; directions that are nearly the same."""
+    z = vectors(0, 500, 16) + 1000
+    quantizer = small("residual", codebook_size=64, code_dim=16, depth=2)
+    book = quantizer.init(jax.random.key(0))
+    book = book.replace(codes=book.codes.at[0].add(1000.0))
+    first, second = quantizer(book, z).indices
+    np.testing.assert_array_equal(first, nearest_by_hand(z, book.codes[0]))
+    left = z - np.asarray(book.codes[0])[np.asarray(first)]
+    np.testing.assert_array_equal(second, nearest_by_hand(left, book.codes[1]))
+    quantizer = small("cosine", codebook_size=64, code_dim=16)
+    book = quantizer.init(jax.random.key(0)).replace(codes=jnp.asarray(vectors(1, 64, 16) + 1000))
+    seen, codes = cb.normalised(jnp.asarray(z)), cb.normalised(book.codes)
+    np.testing.assert_array_equal(quantizer(book, z).indices[0], nearest_by_hand(seen, codes))
 
 
 @pytest.mark.parametrize("train", [True, False], ids=["training", "evaluation"])

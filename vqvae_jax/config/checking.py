@@ -45,6 +45,8 @@ def check(config: dict[str, Any]) -> None:
             _check_profile(block)
     _check_dataset(config)
     _check_loss_weights(config)
+    for level, prior in config["priors"].items():
+        _check_labels(level, prior, config["sample"]["guidance"])
 
 
 def check_stage(config: Mapping[str, Any], stage: str) -> None:
@@ -142,6 +144,20 @@ def _check_image_size(config: Mapping[str, Any]) -> None:
 def nearest_size(size: int, stride: int) -> int:
     """The size in pixels nearest to this one that the levels of an autoencoder divide."""
     return max(stride, round(size / stride) * stride)
+
+
+def _check_labels(level: str, prior: Mapping[str, Any], guidance: float) -> None:
+    """What a prior that is told labels must learn; it is drawn from in training already."""
+    if not prior.get("label_condition"):
+        return
+    path, share = f"config.priors.{level}.label_dropout", prior["label_dropout"]
+    if not 0 <= share < 1:
+        raise UserError(f"{path} is a share of the images, from 0 to below 1, got {share}: --{path}=0.1")
+    if not share and guidance != 1:
+        why = "guidance weighs the label against none, which the prior learns from the images whose label is hidden"
+        raise UserError(
+            f"config.sample.guidance={guidance:g} and {path}=0: {why}; add --{path}=0.1 or --config.sample.guidance=1"
+        )
 
 
 def _check_loss_weights(config: Mapping[str, Any]) -> None:

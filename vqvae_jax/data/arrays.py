@@ -4,7 +4,7 @@ Legend: N images, B images in a batch, H W C the image.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Protocol
@@ -92,6 +92,13 @@ class Arrays:
         """A batch: image uint8 [B, H, W, C], label int32 [B] if there are labels."""
         batch = {"image": self.image[index]}
         return batch if self.label is None else {**batch, "label": self.label[index]}
+
+    def with_labels(self, names: Sequence[str]) -> "Arrays":
+        """With the labels counted in the order of these names; as it is, unless they are its own in another order."""
+        if self.label is None or sorted(names) != sorted(self.label_names) or tuple(names) == self.label_names:
+            return self
+        number = np.array([list(names).index(name) for name in self.label_names], np.int32)
+        return replace(self, label=number[self.label], label_names=tuple(names))
 
     def take(self, rows: np.ndarray) -> "Arrays":
         """The images at `rows`, int [M]; nothing is copied but labels and texts."""

@@ -5,8 +5,10 @@ A `.txt` beside a picture, of the same name, is its text.
 
 import hashlib
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from decimal import Decimal
 from functools import cache
 from typing import NamedTuple
 
@@ -23,8 +25,9 @@ TYPE = "--config.dataset.path=FOLDER"  # what every error here begins with
 ALL = "all"  # the split that is every picture, whatever the folders are called
 TEST = 0.05  # share of the pictures that is the split "test" where no folder is
 USUAL = {"train", "test", "val", "valid", "validation", "dev", "training", "testing"}  # what one calls splits
+NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 NAMED = 5  # of many files, in a message
-VERSION = 1  # of the way from a file to pixels; another one decodes anew
+VERSION = 2  # of the way from a file to pixels; another one decodes anew
 
 
 class Listing(NamedTuple):
@@ -47,7 +50,7 @@ def read(path: str, split: str, image_size: int) -> Arrays:
 
     `path/split` is the split if there is such a folder; "all" is every picture. Where there is none for "test", a
     twentieth of "train", or of the whole folder, is "test", by hash of the names. Labels are the folders below, if
-    every picture lies in one.
+    every picture lies in one; they are counted in the order of `in_order`.
     Pictures that cannot be used are told on standard error and left out.
 
     Raises:
@@ -163,7 +166,13 @@ def _share(names: list[str], split: str) -> list[str]:
 def _label_names(splits: list[list[str]]) -> tuple[str, ...]:
     """The folders of all splits in which every picture lies in one."""
     labelled = (names for names in splits if all("/" in name for name in names))
-    return tuple(sorted({name.partition("/")[0] for names in labelled for name in names}))
+    return tuple(in_order({name.partition("/")[0] for names in labelled for name in names}))
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Sorted as text; where all are numbers, as numbers: 2 before 10."""
+    names = sorted(names)
+    return sorted(names, key=Decimal) if all(NUMBER.fullmatch(name) for name in names) else names
 
 
 def _labelled(names: list[str], root: str) -> bool:

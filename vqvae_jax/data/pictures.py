@@ -3,10 +3,13 @@
 Colour profiles are not used. Legend: H W C the picture, S the side of a square.
 """
 
+import contextlib
 import io
 import os
 import re
 import stat
+import sys
+import threading
 import warnings
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -14,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vqvae_jax.data.decoded import Unreadable
+from vqvae_jax.files import printable
 from vqvae_jax.types import UserError
 
 if TYPE_CHECKING:  # the core runs without Pillow
@@ -25,6 +29,9 @@ NO_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF")  # w
 MACHINE = ("EIO", "EMFILE", "ENFILE", "ESTALE", "ETIMEDOUT")  # errors that say nothing about the picture
 QUIET = ("ignore", None, Warning, re.compile(r"PIL\b"), 0)  # as `warnings` keeps it
 MODES = {1: "L", 3: "RGB"}
+DARK = 1 << 14  # of 65536: where no value is as high, they may be of 14 bits or fewer
+BITS, LARGEST = 258, (281, 341)  # TIFF's BitsPerSample; MaxSampleValue, SMaxSampleValue
+TELLING, TOLD = threading.Lock(), set[str]()  # what was assumed and said already
 
 
 def read(path: str | os.PathLike[str], image_size: int, channels: int = 3) -> np.ndarray:
@@ -108,9 +115,10 @@ def _loaded(file: Any, at_least: int | None, smallest: int = SMALLEST) -> "Image
             raise Unreadable(f"{image.width} x {image.height} pixels, below {smallest}")
         if at_least:
             image.draft(None, (at_least, at_least))
+        white, deep = _white(image), any(re.search(r";16|\b65535\b", str(tile[3])) for tile in image.tile)
         image.load()
         _turn(image)
-        return _rgb(image)
+        return _rgb(image, white, deep, "a picture" if isinstance(file, io.BytesIO) else os.fspath(file))
 
 
 def _check_file(facts: os.stat_result) -> None:
@@ -132,24 +140,98 @@ def _turn(image: "Image.Image") -> None:
         return
 
 
-def _rgb(image: "Image.Image") -> "Image.Image":
+def _rgb(image: "Image.Image", white: float, deep: bool, name: str) -> "Image.Image":
+    """`white` as `_white` says; `deep`: of 16 bits a colour in the file, of which Pillow keeps the upper eight."""
     from PIL import Image
 
     if image.mode == "F" or image.mode.startswith("I"):
-        image = Image.fromarray(_eight_bits(np.asarray(image)))
+        image = Image.fromarray(_eight_bits(np.asarray(image), white, image.format == "PNG", name))
+    elif deep and image.mode in ("LA", "RGB", "RGBA"):
+        _tell_dark(name, 256 * int(np.asarray(image)[..., : 1 if image.mode == "LA" else 3].max()) + 255)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 
-def _eight_bits(grey: np.ndarray) -> np.ndarray:
-    """[H, W] of 16 or 32 bits → uint8. Integers reach to 65535, floating-point numbers to 1, or else to 255."""
+def _white(image: "Image.Image") -> float:
+    """The value that is white, as the file says; 0 where it says no more than its type. To be called before loading.
+
+    TIFF's MaxSampleValue may be the largest value that happens to be there: of integers it counts as 2^n - 1 alone.
+    """
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return 0
+    with contextlib.suppress(Exception):  # a note that cannot be read is no reason to lose the picture
+        if image.format == "PNG":
+            file: Any = image
+            return (1 << _significant_bits(file.fp)) - 1
+        tags = getattr(image, "tag_v2", {})
+        said = [float(np.max(tags[tag])) for tag in LARGEST if tag in tags]
+        if said and (image.mode == "F" or (said[0] > 1 and (said[0] + 1).hex().startswith("0x1.0000000000000p"))):
+            return said[0]
+        bits = int(np.max(tags.get(BITS, 16)))
+        return (1 << bits) - 1 if bits < 16 else 0
+    return 0
+
+
+def _significant_bits(file: Any) -> int:
+    """Below 16, of the chunk sBIT of a PNG, which Pillow passes over; else 0. The file stays where it is."""
+    here = file.tell()
+    try:
+        file.seek(8)
+        while len(head := file.read(8)) == 8 and head[4:] != b"IDAT":
+            length = int.from_bytes(head[:4], "big")
+            if head[4:] == b"sBIT" and length:
+                return bits if (bits := file.read(1)[0]) < 16 else 0
+            file.seek(length + 4, os.SEEK_CUR)
+        return 0
+    finally:
+        file.seek(here)
+
+
+def _eight_bits(grey: np.ndarray, white: float, png: bool, name: str) -> np.ndarray:
+    """[H, W] of 16 or 32 bits → uint8, black at 0. What the file does not say is assumed, and told once.
+
+    A PNG of 12 significant bits may hold them as they are, or as the upper ones of 16, as it should: the lower are 0.
+    """
     low, high = grey.min(), grey.max()
-    limit = 65535 if grey.dtype.kind in "iu" else 1 if high <= 1 else 255
-    if not (low >= 0 and high <= limit):  # said so that NaN is refused
+    if (
+        not 0 < white < np.inf
+        or high > white
+        or (png and not (grey.astype(np.int64) % (65536 // (int(white) + 1))).any())
+    ):
+        white = _assumed(grey, high, name)
+    if not (low >= 0 and high <= white):  # said so that NaN is refused
         raise Unreadable(f"values from {low:g} to {high:g}; save it with 8 or 16 bits")
-    return np.rint(grey * (255 / limit)).astype(np.uint8)
+    return np.rint(grey * (255 / white)).astype(np.uint8)
+
+
+def _assumed(grey: np.ndarray, high: float, name: str) -> float:
+    """White, where the file does not say: integers reach to 65535, floating-point numbers to 1, or else to 255."""
+    if grey.dtype.kind in "iu":
+        _tell_dark(name, int(high))
+        return 65535
+    white = 1 if high <= 1 else 255
+    if 0 <= high <= white:
+        _tell(f"floating-point values are taken as 0 to {white}", f"its largest is {high:.4g}", name)
+    return white
+
+
+def _tell_dark(name: str, high: int) -> None:
+    """16 bits that are hardly used: those of a camera, a microscope, X-rays are often 10, 12 or 14."""
+    if 255 < high < DARK:
+        bits = high.bit_length()
+        advice = f"if they are of {bits} bits, save them times {1 << (16 - bits)}, or with 8 bits"
+        _tell("16-bit values are taken as 0 to 65535", f"its largest is {high}, nearly black; {advice}", name)
+
+
+def _tell(assumption: str, why: str, name: str) -> None:
+    """Once, of the first picture; pictures are read by several threads."""
+    with TELLING:
+        if assumption in TOLD:
+            return
+        TOLD.add(assumption)
+    print(f"{printable(name)}: {assumption}, here and elsewhere; {why}", file=sys.stderr)
 
 
 def _square(image: "Image.Image", size: int) -> "Image.Image":

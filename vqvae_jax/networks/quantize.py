@@ -14,7 +14,7 @@ from vqvae_jax.types import Array, Codebook, Quantized, Quantizer
 
 
 class QuantizerLayer(nn.Module):
-    """[B, h, w, input_dim] → Quantized, with the codebook in the collection "codebook".
+    """[B, …, input_dim] → Quantized, with the codebook in the collection "codebook".
 
     Codes that learn by gradient are moved by the quantizer and by the optimizer. The quantizer's part is in the
     collection, the optimizer's is the parameter "codes", which begins at 0; the codes are their sum. So the quantizer

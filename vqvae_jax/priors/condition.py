@@ -1,15 +1,35 @@
 """What a prior is told, in the forms that more than one prior wants: labels, coarser maps, tokens that are kept."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 
-from vqvae_jax.types import Array, Condition, Tokens, UserError
+from vqvae_jax.types import Array, Condition, Pick, Tokens, UserError
 
 
 def labels(condition: Condition, count: int, none: int) -> Array:
     """int32 [count]; `none`, which means "no label", where no label is told."""
     return jnp.full(count, none, jnp.int32) if condition.label is None else condition.label
+
+
+def check_no_label(prior: Any, pick: Pick, told: bool, level: str = "LEVEL") -> None:
+    """UserError where a prior is to say what it would without a label, and never learned that.
+
+    Args:
+        prior: with `label_condition` and `label_dropout`, the share of examples that taught it.
+        pick: guidance other than 1 asks for it.
+        told: whether there is a label; without one everything asks for it.
+        level: of the prior.
+    """
+    if not prior.label_condition or prior.label_dropout > 0 or (told and pick.guidance == 1):
+        return
+    why = f"guidance={pick.guidance:g} weighs the label against none" if told else "no label is told"
+    instead = "leave guidance at 1" if told else "tell a label"
+    raise UserError(
+        f"{why}, but with label_dropout=0 the prior {level!r} never learned to do without one; "
+        f"train it with --config.priors.{level}.label_dropout=0.1, or {instead}"
+    )
 
 
 def with_and_without_label(condition: Condition, count: int, none: int) -> Condition:

@@ -23,7 +23,7 @@ from vqvae_jax.networks.conv import Conv
 from vqvae_jax.networks.embed import Embed
 from vqvae_jax.networks.likelihood import guide, gumbel, pick_token
 from vqvae_jax.priors.blocks import Block, CoarseStack, DepthLogits, MergeStacks
-from vqvae_jax.priors.condition import copied, halves, kept, labels, with_and_without_label
+from vqvae_jax.priors.condition import check_no_label, copied, halves, kept, labels, with_and_without_label
 from vqvae_jax.priors.layers import PixelAttention, PixelConvA, PixelConvB
 from vqvae_jax.priors.stacks import Past, PixelCNN, at, written
 from vqvae_jax.types import Array, Condition, Pick, UserError
@@ -49,7 +49,8 @@ class PixelCNNPrior(nn.Module):
         output_blocks: residual 1x1 blocks before the logits.
         condition_blocks: residual 3x3 blocks for each coarser map.
         label_condition: whether the label is given.
-        label_dropout: share of examples whose label is hidden in training, so that sampling works without one.
+        label_dropout: share of examples whose label is hidden in training, so that sampling works without one; 0: then
+            neither that nor guidance does.
         horizontal, vertical: how far a layer looks back, in columns and rows.
         dtype: what the layers compute in; parameters, norms and the likelihood are float32.
     """
@@ -136,6 +137,7 @@ class PixelCNNPrior(nn.Module):
         """
         count = len(keys)
         shape = (count, *self.shape, *((self.depths,) if self.depths > 1 else ()))
+        check_no_label(self, pick, condition.label is not None)
         guided = self.label_condition and pick.guidance != 1
         if guided:
             condition = with_and_without_label(condition, count, self.num_labels)
@@ -235,6 +237,8 @@ class PixelCNNPrior(nn.Module):
         cond = self.coarse_stack(condition.coarse) if self.coarse_sizes else None
         if not self.label_condition:
             return cond
+        if not train:
+            check_no_label(self, Pick(), condition.label is not None)
         label = labels(condition, count, self.num_labels)
         if train and self.label_dropout:
             hidden = jax.random.bernoulli(self.make_rng("dropout"), self.label_dropout, label.shape)

@@ -23,7 +23,7 @@ from jax import lax
 from vqvae_jax.networks.embed import Embed
 from vqvae_jax.networks.fast import cached, cached_attention, causal_attention, new_cache
 from vqvae_jax.networks.likelihood import guide, gumbel, pick_token
-from vqvae_jax.priors.condition import copied, halves, kept, labels, with_and_without_label
+from vqvae_jax.priors.condition import check_no_label, copied, halves, kept, labels, with_and_without_label
 from vqvae_jax.priors.layers import ChannelNorm
 from vqvae_jax.types import Array, Condition, Pick, UserError
 
@@ -113,7 +113,8 @@ class TransformerPrior(nn.Module):
         dropout: share of what attention and MLP give that is dropped in training.
         tied: logits by the embedding's transpose, not by a matrix of their own.
         label_condition: whether the label is given.
-        label_dropout: share of examples whose label is hidden in training, so that sampling works without one.
+        label_dropout: share of examples whose label is hidden in training, so that sampling works without one; 0: then
+            neither that nor guidance does.
         dtype: what the blocks compute in; parameters, norms, softmax and logits are float32.
     """
 
@@ -169,6 +170,7 @@ class TransformerPrior(nn.Module):
         before are kept, so that a step costs one token.
         """
         count = len(keys)
+        check_no_label(self, pick, condition.label is not None)
         guided = self.label_condition and pick.guidance != 1
         if guided:
             condition = with_and_without_label(condition, count, self.num_labels)
@@ -203,6 +205,8 @@ class TransformerPrior(nn.Module):
         start = self.embed(jnp.full((count, 1), self.vocab_size, jnp.int32))
         if not self.label_condition:
             return start
+        if not train:
+            check_no_label(self, Pick(), condition.label is not None)
         label = labels(condition, count, self.num_labels)
         if train and self.label_dropout:
             hidden = jax.random.bernoulli(self.make_rng("dropout"), self.label_dropout, label.shape)

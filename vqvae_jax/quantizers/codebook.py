@@ -14,6 +14,7 @@ from vqvae_jax.types import Array, Codebook
 
 ROWS = 1024  # vectors in a block on CPU; elsewhere as many as DISTANCES allows
 CODES = 4096  # codes in a block
+SOME = 63  # codes among which the origin of a look-up is sought
 GROUP = 64  # codes in a group whose smallest distance is looked for first
 DISTANCES = 1 << 26  # on an accelerator, so many distances at once are no trouble
 
@@ -25,17 +26,32 @@ def nearest(z_e: Array, codes: Array, key: Array | None = None) -> Array:
     Works in blocks of vectors and of codes where all distances at once would be large.
     """
     flat, codes = flattened(z_e), lax.stop_gradient(codes).astype(jnp.float32)
+    origin = _origin(codes)
+    codes = codes - origin
     count = flat.shape[0]
     at_once = DISTANCES if choices().distances_at_once else ROWS * CODES
     if key is not None:
         at_once //= 4  # noise takes several times the memory
     if count * codes.shape[0] <= at_once:
-        return _nearest_of_block(flat, codes, key)[1].reshape(z_e.shape[:-1])
+        return _nearest_of_block(flat - origin, codes, key)[1].reshape(z_e.shape[:-1])
     rows = _rows(count, min(CODES, codes.shape[0]), at_once)
     blocks = jnp.pad(flat, ((0, -count % rows), (0, 0))).reshape(-1, rows, flat.shape[-1])
     keys = None if key is None else jax.random.split(key, blocks.shape[0])
-    index = lax.map(lambda of: _nearest_of_all(of[0], codes, of[1]), (blocks, keys))
+    index = lax.map(lambda of: _nearest_of_all(of[0] - origin, codes, of[1]), (blocks, keys))
     return index.reshape(-1)[:count].reshape(z_e.shape[:-1])
+
+
+def _origin(codes: Array) -> Array:
+    """A point among the codes, from which a look-up measures. [K, D] → [1, D].
+
+    Far from 0, |e|² - 2 z·e is the difference of large numbers, and gives another code than the nearest. The point is
+    of each channel the median of some codes, evenly spread: a few that flew off, or are not finite, do not move it as
+    they would a mean, nor does the order in which devices add. It is 0 where half of the codes lie around 0: there it
+    would gain nothing, and codes that are used, smaller than those that are not yet, would lose.
+    """
+    some = jnp.sort(codes[:: -(-codes.shape[0] // SOME)], axis=0)
+    low, middle, high = (some[quarter * some.shape[0] // 4][None] for quarter in (1, 2, 3))
+    return jnp.where(jnp.abs(middle) > high - low, middle, 0.0)  # not finite: 0
 
 
 def _rows(count: int, codes: int, at_once: int) -> int:

@@ -49,7 +49,7 @@ class CosineQuantizer:
         return Codebook(codes=codes, stats=stats)
 
     def __call__(self, codebook: Codebook, z_e: Array, *, key: Array | None = None, train: bool = False) -> Quantized:
-        """z_e [B, h, w, D] → Quantized. `key` is needed in training, for revival."""
+        """z_e [B, …, D] → Quantized. `key` is needed in training, for revival."""
         z = cb.normalised(z_e)
         flat = cb.flattened(z)
         if train:

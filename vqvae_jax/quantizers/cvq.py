@@ -75,7 +75,7 @@ class CVQuantizer:
         return Codebook(codes=self._seen(codes), stats={"share": jnp.zeros(size), "idle": jnp.zeros(size, jnp.int32)})
 
     def __call__(self, codebook: Codebook, z_e: Array, *, key: Array | None = None, train: bool = False) -> Quantized:
-        """z_e [B, h, w, D] → Quantized. `key` is needed in training, for anchors that are drawn."""
+        """z_e [B, …, D] → Quantized. `key` is needed in training, for anchors that are drawn."""
         z, codes = self._seen(z_e), self._seen(codebook.codes)
         indices = cb.nearest(self._compared(z), self._compared(codes))
         z_q = self.lookup(codebook, (indices,))

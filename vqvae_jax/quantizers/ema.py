@@ -54,7 +54,7 @@ class EMAQuantizer:
         return Codebook(codes=codes, stats=stats | cb.not_started(self.kmeans_iterations))
 
     def __call__(self, codebook: Codebook, z_e: Array, *, key: Array | None = None, train: bool = False) -> Quantized:
-        """z_e [B, h, w, D] → Quantized. `key` is needed in training, for revival."""
+        """z_e [B, …, D] → Quantized. `key` is needed in training, for revival."""
         flat = cb.flattened(z_e)
         if train:
             codebook = self._start(codebook, flat, key)

@@ -47,17 +47,19 @@ class FiniteScalarQuantizer:
         return Codebook(codes=jnp.zeros((0, len(self.levels))))
 
     def __call__(self, codebook: Codebook, z_e: Array, *, key: Array | None = None, train: bool = False) -> Quantized:
-        """z_e [B, h, w, D] → Quantized. In bfloat16 rounding would lose codes: float32 always. `key` is not used."""
+        """z_e [B, …, D] → Quantized. In bfloat16 rounding would lose codes: float32 always. `key` is not used."""
+        half, scale, bases = self._rows(z_e.ndim)
         bounded = self._bound(z_e.astype(jnp.float32))
         whole = jnp.round(bounded)  # -(L // 2) … (L - 1) // 2
-        digits = whole.astype(jnp.int32) + self._half
-        indices = jnp.sum(digits * self._bases, axis=-1)
-        z_q = cb.straight_through(bounded * self._scale, whole * self._scale)
+        indices = jnp.sum((whole.astype(jnp.int32) + half) * bases, axis=-1)
+        z_q = cb.straight_through(bounded * scale, whole * scale)
         return Quantized(z_q.astype(z_e.dtype), (indices,), {}, codebook, None)
 
     def lookup(self, codebook: Codebook, indices: Tokens) -> Array:
-        digits = indices[0][..., None] // self._bases % self._row(self.levels, np.int32)
-        return (digits - self._half).astype(jnp.float32) * self._scale
+        rank = indices[0].ndim + 1
+        half, scale, bases = self._rows(rank)
+        digits = indices[0][..., None] // bases % _row(self.levels, rank, np.int32)
+        return (digits - half).astype(jnp.float32) * scale
 
     def _bound(self, z: Array) -> Array:
         """Into an interval that rounds to L values, 0 to 0: of an even number one more lies below 0 than above.
@@ -67,21 +69,18 @@ class FiniteScalarQuantizer:
         levels = np.array(self.levels)
         half = (levels - 1) * (1 - EPSILON) / 2
         offset = np.where(levels % 2, 0.0, 0.5)
-        return jnp.tanh(z + self._row(np.arctanh(offset / half))) * self._row(half) - self._row(offset)
+        shift, stretch, middle = (_row(values, z.ndim) for values in (np.arctanh(offset / half), half, offset))
+        return jnp.tanh(z + shift) * stretch - middle
 
-    @property
-    def _half(self) -> np.ndarray:
-        return self._row(np.array(self.levels) // 2, np.int32)
+    def _rows(self, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each channel: the digit of 0; the step to [-1, 1]; what its digit counts in an index.
 
-    @property
-    def _scale(self) -> np.ndarray:
-        """To [-1, 1] by a product: XLA may turn a division by a constant into one, with another rounding."""
-        return self._row(1 / self._half)
+        The step is a factor: XLA may turn a division by a constant into one, with another rounding.
+        """
+        half = _row(np.array(self.levels) // 2, rank, np.int32)
+        return half, _row(1 / half, rank), _row(np.cumprod((1, *self.levels[:-1])), rank, np.int32)
 
-    @property
-    def _bases(self) -> np.ndarray:
-        return self._row(np.cumprod((1, *self.levels[:-1])), np.int32)
 
-    def _row(self, values: Any, dtype: Any = np.float32) -> np.ndarray:
-        """A number a channel, [1, 1, 1, D]."""
-        return np.asarray(values, dtype).reshape(1, 1, 1, -1)
+def _row(values: Any, rank: int, dtype: Any = np.float32) -> np.ndarray:
+    """A number a channel, beside an array of so many axes: [1, …, 1, D]."""
+    return np.asarray(values, dtype).reshape(*[1] * (rank - 1), -1)

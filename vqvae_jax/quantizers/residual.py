@@ -71,7 +71,7 @@ class ResidualQuantizer:
         return self.inner.init(key) if self.shared else jax.vmap(self.inner.init)(jax.random.split(key, self.depth))
 
     def __call__(self, codebook: Codebook, z_e: Array, *, key: Array | None = None, train: bool = False) -> Quantized:
-        """z_e [B, h, w, D] → Quantized with `depth` maps of indices. `key` is needed in training."""
+        """z_e [B, …, D] → Quantized with `depth` maps of indices. `key` is needed in training."""
         z, used = z_e.astype(jnp.float32), None
         if train:
             key, drop = jax.random.split(cb.needed(key))

@@ -45,7 +45,7 @@ class VectorQuantizer:
         return Codebook(codes=codes, stats=stats)
 
     def __call__(self, codebook: Codebook, z_e: Array, *, key: Array | None = None, train: bool = False) -> Quantized:
-        """z_e [B, h, w, D] → Quantized. `key` is needed in training, for revival."""
+        """z_e [B, …, D] → Quantized. `key` is needed in training, for revival."""
         flat = cb.flattened(z_e)
         if train:
             codebook = cb.kmeans_start(codebook, flat, key, self.kmeans_iterations)
