@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import vqvae_jax
 from vqvae_jax import config as configs
-from vqvae_jax import data, evaluate
+from vqvae_jax import data, evaluate, parts
 from vqvae_jax.recipe import Recipe
 
 GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "golden"
@@ -40,6 +40,7 @@ TRAINED = {
 }
 PIXELCNN = {"name": "pixelcnn", "depth": 4, "layers": 1, "condition_blocks": 1, "dropout": 0.1, "label_condition": True}
 TRANSFORMER = {"name": "transformer", "width": 8, "layers": 1, "heads": 2, "label_condition": True}
+PATCHES = {"name": "patch_vqvae", "width": 4, "groups": 2}
 SMALL = {"width": 4, "residual_width": 4, "residual_blocks": 1}
 CODES = {"codebook_size": 12, "code_dim": 4}
 RECONSTRUCTION, COMMITMENT = {"reconstruction": 1.0}, {"reconstruction": 1.0, "commitment": 0.25}
@@ -55,12 +56,12 @@ CASES: dict[str, tuple[dict, dict, dict, dict]] = {
     ),
     "cvq": ({"name": "vqvae", **SMALL}, {"name": "cvq", **CODES}, CODEBOOK, {}),
     "cosine": (
-        {"name": "patch_vqvae", "width": 4, "groups": 2},
+        PATCHES,
         {"name": "cosine", **CODES, "revive_after": 2, "kmeans_iterations": 3},
         CODEBOOK,
         {},
     ),
-    "fsq": ({"name": "vqvae", **SMALL}, {"name": "fsq", "levels": (4, 3, 3)}, RECONSTRUCTION, {}),
+    "fsq": (PATCHES, {"name": "fsq", "levels": (4, 3, 3)}, RECONSTRUCTION, {}),
     "residual": (
         {"name": "vqvae", **SMALL},
         {"name": "residual", "depth": 2, "inner": {"name": "ema", **CODES, "revive_after": 2}},
@@ -89,6 +90,10 @@ def config_of(name: str) -> dict[str, Any]:
         "autoencoder": {**autoencoder, "quantizer": quantizer},
         "loss_weights": weights,
         **TRAINED,
+        "optimizer": {
+            **TRAINED["optimizer"],
+            "learning_rate": 0.03 if name == "fsq" else 1e-3,
+        },  # its codes spread late
         "priors": {level: {**TRAINED, **section} for level, section in priors.items()},
     }
     config = configs.complete(config)
@@ -132,11 +137,19 @@ def used(workdir: Path) -> dict[str, Any]:
 
 
 def coded(model: Any) -> dict[str, Any]:
-    """Test images as tokens, and back."""
+    """Test images as tokens, and back; and pictures of every code."""
     images = data.load(model.config["dataset"], "test").image[:IMAGES]
     tokens = model.encode(images)
-    levels = model.reconstruct(images)
-    return {**numbered("tokens", tokens), **numbered("reconstructed", levels), "decoded": model.decode(tokens)}
+    levels = parts.token_levels(model.config, model.facts)
+    every = [
+        np.arange(one.size).reshape(one.shape) % level.vocab_size for one, level in zip(tokens, levels, strict=True)
+    ]
+    return {
+        **numbered("tokens", tokens),
+        **numbered("reconstructed", model.reconstruct(images)),
+        "decoded": model.decode(tokens),
+        "codes": model.decode(every),
+    }
 
 
 def drawn(model: Any) -> dict[str, Any]:

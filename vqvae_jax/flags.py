@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -48,6 +49,17 @@ def positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"wants a whole number above 0, got {text!r}")
     return int(text)
+
+
+def value_range(text: str) -> tuple[float, float]:
+    """Two numbers, the lower one first."""
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        low, high = math.nan, math.nan
+    if not -math.inf < low < high < math.inf:
+        raise argparse.ArgumentTypeError(f"wants two numbers, the lower one first, such as -1,1; got {text!r}")
+    return low, high
 
 
 def file(text: str) -> Path:

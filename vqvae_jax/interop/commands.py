@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vqvae_jax.flags import add_workdir, positive, step
+from vqvae_jax.flags import add_workdir, positive, step, value_range
 
 FIRST = {"autoencoder": "reconstruct"}  # what to do with a stage; the others sample
 
@@ -24,6 +24,13 @@ def add_import(under: Any) -> None:
     one.add_argument("--checkpoint", type=Path, required=True, help="the file")
     one.add_argument(
         "--image_size", type=positive, default=0, help="pixels, which weights do not show (default: 28 or 256)"
+    )
+    one.add_argument(
+        "--range",
+        type=value_range,
+        metavar="A,B",
+        help="of the values that the network wants in place of uint8 0 and 255, which weights do not show: -1,1 "
+        "(default: what the file says, else what the code that it comes from does)",
     )
     one.add_argument("--heads", type=positive, help="of attention, which weights do not show (default: 2)")
     one.add_argument("--key", help="which state dict, where the file holds several")
@@ -51,7 +58,7 @@ def import_(given: argparse.Namespace) -> None:
     from vqvae_jax.interop.stages import STACK
 
     stage, match = importing.import_weights(
-        given.checkpoint, given.workdir, given.image_size, given.heads or importing.HEADS, given.key
+        given.checkpoint, given.workdir, given.image_size, given.heads or importing.HEADS, given.key, given.range
     )
     print(f"{given.workdir / stage}: {match.title}")
     for line in not_shown(given, stage, match):
@@ -64,13 +71,28 @@ def import_(given: argparse.Namespace) -> None:
 
 
 def not_shown(given: argparse.Namespace, stage: str, match: Any) -> Iterator[str]:
-    """What was assumed, because no weight shows it."""
+    """What was assumed, because no weight shows it; or where it stands."""
+    if match.told:
+        yield from said(match)
+        return
+    if match.kind == "autoencoder" and given.range is None:
+        low, high = match.facts["range"]
+        yield f"uint8 0 and 255 become {low} and {high}; weights do not show it: --range=A,B"
     if heads := heads_of(match.module):
         yield f"{heads} heads of attention; weights do not show it: --heads=N"
     if stage != "stack" and not given.image_size:
         from vqvae_jax.parts import read_facts
 
         yield f"{read_facts(given.workdir)['image_size']} pixels; weights do not show it: --image_size=N"
+
+
+def said(match: Any) -> Iterator[str]:
+    """What the file says itself."""
+    low, high = match.facts["range"]
+    names = match.facts["label_names"]
+    yield f"by its own metadata: uint8 0 and 255 become {low} and {high}, {match.facts['image_size']} pixels, " + (
+        f"{len(names)} labels" if names else "no labels"
+    )
 
 
 def heads_of(module: Any) -> int:
@@ -106,3 +128,4 @@ def export(given: argparse.Namespace) -> None:
 
     stage, count = exporting.export_weights(given.workdir, given.output, given.stage, given.step)
     print(f"{given.output}: {stage}, {count} tensors")
+    print(exporting.asks_for(given.workdir, stage))

@@ -5,24 +5,25 @@ from typing import Any
 
 import numpy as np
 
+from vqvae_jax import __version__, parts
 from vqvae_jax import config as configs
-from vqvae_jax import parts
-from vqvae_jax.autoencoders import VQVAE2, HierarchicalVAE
 from vqvae_jax.checkpoint import Checkpoints
 from vqvae_jax.files import read_json
-from vqvae_jax.interop import files, hierarchical, pixelcnn, stacks, vqvae2
+from vqvae_jax.interop import files, metadata, pixelcnn, stacks
 from vqvae_jax.interop.importing import UNUSED
 from vqvae_jax.interop.places import Places, to_torch
 from vqvae_jax.interop.stages import STACK
-from vqvae_jax.priors.pixelcnn import MNISTGenerator, PixelCNNPrior
+from vqvae_jax.interop.twins import averages, places_of
+from vqvae_jax.priors.pixelcnn import MNISTGenerator
 from vqvae_jax.types import Model, UserError, unknown
 
 Step = int | str | None
-PLACES: dict[type, Any] = {HierarchicalVAE: hierarchical.places, VQVAE2: vqvae2.places, PixelCNNPrior: pixelcnn.places}
+ELSEWHERE = {"cosine", "fsq", "residual"}  # quantizers that no class of the references has
+IMPORT = "`import` reads this from the file itself"
 
 
 def export_weights(workdir: Path, output: Path, stage: str = "", step: Step = "best") -> tuple[str, int]:
-    """Writes one stage.
+    """Writes one stage, and beside its tensors what they do not show, see metadata.py.
 
     Args:
         workdir: of a training, or of an import.
@@ -38,8 +39,30 @@ def export_weights(workdir: Path, output: Path, stage: str = "", step: Step = "b
     """
     stage = chosen(workdir, stage)
     tensors = STAGES.get(stage, of_prior)(workdir, stage, step)
-    files.write(output, tensors)
+    files.write(output, tensors, {} if stage == STACK else said_of(workdir, stage, tensors))
     return stage, len(tensors)
+
+
+def said_of(workdir: Path, stage: str, tensors: dict[str, np.ndarray]) -> dict[str, str]:
+    """The words beside the tensors."""
+    told = metadata.Told(stage, configs.load(workdir), parts.read_facts(workdir))
+    return metadata.words(told, tensors, __version__)
+
+
+def asks_for(workdir: Path, stage: str) -> str:
+    """One line for users of PyTorch: what goes into the network, which no tensor says."""
+    if stage == STACK:
+        return "layers alone; what goes into them the file does not say"
+    config, facts = configs.load(workdir), parts.read_facts(workdir)
+    if stage != "autoencoder":
+        return f"the network wants tokens (Long, [N, h, w]) of the autoencoder that it was trained with; {IMPORT}"
+    (low, high), size, channels = config["dataset"]["range"], facts["image_size"], facts["channels"]
+    images = f"float32 [N, {channels}, {size}, {size}], x / 255 * {high - low:g} + {low:g} of uint8 x"
+    section = config["autoencoder"]
+    kinds = {one["name"] for one in (section["quantizer"], *section["quantizers"].values())}
+    other = sorted(kinds & ELSEWHERE)
+    besides = f"; PyTorch's class looks codes up otherwise than {', '.join(other)}" if other else ""
+    return f"the network wants {images}: from {low:g} to {high:g}{besides}; {IMPORT}"
 
 
 def stack_or_stages(workdir: Path) -> list[str]:
@@ -111,29 +134,3 @@ def load_stack(workdir: Path) -> tuple[Any, Model, Places]:
         raise UserError(f"{workdir / configs.FILE} is damaged ({error}); import the file again") from error
     with Checkpoints(workdir / STACK / "checkpoints") as checkpoints:
         return module, checkpoints.restore_model(None, like), stacks.places(module, like, config["numbered"])
-
-
-def places_of(module: Any, model: Model) -> Places:
-    """Where the tensors of a module's PyTorch twin lie.
-
-    Raises:
-        UserError: it has none.
-    """
-    for kind, places in PLACES.items():
-        if isinstance(module, kind):
-            return places(module, model)
-    names = ", ".join(kind.__name__ for kind in PLACES)
-    raise UserError(f"there is no PyTorch reference of {type(module).__name__}; what is exported: {names}")
-
-
-def averages(module: Any, model: Model) -> dict[str, np.ndarray]:
-    """For rosinality's buffers where codes are no moving averages: as if each stood for one vector."""
-    if not isinstance(module, VQVAE2):
-        return {}
-    found: dict[str, np.ndarray] = {}
-    for level, short in vqvae2.SHORT.items():
-        codes = np.asarray(model.codebooks[level].codes)
-        if "count" not in model.codebooks[level].stats:
-            found[f"quantize_{short}.cluster_size"] = np.ones(len(codes), np.float32)
-            found[f"quantize_{short}.embed_avg"] = codes.T
-    return found

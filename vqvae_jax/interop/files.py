@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from vqvae_jax.files import atomically
-from vqvae_jax.interop.npz_files import read_npz, write_npz
+from vqvae_jax.interop.npz_files import npz_words, read_npz, write_npz
 from vqvae_jax.interop.reading import reading
-from vqvae_jax.interop.safetensors_files import read_safetensors, write_safetensors
+from vqvae_jax.interop.safetensors_files import read_safetensors, safetensors_words, write_safetensors
 from vqvae_jax.interop.torch_files import ZIP, read_torch
 from vqvae_jax.types import UserError
 
@@ -50,8 +50,19 @@ def read(path: str | Path, key: str | None = None) -> dict[str, np.ndarray]:
     return reader(path, key)
 
 
-def write(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Weights into a .safetensors or an .npz; the file is whole or not there.
+def metadata(path: str | Path) -> dict[str, str]:
+    """The words beside the weights in a file; none in a PyTorch file.
+
+    Raises:
+        UserError: as `read`.
+    """
+    with reading(path, EXPECTED):
+        reader = WORDS.get(_reader(Path(path)))
+    return reader(path) if reader else {}
+
+
+def write(path: str | Path, tensors: Mapping[str, np.ndarray], words: Mapping[str, str] | None = None) -> None:
+    """Weights into a .safetensors or an .npz, with words beside them; the file is whole or not there.
 
     Raises:
         UserError: another suffix, no tensors, or elements that the format does not know.
@@ -63,7 +74,7 @@ def write(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
         raise UserError(f"{path}: there are no weights to write")
     arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
     with atomically(path) as temporary, open(temporary, "wb") as stream:
-        WRITERS[path.suffix](stream, arrays)
+        WRITERS[path.suffix](stream, arrays, words or {})
 
 
 def _reader(path: Path) -> Reader:
@@ -95,6 +106,9 @@ def _safetensors(path: str | Path, key: str | None) -> dict[str, np.ndarray]:
     if key:
         raise UserError(f"--key={key}: {path} is a .safetensors file, which holds one set of weights; leave --key out")
     return read_safetensors(path)
+
+
+WORDS: dict[Reader, Callable[[str | Path], dict[str, str]]] = {_safetensors: safetensors_words, read_npz: npz_words}
 
 
 def _guess(head: bytes) -> str:

@@ -13,13 +13,13 @@ from vqvae_jax import config as configs
 from vqvae_jax import parts
 from vqvae_jax.checkpoint import Checkpoints
 from vqvae_jax.files import LOCK, alone_in, write_json
-from vqvae_jax.interop import files
+from vqvae_jax.interop import files, metadata
 from vqvae_jax.interop.matches import Match
-from vqvae_jax.interop.places import from_torch
+from vqvae_jax.interop.places import Places, from_torch
 from vqvae_jax.interop.recognise import recognise
 from vqvae_jax.interop.stages import NEW, fitting_facts, prior_section
 from vqvae_jax.interop.state_dicts import unwrapped
-from vqvae_jax.types import UserError
+from vqvae_jax.types import Model, UserError
 
 UNUSED = "unused.npz"  # in a stage: tensors that came along and that nothing uses, kept for `export`
 HEADS = 2  # of the reference's attention
@@ -28,7 +28,12 @@ Tensors = Mapping[str, np.ndarray]
 
 
 def import_weights(
-    checkpoint: Path, workdir: Path, image_size: int = 0, heads: int = HEADS, key: str | None = None
+    checkpoint: Path,
+    workdir: Path,
+    image_size: int = 0,
+    heads: int = HEADS,
+    key: str | None = None,
+    value_range: tuple[float, float] | None = None,
 ) -> tuple[str, Match]:
     """Writes the workdir, or adds a prior to one that holds its autoencoder.
 
@@ -38,15 +43,24 @@ def import_weights(
         image_size: pixels, height and width; 0: the workdir's, else 28 for one level and 256 for more.
         heads: of attention; no shape shows them.
         key: which state dict, where the file holds several.
+        value_range: of the values that the network wants in place of uint8 0 and 255; None: as the file says, else as
+            the code that it comes from does it.
 
     Returns:
         The stage it became, and what was recognised.
 
     Raises:
-        UserError: the file cannot be read or is no architecture that is known; the workdir holds something else.
+        UserError: the file cannot be read or is no architecture that is known, is an exported one with other tensors or
+            another range; the workdir holds something else.
     """
-    tensors = unwrapped(files.read(checkpoint, key or None))
-    match = recognise(tensors, checkpoint, heads)
+    tensors = files.read(checkpoint, key or None)
+    told = None if key else metadata.read(checkpoint, tensors)
+    if told:
+        match = metadata.match(told, tensors, checkpoint)
+    else:
+        tensors = unwrapped(tensors)
+        match = recognise(tensors, checkpoint, heads)
+    match = in_range(match, value_range, checkpoint)
     if match.kind == "prior" and (workdir / configs.FILE).is_file():
         return add_prior(match, tensors, workdir, image_size), match
     stage, config, facts = NEW[match.kind](match, image_size, workdir)
@@ -56,6 +70,20 @@ def import_weights(
             write_json(folder / parts.FACTS, facts)
         write_json(folder / configs.FILE, config)
     return stage, match
+
+
+def in_range(match: Match, value_range: tuple[float, float] | None, checkpoint: Path) -> Match:
+    """With the range that was asked for.
+
+    Raises:
+        UserError: the file says another one.
+    """
+    if value_range is None:
+        return match
+    if match.told and tuple(match.facts["range"]) != value_range:
+        low, high = match.facts["range"]
+        raise UserError(f"{checkpoint} says itself that its values go from {low} to {high}; leave --range out")
+    return match._replace(facts=match.facts | {"range": value_range})
 
 
 def add_prior(match: Match, tensors: Tensors, workdir: Path, image_size: int) -> str:
@@ -94,9 +122,23 @@ def level_of(match: Match, config: Mapping[str, Any], workdir: Path) -> str:
 def write_stage(folder: Path, match: Match, tensors: Tensors, config: Mapping[str, Any]) -> None:
     """A checkpoint of step 0, without a train state: the optimizer's moments are in no such file."""
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        checkpoints.save(0, from_torch(tensors, match.places, match.like), {}, dict(config))
+        model = from_torch(tensors, match.places, match.like)
+        model = Model(model.params, with_averages(model, match.places))
+        checkpoints.save(0, model, {}, dict(config))
     if match.unused:
         files.write(folder / UNUSED, {name: tensors[name] for name in match.unused})
+
+
+def with_averages(model: Model, places: Places) -> dict[str, Any]:
+    """The codebooks; averages that no tensor held begin as if each code stood for one vector."""
+    given = {place.path for place in places.values()}
+    books = {}
+    for level, book in model.codebooks.items():
+        ones = {name: np.ones_like(book.stats[name]) for name in ("count", "started") if name in book.stats}
+        fresh = ones | ({"sum": book.codes.copy()} if "sum" in book.stats else {})
+        fresh = {name: one for name, one in fresh.items() if ("codebooks", level, "stats", name) not in given}
+        books[level] = book.replace(stats=book.stats | fresh)
+    return books
 
 
 @contextlib.contextmanager

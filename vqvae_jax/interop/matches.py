@@ -24,6 +24,7 @@ class Match(NamedTuple):
     like: Model  # shapes of its parameters and codebooks
     places: Places
     unused: dict[str, Shape] = {}  # tensors that its own PyTorch code never uses
+    told: bool = False  # the file says itself what its tensors do not show, in metadata.py's words
 
     @property
     def wanted(self) -> dict[str, Shape]:

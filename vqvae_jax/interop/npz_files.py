@@ -1,5 +1,6 @@
 """Weights as an .npz: arrays called `param/NAME`, as the recordings of the reference are."""
 
+import json
 import math
 import os
 import zipfile
@@ -14,6 +15,7 @@ from vqvae_jax.interop.reading import filled, plain, reading
 from vqvae_jax.types import UserError
 
 PREFIX = "param"
+WORDS = "metadata"  # JSON as bytes, beside the arrays with the prefix
 SMALLER = 1100  # times; deflate does no better
 MOST = 1 << 30  # bytes out of a small file, all arrays together
 TYPES = "biuf"  # kinds of numpy
@@ -38,8 +40,19 @@ def read_npz(path: str | Path, key: str | None = None) -> dict[str, np.ndarray]:
         return {name: _array(archive, info, f"{path}: {plain(name)}") for name, info in chosen.items()}
 
 
-def write_npz(stream: IO[bytes], tensors: Mapping[str, np.ndarray]) -> None:
-    """Arrays as `param/NAME`; the same arrays give the same bytes.
+def npz_words(path: str | Path) -> dict[str, str]:
+    """What `write_npz` wrote beside the arrays; nothing where another program wrote them."""
+    with reading(path, "an .npz of plain arrays"), open(path, "rb") as stream, zipfile.ZipFile(stream) as archive:
+        if f"{WORDS}.npy" not in archive.namelist():
+            return {}
+        array = _array(archive, archive.getinfo(f"{WORDS}.npy"), f"{path}: {WORDS}")
+        if array.dtype != np.uint8 or array.ndim != 1:  # a tensor of that name
+            return {}
+        return {str(name): str(word) for name, word in json.loads(array.tobytes()).items()}
+
+
+def write_npz(stream: IO[bytes], tensors: Mapping[str, np.ndarray], words: Mapping[str, str]) -> None:
+    """Arrays as `param/NAME`, words as the array `metadata`; the same arrays give the same bytes.
 
     Raises:
         UserError: an array that is no numbers.
@@ -49,6 +62,9 @@ def write_npz(stream: IO[bytes], tensors: Mapping[str, np.ndarray]) -> None:
             _check(array.dtype, name)
             with archive.open(zipfile.ZipInfo(f"{PREFIX}/{name}.npy"), "w", force_zip64=True) as member:
                 npy.write_array(member, array, allow_pickle=False)
+        if words:
+            with archive.open(zipfile.ZipInfo(f"{WORDS}.npy"), "w") as member:
+                npy.write_array(member, np.frombuffer(json.dumps(dict(words)).encode(), np.uint8))
 
 
 def _chosen(members: dict[str, zipfile.ZipInfo], key: str | None, path: str | Path) -> dict[str, zipfile.ZipInfo]:

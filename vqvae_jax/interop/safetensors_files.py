@@ -30,23 +30,35 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
         UserError: it is damaged, or holds elements that numpy does not know.
     """
     with reading(path, "a .safetensors file"), open(path, "rb") as stream:
-        size = os.fstat(stream.fileno()).st_size
-        length = int.from_bytes(stream.read(8), "little")
-        if not 2 <= length <= min(size - 8, LONGEST):
-            raise EOFError(f"its header has {length} bytes")
-        header = json.loads(stream.read(length).decode("utf-8"))
+        header, start, size = _header(stream)
         header.pop("__metadata__", None)
-        _check(header, size - 8 - length, path)
-        return {name: _tensor(stream, 8 + length, entry) for name, entry in header.items()}
+        _check(header, size - start, path)
+        return {name: _tensor(stream, start, entry) for name, entry in header.items()}
 
 
-def write_safetensors(stream: IO[bytes], tensors: Mapping[str, np.ndarray]) -> None:
+def safetensors_words(path: str | Path) -> dict[str, str]:
+    """The metadata of the file, strings by name."""
+    with reading(path, "a .safetensors file"), open(path, "rb") as stream:
+        header, _, _ = _header(stream)
+        return {str(name): str(word) for name, word in (header.get("__metadata__") or {}).items()}
+
+
+def _header(stream: IO[bytes]) -> tuple[dict[str, Any], int, int]:
+    """(header, where the elements begin, size of the file)."""
+    size = os.fstat(stream.fileno()).st_size
+    length = int.from_bytes(stream.read(8), "little")
+    if not 2 <= length <= min(size - 8, LONGEST):
+        raise EOFError(f"its header has {length} bytes")
+    return json.loads(stream.read(length).decode("utf-8")), 8 + length, size
+
+
+def write_safetensors(stream: IO[bytes], tensors: Mapping[str, np.ndarray], words: Mapping[str, str]) -> None:
     """Name → array, little-endian, in the order of the library: wide elements first, so that all are aligned.
 
     Raises:
         UserError: a type of elements that the format does not know, or the name "__metadata__".
     """
-    header: dict[str, Any] = {}
+    header: dict[str, Any] = {"__metadata__": dict(words)} if words else {}
     arrays = sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0]))
     end = 0
     for name, array in arrays:

@@ -18,17 +18,21 @@ def autoencoder(match: Match, image_size: int, workdir: Path) -> New:
     """Of a new workdir."""
     size = image_size or match.facts["image_size"]
     check_size(match.section, size)
+    dataset = match.facts.get("dataset", {"name": "folder"})
     config = {
-        "dataset": {"name": "folder", "image_size": size, "range": match.facts["range"]},
+        "dataset": {**dataset, "image_size": size, "range": match.facts["range"]},
         "autoencoder": match.section,
         "loss_weights": match.facts["loss_weights"],
-        "train": {"init_from": str(workdir.absolute())},
+        "optimizer": match.facts.get("optimizer", {}),
+        "train": taken(match.facts.get("train", {}), workdir),
     }
-    return "autoencoder", configs.complete(config), facts_of(size, match.facts["channels"])
+    return "autoencoder", configs.complete(config), labelled(facts_of(size, match.facts["channels"]), match)
 
 
 def prior(match: Match, image_size: int, workdir: Path) -> New:
     """Of a workdir whose data are tokens: the autoencoder is not there, only described."""
+    if match.told:
+        return told_prior(match, image_size, workdir)
     coarse = match.facts["coarse_sizes"]
     count = 1 if match.section["merge"] == "sum" and not coarse else max(2, len(coarse) + 1)
     section = described(count, [*coarse, match.facts["vocab_size"]])
@@ -46,6 +50,24 @@ def prior(match: Match, image_size: int, workdir: Path) -> New:
     labels = list(map(str, range(match.facts["num_labels"])))
     facts = facts_of(size, 3, labels) | {"levels": levels, "autoencoder": None}
     return names[len(coarse)], configs.complete(config), facts
+
+
+def told_prior(match: Match, image_size: int, workdir: Path) -> New:
+    """The same where the file describes the autoencoder.
+
+    Raises:
+        UserError: its images are of another size.
+    """
+    facts = {name: match.facts[name] for name in ("image_size", "channels", "label_names", "label_counts", "levels")}
+    if image_size not in (0, facts["image_size"]):
+        raise UserError(f"--image_size={image_size}: it is of images of {facts['image_size']} pixels; leave it out")
+    level = configs.levels({"autoencoder": match.facts["autoencoder"]})[len(match.facts["coarse_sizes"])]
+    config = {
+        "dataset": {"name": "tokens", "image_size": facts["image_size"], "range": match.facts["range"]},
+        "autoencoder": match.facts["autoencoder"],
+        "priors": {level: prior_section(match, workdir)},
+    }
+    return level, configs.complete(config), facts | {"autoencoder": None}
 
 
 def described(levels: int, sizes: list[int]) -> dict[str, Any]:
@@ -82,16 +104,28 @@ def fitting_facts(match: Match, config: Mapping[str, Any], facts: dict[str, Any]
     if match.facts["num_labels"] and labels and len(labels) != match.facts["num_labels"]:
         raise UserError(f"{match.title} knows {match.facts['num_labels']} labels, {workdir} has {len(labels)}")
     numbered = list(map(str, range(match.facts["num_labels"])))
-    return facts if labels or not numbered else {**facts, "label_names": numbered, "label_counts": [1] * len(numbered)}
+    if labels or not numbered:
+        return facts
+    return labelled({**facts, "label_names": numbered, "label_counts": [1] * len(numbered)}, match)
+
+
+def labelled(facts: dict[str, Any], match: Match) -> dict[str, Any]:
+    """With the labels that the file names."""
+    return facts | {name: match.facts[name] for name in ("label_names", "label_counts") if name in match.facts}
+
+
+def taken(train: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
+    """A section `train` that takes the weights of the workdir as they are; numbers as wide as they were."""
+    return {"init_from": str(workdir.absolute()), **{name: train[name] for name in ("dtype",) if name in train}}
 
 
 def prior_section(match: Match, workdir: Path) -> dict[str, Any]:
     """Of a config; a new run starts from these weights and trains as the reference does, or takes them as they are."""
-    rate = 1e-3 if match.section["merge"] == "sum" else 1e-4
+    usual = {"learning_rate": 1e-3 if match.section["merge"] == "sum" else 1e-4}
     return {
         **match.section,
-        "optimizer": {"learning_rate": rate},
-        "train": {"init_from": str(workdir.absolute())},
+        "optimizer": match.section.get("optimizer", usual),
+        "train": taken(match.section.get("train", {}), workdir),
     }
 
 

@@ -62,6 +62,8 @@ def places(module: VQVAE2, like: Model) -> Places:
     """Where the tensors of its PyTorch twin lie."""
     found = of_params(like.params, renames(module.residual_blocks))
     for level, short in SHORT.items():
+        if not like.codebooks[level].codes.size:  # finite scalars have no table
+            continue
         found[f"quantize_{short}.embed"] = Place(("codebooks", level, "codes"), TRANSPOSED)
         for theirs, ours, layout in STATS:
             if ours in like.codebooks[level].stats:

@@ -1,0 +1,181 @@
+"""What tensors do not show, a file that was exported says itself: range, size, channels, labels, quantizer."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from small_models import drawn
+
+import vqvae_jax
+from vqvae_jax import config as configs
+from vqvae_jax import parts
+from vqvae_jax.__main__ import main
+from vqvae_jax.checkpoint import Checkpoints
+from vqvae_jax.files import write_json
+from vqvae_jax.interop import files, importing
+from vqvae_jax.quantizers import QUANTIZERS
+from vqvae_jax.types import Model, UserError
+
+FACTS = {"image_size": 16, "channels": 3, "label_names": ["cat", "größe"], "label_counts": [7, 1]}
+RANGE = (-1.0, 1.0)
+CODES = {"codebook_size": 12, "code_dim": 4}
+QUANTIZER = {name: {"name": name, **CODES} for name in QUANTIZERS} | {
+    "residual": {"name": "residual", "depth": 2, "inner": {"name": "ema", **CODES}},
+    "fsq": {"name": "fsq", "levels": (4, 3, 3)},
+}
+PRIOR = {"name": "pixelcnn", "depth": 8, "layers": 1, "attention_after": (1,), "heads": 4, "label_condition": True}
+
+
+def workdir(folder, autoencoder="hierarchical", quantizer="vq", **sections):
+    """A workdir as training leaves it, of weights that were drawn."""
+    config = configs.complete({
+        "dataset": {"name": "npz", "path": "somewhere.npz", "image_size": 16, "range": RANGE, "flip": True},
+        "autoencoder": {"name": autoencoder, "width": 4, "quantizer": QUANTIZER[quantizer]},
+        "loss_weights": {"reconstruction": 1.0},
+        "train": {"steps": 9},
+        **sections,
+    })  # fmt: skip
+    module = parts.build_autoencoder(config, FACTS)
+    like = parts.abstract_autoencoder(module, FACTS)
+    save(folder, "autoencoder", Model(drawn(like.params), module.init_codebooks(jax.random.key(3))), config)
+    for level in config["priors"]:
+        like = parts.abstract_prior(parts.build_prior(config, FACTS, level))
+        save(folder, level, Model(drawn(like.params), {}), config)
+    write_json(folder / parts.FACTS, FACTS)
+    configs.save(config, folder)
+    return folder
+
+
+def save(folder, stage, model, config):
+    with Checkpoints(folder / stage / "checkpoints") as checkpoints:
+        checkpoints.save(9, model, {}, config)
+
+
+def carried(run, tmp_path, *stages, suffix=".safetensors"):
+    """Out, and in again."""
+    for stage in stages:
+        path = tmp_path / f"{stage}{suffix}"
+        assert main(["export", f"--workdir={run}", f"--stage={stage}", f"--output={path}"]) == 0
+        assert main(["import", f"--checkpoint={path}", f"--workdir={tmp_path / 'back'}"]) == 0
+    return vqvae_jax.load(run), vqvae_jax.load(tmp_path / "back")
+
+
+@pytest.mark.parametrize(
+    "autoencoder, quantizer, suffix",
+    [("hierarchical", name, ".safetensors") for name in QUANTIZERS]
+    + [("vqvae2", name, ".npz") for name in ("vq", "ema", "cosine", "fsq")],
+)
+def test_every_code_and_every_pixel_comes_back(autoencoder, quantizer, suffix, tmp_path, capsys):
+    one, other = carried(workdir(tmp_path / "run", autoencoder, quantizer), tmp_path, "autoencoder", suffix=suffix)
+    said = capsys.readouterr().out
+    assert "the network wants float32 [N, 3, 16, 16], x / 255 * 2 + -1 of uint8 x: from -1 to 1" in said
+    assert (
+        "by its own metadata: uint8 0 and 255 become -1.0 and 1.0, 16 pixels, 2 labels" in said
+        and "weights do" not in said
+    )
+    assert other.facts == FACTS and other.config["autoencoder"] == one.config["autoencoder"]
+    assert other.config["dataset"] == one.config["dataset"]
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
+    tokens = one.encode(images)
+    assert len(np.unique(tokens[-1])) > 1
+    same(other.encode(images), tokens)
+    same(other.reconstruct(images), one.reconstruct(images))
+    same([other.decode(tokens)], [one.decode(tokens)])
+
+
+def same(found, wanted):
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("quantizer", ["ema", "residual"])
+def test_averages_begin_at_the_codes(quantizer, tmp_path):
+    """PyTorch's model has none; an average of nothing would throw the codes away at the first step."""
+    _, other = carried(workdir(tmp_path / "run", "hierarchical", quantizer), tmp_path, "autoencoder")
+    book = other.autoencoder[1].codebooks["top"]
+    np.testing.assert_array_equal(book.stats["count"], np.ones_like(book.stats["count"]))
+    np.testing.assert_array_equal(book.stats["sum"], book.codes)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_priors_come_back(alone, tmp_path):
+    """With their labels, heads and maps; also without their autoencoder."""
+    run = workdir(tmp_path / "run", priors={"top": PRIOR, "bottom": {**PRIOR, "condition_blocks": 1}})
+    one, other = carried(run, tmp_path, *(() if alone else ("autoencoder",)), "top", "bottom")
+    same(other.sample_tokens(3, 1, "cat"), one.sample_tokens(3, 1, "cat"))
+    same(other.sample_tokens(3, 1), one.sample_tokens(3, 1))  # labels are drawn as often as there
+
+
+# --- assumed, asked for, refused
+
+
+def said_by(capsys, code, *command):
+    capsys.readouterr()
+    assert main(list(command)) == code
+    out, err = capsys.readouterr()
+    return err if code else out
+
+
+@pytest.fixture
+def exported(tmp_path):
+    files_ = [tmp_path / f"vae{suffix}" for suffix in (".safetensors", ".npz")]
+    for path in files_:
+        assert main(["export", f"--workdir={workdir(tmp_path / path.suffix)}", f"--output={path}"]) == 0
+    return files_
+
+
+def test_a_strangers_file_is_told_its_range(exported, tmp_path, capsys):
+    files.write(tmp_path / "stranger.npz", files.read(exported[0]))  # without metadata
+    bring = ["import", f"--checkpoint={tmp_path / 'stranger.npz'}", "--image_size=16"]
+    said = said_by(capsys, 0, *bring, f"--workdir={tmp_path / 'a'}")
+    assert "uint8 0 and 255 become 0.0 and 1.0; weights do not show it: --range=A,B" in said
+    said = said_by(capsys, 0, *bring, f"--workdir={tmp_path / 'b'}", "--range=-1,1")
+    assert "weights do not show it" not in said and vqvae_jax.load(tmp_path / "b").value_range == RANGE
+    for wrong in ("1,-1", "1", "0,inf", "a,b"):
+        with pytest.raises(SystemExit):
+            main([*bring, f"--workdir={tmp_path / 'c'}", f"--range={wrong}"])
+        assert "wants two numbers, the lower one first" in capsys.readouterr().err
+
+
+def test_another_range_than_the_file_says(exported, tmp_path, capsys):
+    for path in exported:
+        bring = ["import", f"--checkpoint={path}", f"--workdir={tmp_path / 'a'}", "--range=0,1"]
+        assert "says itself that its values go from -1.0 to 1.0" in said_by(capsys, 2, *bring)
+
+
+def test_tensors_that_were_not_exported(exported, tmp_path, capsys):
+    for path in exported:
+        tensors = files.read(path)
+        tensors["decoder_1.conv1.bias"] = tensors["decoder_1.conv1.bias"] + 1
+        files.write(path, tensors, files.metadata(path))
+        said = said_by(capsys, 2, "import", f"--checkpoint={path}", f"--workdir={tmp_path / 'a'}")
+        assert f"{path} holds other tensors than were exported: their checksum is" in said and "--range=A,B" in said
+        assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("word", ["stage", "config", "facts", "checksum"])
+def test_words_that_are_damaged(word, exported, tmp_path):
+    words = files.metadata(exported[0])
+    for wrong in ({}, {word: "{"}, {word: "[1]"}):
+        kept = {name: one for name, one in words.items() if name != word} | wrong
+        files.write(exported[0], files.read(exported[0]), kept)
+        with pytest.raises(UserError, match="vae.safetensors"):
+            importing.import_weights(exported[0], tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_what_is_written_can_be_read_by_others(exported):
+    """Strings by name, of JSON; names of tensors are as they were without them."""
+    words = [files.metadata(path) for path in exported]
+    assert words[0] == words[1] and words[0]["format"] == "pt"
+    assert json.loads(words[0]["range"]) == [-1, 1] and json.loads(words[0]["label_names"]) == FACTS["label_names"]
+    with np.load(exported[1]) as file:
+        names = {name.removeprefix("param/") for name in file.files} - {"metadata"}
+    assert names == set(files.read(exported[0])) == set(files.read(exported[1]))
+
+
+def test_the_library_reads_the_words(exported):
+    library = pytest.importorskip("safetensors", reason="needs safetensors")
+    with library.safe_open(exported[0], "numpy") as file:
+        assert file.metadata() == files.metadata(exported[0])

@@ -1,0 +1,39 @@
+"""Which of our modules have a twin in PyTorch, and where its tensors lie."""
+
+from typing import Any
+
+import numpy as np
+
+from vqvae_jax.autoencoders import VQVAE2, HierarchicalVAE
+from vqvae_jax.interop import hierarchical, pixelcnn, vqvae2
+from vqvae_jax.interop.places import Places
+from vqvae_jax.priors.pixelcnn import PixelCNNPrior
+from vqvae_jax.types import Model, UserError
+
+PLACES: dict[type, Any] = {HierarchicalVAE: hierarchical.places, VQVAE2: vqvae2.places, PixelCNNPrior: pixelcnn.places}
+
+
+def places_of(module: Any, model: Model) -> Places:
+    """Where the tensors of a module's PyTorch twin lie.
+
+    Raises:
+        UserError: it has none.
+    """
+    for kind, places in PLACES.items():
+        if isinstance(module, kind):
+            return places(module, model)
+    names = ", ".join(kind.__name__ for kind in PLACES)
+    raise UserError(f"there is no PyTorch reference of {type(module).__name__}; what is exported: {names}")
+
+
+def averages(module: Any, model: Model) -> dict[str, np.ndarray]:
+    """For rosinality's buffers where codes are no moving averages: as if each stood for one vector."""
+    if not isinstance(module, VQVAE2):
+        return {}
+    found: dict[str, np.ndarray] = {}
+    for level, short in vqvae2.SHORT.items():
+        codes = np.asarray(model.codebooks[level].codes)
+        if codes.size and "count" not in model.codebooks[level].stats:
+            found[f"quantize_{short}.cluster_size"] = np.ones(len(codes), np.float32)
+            found[f"quantize_{short}.embed_avg"] = codes.T
+    return found
