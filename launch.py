@@ -31,7 +31,7 @@ def parser() -> Parser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command line; the exit code is 0, or 2 where the user has something to put right."""
+    """Run one command line; the exit code is 0, 1 at NaN, 2 where the user has something to put right."""
     argv = sys.argv[1:] if argv is None else argv
     given, overrides = parser().parse_known_args(argv)
     from vqvae_jax.types import UserError
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         return show_help() if given.help or not argv else launch(given, overrides)
     except UserError as error:
         print("error:", *str(error).split("\n"), file=sys.stderr)
-        return 2
+        return error.exit_code
     except OSError as error:  # a place that cannot be written, a disk that is full
         print(f"error: {error}; choose another place, or make room", file=sys.stderr)
         return 2

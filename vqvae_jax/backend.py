@@ -17,6 +17,7 @@ class Choices(NamedTuple):
     scatter_sums: bool  # a code's vectors by scatter-add; else by a one-hot product: atomics are not repeatable
     cores_share_maps: bool  # each core draws a group of maps; else all are drawn by one program
     compile_side_by_side: bool  # evaluation while the first steps run: compiling takes a GPU's hosts minutes
+    kept_by_branch: bool  # a step that is not finite: a branch leaves the sums as they are; a GPU's host waits for it
     init_on_host: bool  # fresh weights are drawn by the CPU: a GPU's compiler takes 20 s for hundreds of draws
 
 
@@ -27,6 +28,7 @@ CPU = Choices(
     scatter_sums=True,
     cores_share_maps=True,
     compile_side_by_side=False,
+    kept_by_branch=True,
     init_on_host=False,
 )
 GPU = Choices(
@@ -36,6 +38,7 @@ GPU = Choices(
     scatter_sums=False,
     cores_share_maps=False,
     compile_side_by_side=True,
+    kept_by_branch=False,
     init_on_host=True,
 )
 TPU = GPU  # so far nothing differs between them

@@ -1,11 +1,13 @@
 """Checkpoints of a training, through Orbax: nothing else in the package touches it.
 
-A step is a folder `DIRECTORY/<step>` with two items. `model` is what sampling needs; it is read without optax and is
-guarded by a checksum, because Orbax does not notice a flipped bit. `train` is the whole train state.
+A step is a folder `DIRECTORY/<step>` with two items. `model` is what sampling needs; it is read without optax. `train`
+is the whole train state. Both are guarded by checksums, because Orbax does not notice a flipped bit, and so is what is
+noted beside them: the config, the step, the loss.
 Writing happens in the background; a step appears under its name only once it is complete.
 """
 
 import contextlib
+import json
 import logging
 import math
 import zlib
@@ -17,6 +19,7 @@ import jax
 import numpy as np
 
 from vqvae_jax.backend import device
+from vqvae_jax.finite import check_finite
 from vqvae_jax.types import UserError
 
 Step = int | str | None  # a number, "best", or None for the latest
@@ -60,21 +63,23 @@ class Checkpoints:
           loss: on held-out data, lower is better. None, NaN and infinity are never best.
 
         Raises:
-          UserError: the step before this one, or this one, could not be written.
+          UserError: the step before this one, or this one, could not be written; the model has NaN or infinity.
         """
+        check_finite(f"the model of {self.directory}/{step}", model, "it is not saved")
         with _one_line(f"saving {self.directory}/{step}"):
             orbax = self._open(writing=True)
             if step in [c.step for c in orbax.checkpoints]:
                 return
             loss = None if loss is None or not math.isfinite(loss) else float(loss)
             notes = {"config": config, "loss": loss, "model_crc32": checksum(model), "model_empty": _empty(model)}
+            notes |= {"step": step, "train_crc32": checksum(train)}
             items = {"model": _without_empty(model), "train": _without_empty(train)}
             orbax.save_checkpointables_async(
                 step,
                 {name: item for name, item in items.items() if jax.tree.leaves(item)},
                 force=True,
                 metrics=None if loss is None else {"loss": loss},
-                custom_metadata=notes,
+                custom_metadata={**notes, "notes_crc32": _notes_checksum(notes)},
             )
 
     def steps(self) -> tuple[int, ...]:
@@ -108,9 +113,12 @@ class Checkpoints:
           step: a number, "best", or None for the latest.
 
         Raises:
-          UserError: there is no such step, or it does not fit `abstract_state`.
+          UserError: there is no such step, it does not fit `abstract_state`, or its bytes have changed.
         """
-        return self._restore("train", self._metadata(self._resolve(step)), abstract_state)
+        metadata = self._metadata(self._resolve(step))
+        state = self._restore("train", metadata, abstract_state)
+        self._check_sum("train", state, metadata, "--from_step")
+        return state
 
     def restore_model(self, step: Step = None, abstract: Any = None) -> Any:
         """The model of a step, checked against its checksum. Needs no optax.
@@ -121,14 +129,22 @@ class Checkpoints:
             of numpy arrays.
 
         Raises:
-          UserError: there is no such step, it does not fit `abstract`, or its bytes have changed since it was saved.
+          UserError: there is no such step, it does not fit `abstract`, its bytes have changed since it was saved, or it
+            has NaN or infinity.
         """
         metadata = self._metadata(self._resolve(step))
         model = self._restore("model", metadata, abstract)
-        if checksum(model) != metadata.custom_metadata["model_crc32"]:
-            others = self._others(metadata.step)
-            raise UserError(f"{self.directory}/{metadata.step} is damaged: its model's checksum differs; {others}")
+        self._check_sum("model", model, metadata)
+        check_finite(f"the model of {self.directory}/{metadata.step}", model, self._others(metadata.step))
         return model
+
+    def _check_sum(self, item: str, tree: Any, metadata: Any, flag: str = "--step") -> None:
+        """Checkpoints of earlier versions have no checksum of their train state: these are believed."""
+        saved = metadata.custom_metadata.get(f"{item}_crc32")
+        if saved is not None and checksum(tree) != saved:
+            what = "its model's checksum" if item == "model" else "the checksum of its train state"
+            others = self._others(metadata.step, flag)
+            raise UserError(f"{self.directory}/{metadata.step} is damaged: {what} differs; {others}")
 
     def model_checksum(self, step: Step = None) -> int:
         """CRC32 of the model of a step, as it was saved.
@@ -189,13 +205,25 @@ class Checkpoints:
             raise UserError(f"{self.directory} has no step {step}; {self._others()}")
         return int(found)
 
-    def _others(self, but: int | None = None) -> str:
-        others = [f"--step={step}" for step in self.steps() if step != but]
+    def _others(self, but: int | None = None, flag: str = "--step") -> str:
+        others = [f"{flag}={step}" for step in self.steps() if step != but]
         return f"say {' or '.join(others)}" if others else "there is no other step, so train again"
 
     def _metadata(self, step: int) -> Any:
-        with _one_line(f"reading {self.directory}/{step}"):
-            return self._open().checkpointables_metadata(step)
+        name = f"{self.directory}/{step}"
+        with _one_line(f"reading {name}"):
+            metadata = self._open().checkpointables_metadata(step)
+            notes = dict(metadata.custom_metadata)
+            told = notes.pop("notes_crc32", None)
+        if told is not None and told != _notes_checksum(notes):
+            others = self._others(step)
+            raise UserError(f"{name} is damaged: the checksum of its config and notes differs; {others}")
+        if notes.get("step", step) != step:
+            there = notes["step"]
+            raise UserError(
+                f"{name} is the checkpoint of step {there} under another name; name it {there} again, or remove it"
+            )
+        return metadata
 
     def _restore(self, item: str, metadata: Any, abstract: Any) -> Any:
         name = f"{self.directory}/{metadata.step}"
@@ -220,6 +248,11 @@ def checksum(tree: Any) -> int:
         crc = zlib.crc32(f"{path} {array.dtype} {array.shape}".encode(), crc)
         crc = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, crc)
     return crc
+
+
+def _notes_checksum(notes: dict[str, Any]) -> int:
+    """CRC32 of what JSON gives back of the notes."""
+    return zlib.crc32(json.dumps(notes, sort_keys=True).encode())
 
 
 def _checkpointer(directory: Path, keep: int, cleanup: bool) -> Any:

@@ -20,6 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from vqvae_jax.backend import choices, host, options_once
 from vqvae_jax.checkpoint import Checkpoints
 from vqvae_jax.doctor import Doctor
+from vqvae_jax.finite import FIRST_BAD, Watch
 from vqvae_jax.logs import Log, read_metrics
 from vqvae_jax.profiling import Profiled
 from vqvae_jax.types import Data, Model, Task, TrainState, UserError
@@ -46,6 +47,7 @@ def fit(
         seed: of the initial parameters and all randomness of the steps.
 
     Raises:
+        NotFinite: NaN or infinity, as `train.on_nan` says; the checkpoints before it stay.
         SystemExit: 128 + number of the signal that stopped it, after everything was saved.
     """
     steps = settings["steps"]
@@ -80,7 +82,13 @@ class Run:
             return self._fresh(key)
         like = jax.eval_shape(self.task.init, key, self.data.batch(0))
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.everywhere), like)
-        return checkpoints.restore_train(like)
+        state = checkpoints.restore_train(like)
+        if int(state.step) != (step := checkpoints.latest()):
+            raise UserError(
+                f"{checkpoints.directory}/{step} holds the train state of step {state.step}: a folder was copied or "
+                "renamed; remove it, and the same command goes on from the step before"
+            )
+        return state
 
     def _fresh(self, key: jax.Array) -> TrainState:
         """Before the first step, on every device; drawn by the host where compiling for the device takes long."""
@@ -161,21 +169,26 @@ def make_mesh(batch_size: int) -> jax.sharding.Mesh:
 
 def _loop(run: Run, state: TrainState, start: int, checkpoints, log: Log, stop: "Stop", config: dict) -> None:
     settings, total = run.settings, run.settings["steps"]
-    waiting = Late(log, Doctor(read_metrics(log.folder / "metrics.jsonl")))
+    watch = Watch(log.folder.name, settings.get("on_nan", "stop"), state)
+    waiting = Late(log, Doctor(read_metrics(log.folder / "metrics.jsonl")), watch)
     profiled = Profiled(run.step, settings.get("profile", ""), log.folder, total)
     with profiled as step, prefetched(lambda n: run.place(run.data.batch(n)), start, total) as batches:
         for done, batch in zip(range(start + 1, total + 1), batches, strict=False):
             state, metrics = step(done, state, batch)
+            watch.put(done, batch, metrics)
             if done % settings["log_every"] == 0 or done == total:
                 waiting.put(done, metrics)
             last = done == total
             stopped = stop.reached(done)
             evaluate = last or done % settings["evaluate_every"] == 0
-            loss = _evaluate(run, state, done, log) if evaluate else None
+            save = evaluate or stopped or done % settings["checkpoint_every"] == 0
+            if save:  # which waits for the state anyway
+                watch.look(done)
+            loss = _evaluate(run, state, done, log, watch) if evaluate else None
             if last or _pictures_due(settings, run.data, done):
                 for name, grid in run.pictures(run.task.model(state), done).items():
                     log.pictures(done, name, grid, epoch_ending(settings, run.data, done))
-            if evaluate or stopped or done % settings["checkpoint_every"] == 0:
+            if save:
                 checkpoints.save(done, run.task.model(state), state, config, loss)
             log.progress(done, waiting.text)
             if stopped and not last:
@@ -188,9 +201,10 @@ def _loop(run: Run, state: TrainState, start: int, checkpoints, log: Log, stop: 
         raise SystemExit(stop.exit_code)
 
 
-def _evaluate(run: Run, state: TrainState, done: int, log: Log) -> float:
+def _evaluate(run: Run, state: TrainState, done: int, log: Log, watch: Watch) -> float:
     metrics = run.evaluate(run.task.model(state), run.held_out)
     log.metrics(done, metrics, "held_out")
+    watch.look_at_loss(done, metrics["loss"])
     return metrics["loss"]
 
 
@@ -209,10 +223,10 @@ def epoch_ending(settings: Mapping[str, Any], data: Data, done: int) -> int | No
 
 
 class Late:
-    """Metrics are fetched when the next ones come, so that the device is not waited for."""
+    """Metrics are fetched when the next ones come, so that the device is not waited for; so are the steps' flags."""
 
-    def __init__(self, log: Log, doctor: Doctor):
-        self.log, self.doctor, self.text = log, doctor, ""
+    def __init__(self, log: Log, doctor: Doctor, watch: Watch):
+        self.log, self.doctor, self.watch, self.text = log, doctor, watch, ""
         self._waiting: tuple[int, dict[str, jax.Array]] | None = None
 
     def put(self, step: int, metrics: dict[str, jax.Array]) -> None:
@@ -224,8 +238,10 @@ class Late:
         """Logs what is kept."""
         if self._waiting is not None:
             step, metrics = self._waiting
-            values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-            self.log.metrics(step, values, "train")
+            values = {name: float(v) for name, v in jax.device_get(metrics).items() if name != FIRST_BAD}
+            self.watch.look(step)
+            skipped = {"skipped": self.watch.skipped} if self.watch.on_nan == "skip" else {}
+            self.log.metrics(step, values | skipped, "train")
             for illness in self.doctor.see(step, values):
                 self.log.say(f"collapse of {illness}")
             self.text, self._waiting = f"loss {values['loss']:.4g}", None

@@ -17,6 +17,14 @@ Tokens = tuple[Array, ...]  # int32 maps [B, h, w], coarse to fine
 class UserError(ValueError):
     """Something the user can put right: one line that names the thing and says what to type next."""
 
+    exit_code = 2  # of the command that ends with it
+
+
+class NotFinite(UserError):
+    """A training or its weights came to NaN or infinity."""
+
+    exit_code = 1
+
 
 def unknown(sentence: str, word: str, valid: Iterable[str], listing: str = "It has") -> str:
     """The message for a word that is not among the valid ones: the nearest of them, then all."""

@@ -66,6 +66,7 @@ class Train:
     keep: int = 2  # newest checkpoints that stay, beside the best
     init_from: str = ""  # workdir of another run: start from the weights of its stage of the same name
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the networks; codebooks are float32 always
+    on_nan: Literal["stop", "skip"] = "stop"  # a step with NaN or infinity ends the run, or is left out
     profile: str = ""  # "100:5" traces 5 steps from the 100th on: profile/ and profile.txt in the stage's folder
 
 

@@ -13,6 +13,7 @@ FILE = "config.json"
 LAYERS = "stack"  # in place of all sections: bare layers, imported
 # What may change when a run goes on, in each `train` section; all of `sample` may.
 CADENCES = {"steps", "epochs", "log_every", "evaluate_every", "checkpoint_every", "pictures_every", "keep", "profile"}
+CADENCES |= {"on_nan"}
 
 
 def save(config: Mapping[str, Any], workdir: str | Path) -> None:
@@ -53,7 +54,7 @@ def load(workdir: str | Path) -> dict[str, Any]:
 def agree(config: Mapping[str, Any], workdir: str | Path) -> None:
     """Before a run starts or goes on: the workdir's config is this one, from now on.
 
-    Durations, cadences and `sample` may differ from what is stored, and are stored anew.
+    Durations, cadences, `on_nan` and `sample` may differ from what is stored, and are stored anew.
 
     Raises:
         UserError: anything else differs; all of it is listed, nothing is written.

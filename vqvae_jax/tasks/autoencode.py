@@ -11,6 +11,7 @@ import optax
 
 from vqvae_jax import codec, doctor, logs
 from vqvae_jax.data.augment import augment, normalise, to_uint8
+from vqvae_jax.finite import kept_if_finite
 from vqvae_jax.networks.measure import psnr, ssim
 from vqvae_jax.quantizers import codebook as cb
 from vqvae_jax.tasks.optimize import apply_gradients, new_state, trainable, with_model
@@ -60,10 +61,10 @@ class AutoencodeTask:
         return new_state(steps, params, codebooks, self.tx, self.ema_rate)
 
     def train_step(self, state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, dict[str, Array]]:
-        """One step on uint8 images: to be jitted, with `state` donated."""
+        """One step on uint8 images: to be jitted, with `state` donated. Where it is not finite the state stays."""
         shift, revive = jax.random.split(jax.random.fold_in(state.key, state.step))
         images = normalise(augment(batch["image"], shift, self.flip, self.crop), self.range)
-        return self.learn(state, images, revive)
+        return kept_if_finite(state, *self.learn(state, images, revive))
 
     def learn(self, state: TrainState, images: Array, revive: Array) -> tuple[TrainState, dict[str, Array]]:
         """One step on images as the model sees them; `revive` is the key of dead codes' new values."""

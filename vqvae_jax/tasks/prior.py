@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from vqvae_jax import logs
+from vqvae_jax.finite import kept_if_finite
 from vqvae_jax.networks.likelihood import cross_entropy
 from vqvae_jax.priors.condition import stacked, unstacked
 from vqvae_jax.priors.draw import draw
@@ -49,7 +50,7 @@ class PriorTask:
         return new_state(steps, params, {}, self.tx, self.ema_rate)
 
     def train_step(self, state: TrainState, batch: Mapping[str, Any]) -> tuple[TrainState, dict[str, Array]]:
-        """One step on token maps: to be jitted, with `state` donated."""
+        """One step on token maps: to be jitted, with `state` donated. Where it is not finite the state stays."""
         tokens, condition = self._read(batch)
         dropout = {"dropout": jax.random.fold_in(state.key, state.step)}
 
@@ -59,8 +60,8 @@ class PriorTask:
             return jnp.mean(cross_entropy(logits, tokens))
 
         nll, grads = jax.value_and_grad(loss)(trainable(state.params, {}))
-        state = apply_gradients(state, grads, self.tx, ema_rate=self.ema_rate)
-        return state, {"loss": nll, "nll": nll, "grad_norm": optax.tree.norm(grads)}
+        new = apply_gradients(state, grads, self.tx, ema_rate=self.ema_rate)
+        return kept_if_finite(state, new, {"loss": nll, "nll": nll, "grad_norm": optax.tree.norm(grads)})
 
     def model(self, state: TrainState) -> Model:
         """Averaged weights where they are kept."""
