@@ -377,10 +377,13 @@ def edit_notes(folder, change):
     path.write_bytes(change(path.read_bytes()))
 
 
-def test_changed_notes_are_noticed(tmp_path):
+@pytest.mark.parametrize(
+    ("was", "now"), [(rb'"width": ?64', b'"width":65'), (b'"custom_metadata"', b'"custom_metadatb"')]
+)
+def test_changed_notes_are_noticed(tmp_path, was, now):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, make_model(), make_state(), {"width": 64})
-    edit_notes(tmp_path / "1", lambda text: re.sub(rb'"width": ?64', b'"width":65', text))
+    edit_notes(tmp_path / "1", lambda text: re.sub(was, now, text))
     with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match="its config and notes differs"):
         checkpoints.config()
 

@@ -215,7 +215,7 @@ class Checkpoints:
             metadata = self._open().checkpointables_metadata(step)
             notes = dict(metadata.custom_metadata)
             told = notes.pop("notes_crc32", None)
-        if told is not None and told != _notes_checksum(notes):
+        if not {"config", "model_crc32"} <= notes.keys() or told not in (None, _notes_checksum(notes)):
             others = self._others(step)
             raise UserError(f"{name} is damaged: the checksum of its config and notes differs; {others}")
         if notes.get("step", step) != step:
