@@ -25,6 +25,9 @@ def parser() -> Parser:
     )
     flags.add_argument("--workdir", metavar="DIR", type=Path, help="where the run lives (default: runs/FILE[-VARIANT])")
     flags.add_argument("--stage", metavar="STAGE", help="train this one only: autoencoder, top, bottom, …")
+    flags.add_argument(
+        "--from_step", metavar="N", type=int, help="go on from this step of --stage; later ones go aside"
+    )
     flags.add_argument("--distributed", action="store_true", help="one process of many: SLURM, Kubernetes, MPI, TPU")
     flags.add_argument("--help", "-h", action="store_true", help="show this and the configs there are")
     return flags
@@ -73,7 +76,10 @@ def launch(given: argparse.Namespace, overrides: list[str]) -> int:
     from vqvae_jax.devices import use_compilation_cache
 
     use_compilation_cache()
-    recipe.run(config, given.workdir or default_workdir(given.config), given.stage)
+    workdir = given.workdir or default_workdir(given.config)
+    if given.from_step is not None:
+        recipe.rewind(config, workdir, given.stage, given.from_step)
+    recipe.run(config, workdir, given.stage)
     return 0
 
 
@@ -84,8 +90,10 @@ def check_flags(given: argparse.Namespace, overrides: list[str]) -> None:
 
     for flag in (word.partition("=")[0] for word in overrides if word.startswith("--")):
         if not flag.startswith("--config."):
-            known = ["--config", "--workdir", "--stage", "--distributed", "--help"]
+            known = ["--config", "--workdir", "--stage", "--from_step", "--distributed", "--help"]
             raise UserError(unknown("there is no flag", flag, known, "There are"))
+    if given.from_step is not None and not given.stage:
+        raise UserError("--from_step=N is a step of one stage; say which: --stage=autoencoder --from_step=N")
     if not given.config:
         paths = ", ".join(path for path, _ in config.available())
         raise UserError(f"--config=FILE is missing. There are: {paths}")

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from jax.sharding import SingleDeviceSharding
 
-from vqvae_jax.checkpoint import Checkpoints, checksum
+from vqvae_jax.checkpoint import Checkpoints, checksum, set_aside
 from vqvae_jax.types import Codebook, Model, TrainState, UserError
 
 optax = pytest.importorskip("optax")
@@ -215,7 +215,7 @@ def test_checksum_is_what_it_says():
 WITHOUT_OPTAX = """
 import sys
 sys.modules["optax"] = None  # importing it now fails
-from vqvae_jax.checkpoint import Checkpoints, checksum
+from vqvae_jax.checkpoint import Checkpoints, checksum, set_aside
 assert "orbax" not in sys.modules, "importing the package must stay cheap"
 print(checksum(Checkpoints(sys.argv[1]).restore_model()))
 """
@@ -342,3 +342,83 @@ def test_the_config_is_plain_data(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, make_model(), make_state(), config)
         assert json.dumps(checkpoints.config(1), sort_keys=True) == json.dumps(config, sort_keys=True)
+
+
+def test_a_flipped_bit_of_the_train_state_is_noticed(tmp_path):
+    """With the flags that go on from the step that is whole."""
+    model = {"w": jnp.zeros(3)}
+    noise = jnp.asarray(np.random.default_rng(0).integers(0, 2**32, 4096, np.uint32))
+    state = {"mu": noise, "key": jax.random.key(1)}
+    folder = tmp_path / "top" / "checkpoints"
+    with Checkpoints(folder) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, model, state, {})
+    flip_a_bit(folder / "2" / "train", state["mu"])
+    with Checkpoints(folder) as checkpoints:
+        with pytest.raises(UserError, match=r"train state differs; say --stage=top --from_step=1$"):
+            checkpoints.restore_train(abstract(state))
+        same(checkpoints.restore_train(abstract(state), 1), state)
+        assert checkpoints.restore_model()["w"].tolist() == [0, 0, 0]
+
+
+def test_a_folder_under_another_name_is_noticed(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        save(checkpoints, 1)
+    (tmp_path / "1").rename(tmp_path / "5")
+    with Checkpoints(tmp_path) as checkpoints:
+        for read in (checkpoints.restore_model, checkpoints.config, lambda: checkpoints.restore_train({})):
+            with pytest.raises(UserError, match=r"/5 is the checkpoint of step 1 under another name; name it 1 again"):
+                read()
+
+
+def edit_notes(folder, change):
+    """Changes what is noted beside the arrays of a step."""
+    [path] = [path for path in folder.rglob("*") if path.is_file() and b"model_crc32" in path.read_bytes()]
+    path.write_bytes(change(path.read_bytes()))
+
+
+@pytest.mark.parametrize(
+    ("was", "now"), [(rb'"width": ?64', b'"width":65'), (b'"custom_metadata"', b'"custom_metadatb"')]
+)
+def test_changed_notes_are_noticed(tmp_path, was, now):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, make_model(), make_state(), {"width": 64})
+    edit_notes(tmp_path / "1", lambda text: re.sub(was, now, text))
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match="its config and notes differs"):
+        checkpoints.config()
+
+
+def test_checkpoints_of_earlier_versions_are_believed(tmp_path, monkeypatch, capsys):
+    """They have neither a checksum of the train state and the notes, nor the step."""
+    added = {"step", "train_crc32", "notes_crc32"}
+    with Checkpoints(tmp_path) as checkpoints:
+        save(checkpoints, 1)
+
+    def without(text):
+        told = json.loads(text)
+        custom = next(part for part in (told, *told.values()) if isinstance(part, dict) and "model_crc32" in part)
+        for name in added:
+            del custom[name]
+        return json.dumps(told).encode()
+
+    edit_notes(tmp_path / "1", without)
+    with Checkpoints(tmp_path) as checkpoints:
+        same(checkpoints.restore_train(abstract(make_state(1))), make_state(1))
+        same(checkpoints.restore_model(None, abstract(make_model(1))), make_model(1))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_later_steps_are_set_aside(tmp_path):
+    folder = tmp_path / "checkpoints"
+    with Checkpoints(folder, keep=3) as checkpoints:
+        for step in (1, 2, 3):
+            save(checkpoints, step)
+    with pytest.raises(UserError, match=r"no step 7; there are: 1, 2, 3$"):
+        set_aside(folder, 7)
+    assert set_aside(folder, 3) == [] and set_aside(folder, 1) == [2, 3]
+    assert sorted(path.name for path in (tmp_path / "checkpoints.after_1").iterdir()) == ["2", "3"]
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.steps() == (1,)
+        save(checkpoints, 2)
+    with pytest.raises(UserError, match="after_1 holds steps that were set aside before"):
+        set_aside(folder, 1)

@@ -19,6 +19,7 @@ from vqvae_jax import config as configs
 from vqvae_jax.checkpoint import Checkpoints
 from vqvae_jax.data import tokens
 from vqvae_jax.logs import read_metrics
+from vqvae_jax.trained import Trained
 from vqvae_jax.types import UserError
 
 STAGES = ("autoencoder", "top", "bottom")
@@ -333,3 +334,58 @@ def test_other_samples_are_drawn_anew(copy, trained):
 def test_evaluation_of_another_split(copy):
     metrics = evaluate.evaluate(copy, {"test_split": "train"})
     assert (metrics["split"], metrics["images"]) == ("train", 96)
+
+
+def test_a_config_that_was_changed_by_hand_is_not_believed(copy, trained):
+    """Each checkpoint holds the config it was saved with. Where the data lie and how often is logged may change."""
+    written = json.loads((copy / configs.FILE).read_text())
+    written["autoencoder"]["quantizer"]["decay"] = 0.5
+    written["priors"]["bottom"]["dropout"] = 0.2
+    (copy / configs.FILE).write_text(json.dumps(written))
+    config = configs.load(copy)
+    before = files(copy)
+    model = Trained(copy)
+    said = r"config.json was changed since .*put it back; saved → now: config.autoencoder.quantizer.decay: 0.99 → 0.5$"
+    for read in (lambda: model.autoencoder, lambda: recipe.run(config, copy)):
+        with pytest.raises(UserError, match=said):
+            read()
+    assert files(copy) == before
+    written["autoencoder"]["quantizer"]["decay"] = 0.99
+    (copy / configs.FILE).write_text(json.dumps(written))
+    with pytest.raises(UserError, match=r"config.priors.bottom.dropout: 0.1 → 0.2$"):
+        _ = Trained(copy).priors
+    written["priors"]["bottom"]["dropout"] = 0.1
+    written["dataset"]["path"], written["train"]["log_every"] = "elsewhere.npz", 7
+    (copy / configs.FILE).write_text(json.dumps(written))
+    model = Trained(copy)
+    assert set(model.priors) == {"top", "bottom"} and model.autoencoder
+
+
+def test_a_stage_goes_on_from_an_earlier_step(copy, trained, tmp_path, capsys):
+    """Bit for bit to where it was; the later step lies beside."""
+    import launch
+
+    argv = [f"--config={copy / configs.FILE}", f"--workdir={copy}", "--stage=bottom"]
+    bottom = copy / "bottom"
+    with Checkpoints(bottom / "checkpoints") as checkpoints:
+        assert checkpoints.steps() == (2, 4)
+        was = checkpoints.model_checksum(4)
+    shutil.rmtree(bottom / "checkpoints" / "4" / "train")  # whatever its damage
+    assert launch.main([*argv, "--from_step=3"]) == 2 and "no step 3; there are: 2, 4" in capsys.readouterr().err
+    assert launch.main([argv[0], argv[1], "--from_step=2"]) == 2 and "say which" in capsys.readouterr().err
+    assert launch.main([argv[0], argv[1], "--stage=autoencoder", "--from_step=2"]) == 2
+    assert "learned the codes" in capsys.readouterr().err
+    assert launch.main([*argv, "--from_step=2"]) == 0
+    assert "bottom: goes back to step 2; steps 4 are in" in capsys.readouterr().err
+    with Checkpoints(bottom / "checkpoints") as checkpoints:
+        assert checkpoints.steps() == (2, 4) and checkpoints.model_checksum(4) == was
+    assert [path.name for path in (bottom / "checkpoints.after_2").iterdir()] == ["4"]
+
+
+def test_a_checkpoint_under_another_steps_name_is_not_resumed(copy, trained):
+    """Also one of an earlier version, which does not say its step: the train state does."""
+    folder = copy / "bottom" / "checkpoints"
+    shutil.rmtree(folder / "4")
+    shutil.copytree(folder / "2", folder / "3")
+    with pytest.raises(UserError, match=r"/3 is the checkpoint of step 2 under another name; name it 2 again"):
+        recipe.run(configs.load(copy), copy)

@@ -117,7 +117,7 @@ class Checkpoints:
         """
         metadata = self._metadata(self._resolve(step))
         state = self._restore("train", metadata, abstract_state)
-        self._check_sum("train", state, metadata, "--from_step")
+        self._check_sum("train", state, metadata, f"--stage={self.directory.parent.name} --from_step")
         return state
 
     def restore_model(self, step: Step = None, abstract: Any = None) -> Any:
@@ -215,7 +215,7 @@ class Checkpoints:
             metadata = self._open().checkpointables_metadata(step)
             notes = dict(metadata.custom_metadata)
             told = notes.pop("notes_crc32", None)
-        if told is not None and told != _notes_checksum(notes):
+        if not {"config", "model_crc32"} <= notes.keys() or told not in (None, _notes_checksum(notes)):
             others = self._others(step)
             raise UserError(f"{name} is damaged: the checksum of its config and notes differs; {others}")
         if notes.get("step", step) != step:
@@ -238,6 +238,24 @@ class Checkpoints:
         with _one_line(f"reading {name}"):
             loaded = self._open().load_checkpointables(metadata.step, {item: _without_empty(wanted)})[item]
         return jax.tree.map(_filled, wanted, loaded)
+
+
+def set_aside(directory: Path, step: int) -> list[int]:
+    """Moves the steps after this one to DIRECTORY.after_STEP, unread: they may be damaged. Gives their numbers.
+
+    Raises:
+        UserError: there is no such step, or an earlier call's steps are in the way.
+    """
+    there = sorted(int(path.name) for path in directory.glob("[0-9]*") if path.name.isdigit())
+    later, aside = [one for one in there if one > step], directory.with_name(f"{directory.name}.after_{step}")
+    if step not in there:
+        raise UserError(f"{directory} has no step {step}; there are: {', '.join(map(str, there)) or 'none'}")
+    if later and aside.exists():
+        raise UserError(f"{aside} holds steps that were set aside before; remove it, if nobody needs them")
+    for one in later:
+        aside.mkdir(exist_ok=True)
+        (directory / str(one)).rename(aside / str(one))
+    return later
 
 
 def checksum(tree: Any) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 
 from vqvae_jax.autoencoders import AUTOENCODERS
 from vqvae_jax.checkpoint import Checkpoints
+from vqvae_jax.config.workdir import check_saved
 from vqvae_jax.data import tokens
 from vqvae_jax.data.arrays import Arrays
 from vqvae_jax.data.tokens import Level
@@ -197,13 +198,13 @@ def read_facts(workdir: Path) -> dict[str, Any]:
 def load_autoencoder(workdir: Path, config: Mapping[str, Any], facts: Mapping[str, Any], step=None):
     """(module, Model) of the trained autoencoder; the latest step unless another is said."""
     autoencoder = build_autoencoder(config, facts)
-    return autoencoder, _restore(workdir, "autoencoder", abstract_autoencoder(autoencoder, facts), step)
+    return autoencoder, _restore(workdir, config, "autoencoder", abstract_autoencoder(autoencoder, facts), step)
 
 
 def load_prior(workdir: Path, config: Mapping[str, Any], facts: Mapping[str, Any], level: str, step="best"):
     """(module, Model) of a trained prior; the best step unless another is said."""
     prior = build_prior(config, facts, level)
-    return prior, _restore(workdir, level, abstract_prior(prior), step)
+    return prior, _restore(workdir, config, level, abstract_prior(prior), step)
 
 
 def autoencoder_checksum(workdir: Path) -> int:
@@ -212,7 +213,7 @@ def autoencoder_checksum(workdir: Path) -> int:
         return checkpoints.model_checksum()
 
 
-def _restore(workdir: Path, stage: str, like: Model, step) -> Model:
+def _restore(workdir: Path, config: Mapping[str, Any], stage: str, like: Model, step) -> Model:
     folder = Path(workdir) / stage / "checkpoints"
     with Checkpoints(folder) as checkpoints:
         if checkpoints.latest() is None:
@@ -220,4 +221,5 @@ def _restore(workdir: Path, stage: str, like: Model, step) -> Model:
             raise UserError(f"{folder} has no checkpoint: the stage {stage!r} was not trained; {train}")
         if step == "best" and checkpoints.best() is None:  # interrupted before the first evaluation
             step = None
+        check_saved(config, checkpoints.config(step), stage, str(folder))
         return checkpoints.restore_model(step, like)

@@ -16,7 +16,7 @@ import jax
 
 from vqvae_jax import codec, data, evaluate, parts, report, sample, train
 from vqvae_jax import config as configs
-from vqvae_jax.checkpoint import Checkpoints
+from vqvae_jax.checkpoint import Checkpoints, set_aside
 from vqvae_jax.data import tokens as token_files
 from vqvae_jax.data.augment import normalise, view
 from vqvae_jax.files import write_json
@@ -50,6 +50,24 @@ def run(config: Mapping[str, Any], workdir: Path, stage: str | None = None) -> N
         recipe.conclude(again=any(trained))
 
 
+def rewind(config: Mapping[str, Any], workdir: Path, stage: str, step: int) -> None:
+    """Sets a stage's checkpoints after `step` aside, so that `run` goes on from there.
+
+    Raises:
+        UserError: there is no such step, the workdir is of another config, or priors have learned the codes.
+    """
+    if jax.process_count() > 1:
+        raise UserError("--from_step is for a single process; call it without --distributed once, then go on")
+    configs.differs(config, workdir)
+    priors = [level for level in config["priors"] if (Path(workdir) / level).exists()]
+    if stage == "autoencoder" and priors:
+        folders = " ".join(str(Path(workdir) / name) for name in (*priors, TOKENS))
+        raise UserError(f"{', '.join(priors)} learned the codes of the autoencoder's last step; first: rm -r {folders}")
+    later = set_aside(Path(workdir) / stage / "checkpoints", step)
+    said = f"; steps {', '.join(map(str, later))} are in {workdir}/{stage}/checkpoints.after_{step}" if later else ""
+    say(f"{stage}: goes back to step {step}{said}")
+
+
 class Recipe:
     """A config in a workdir, with its data."""
 
@@ -81,6 +99,8 @@ class Recipe:
             self._check_init_from(name)
         sample.pick_of(self.config["sample"])
         configs.differs(self.config, self.workdir)
+        for name in configs.stages(self.config):
+            self._check_saved(name)
         check_facts(self.facts, self.workdir)
         if not self.from_tokens:
             self._check_codes()
@@ -279,6 +299,12 @@ class Recipe:
         if self._latest(name) == 0 and self._steps(name):
             field = f"--config.{'' if name == 'autoencoder' else f'priors.{name}.'}train.init_from={self.workdir}"
             raise UserError(f"{self.workdir / name} holds imported weights; to train on: --workdir=NEW {field}")
+
+    def _check_saved(self, name: str) -> None:
+        """The config is the one that a stage's checkpoint was saved with."""
+        with Checkpoints(self._folder(name)) as checkpoints:
+            if checkpoints.latest() is not None:
+                configs.check_saved(self.config, checkpoints.config(), name, str(self._folder(name)))
 
     def _check_init_from(self, name: str) -> None:
         folder = self._section(name)["train"]["init_from"]

@@ -164,6 +164,26 @@ def test_damaged_tokens_are_told(tmp_path, kind):
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("file", ["train_top_00000.npy", "train_bottom_00000.npy", "train_facts_00000.json"])
+def test_a_flipped_bit_is_noticed(tmp_path, shard, file):
+    """A token that is still a token, a name that is still a name; and not in a folder of an earlier version."""
+    write_numbered(tmp_path)
+    data = bytearray((tmp_path / file).read_bytes())
+    at = data.index(b".png") - 1 if file.endswith("json") else len(data) - 2
+    data[at] ^= 1
+    (tmp_path / file).write_bytes(data)
+    with pytest.raises(UserError, match=rf"the checksum of .*{file} differs; encode the images again"):
+        read(tmp_path, "train")
+    told = json.loads((tmp_path / "tokens.json").read_text())
+    del told["facts_crc32"]
+    (tmp_path / "tokens.json").write_text(json.dumps(told))
+    for path in tmp_path.glob("*_facts_*.json"):
+        facts = json.loads(path.read_text())
+        del facts["crc32"]
+        path.write_text(json.dumps(facts))
+    assert len(read(tmp_path, "train")) == 20
+
+
 def test_an_unknown_part(tmp_path):
     write_numbered(tmp_path)
     with pytest.raises(UserError, match="no part 'tran'; did you mean 'train'. It has: train, validation"):

@@ -8,7 +8,7 @@ ml_collections.
 from vqvae_jax.config.checking import check, check_stage, nearest_size
 from vqvae_jax.config.reading import ROOT, available, complete, read
 from vqvae_jax.config.sections import SECTIONS, Dataset, Optimizer, Sample, Train, autoencoder_kind, levels, stages
-from vqvae_jax.config.workdir import FILE, agree, differs, load, save
+from vqvae_jax.config.workdir import FILE, agree, check_saved, differs, load, save
 
 __all__ = [
     "FILE",
@@ -22,6 +22,7 @@ __all__ = [
     "autoencoder_kind",
     "available",
     "check",
+    "check_saved",
     "check_stage",
     "complete",
     "differs",

@@ -76,6 +76,29 @@ def differs(config: Mapping[str, Any], workdir: str | Path) -> bool:
     return bool(changed)
 
 
+def check_saved(config: Mapping[str, Any], saved: Mapping[str, Any], stage: str, where: str) -> None:
+    """UserError where a stage's checkpoint was saved with another config: someone changed config.json since.
+
+    What is not the stage's own does not count: the sections of other priors, cadences, where the data lie.
+
+    Args:
+        config: of the workdir, complete.
+        saved: as the checkpoint holds it; fields that came later have their defaults.
+        stage: whose checkpoint it is.
+        where: the checkpoint, for the message.
+    """
+    if "autoencoder" not in saved:  # weights that no recipe saved
+        return
+    then, now = flat(complete(plain(saved))), flat(config)
+    own = f"config.priors.{stage}."
+    paths = [path for path in sorted({*then, *now}) if path.startswith(own) or not path.startswith("config.priors")]
+    changed = [path for path in paths if then.get(path) != now.get(path)]
+    changed = [path for path in changed if not _may_change(path) and path != "config.dataset.path"]
+    if changed:
+        listed = "; ".join(f"{path}: {_shown(then, path)} → {_shown(now, path)}" for path in changed)
+        raise UserError(f"{FILE} was changed since {where} was saved, put it back; saved → now: {listed}")
+
+
 def _may_change(path: str) -> bool:
     *_, section, field = path.split(".")
     return path.startswith("config.sample.") or (section == "train" and field in CADENCES)

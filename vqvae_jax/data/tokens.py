@@ -5,11 +5,13 @@ A folder of plain arrays. Each part (train, validation, test, …) is cut into s
     train_top_00003.npy, train_bottom_00003.npy     token maps [n, h, w], a level each, coarse to fine
     train_facts_00003.json                          names and labels of the n images, and which are held out
 
-and tokens.json, written last, says what the maps are and which autoencoder made them.
+and tokens.json, written last, says what the maps are and which autoencoder made them. The facts of a shard hold the
+CRC32 of its maps' numbers, tokens.json that of each facts file; folders of earlier versions have none and are believed.
 """
 
 import json
 import math
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,11 +125,13 @@ def _write(folder: Path, parts: Mapping[str, Part], levels: Sequence[Level], enc
     (folder / FILE).unlink(missing_ok=True)
     for name, part in parts.items():
         for number, (view, start, stop) in enumerate(_shards(part)):
-            if not (folder / f"{name}_facts_{number:05d}.json").is_file():
+            if not _facts_file(folder, name, number).is_file():
                 _write_shard(folder, name, number, part.arrays, view, range(start, stop), levels, encode)
     counts = {name: len(list(_shards(part))) for name, part in parts.items()}
     levels_said = [{"name": one.name, "shape": one.shape, "vocab_size": one.vocab_size} for one in levels]
-    write_json(folder / FILE, {"levels": levels_said, "shards": counts, "facts": facts, "source": source})
+    crcs = {name: [_file_crc32(_facts_file(folder, name, i)) for i in range(count)] for name, count in counts.items()}
+    said = {"levels": levels_said, "shards": counts, "facts": facts, "source": source, "facts_crc32": crcs}
+    write_json(folder / FILE, said)
     (folder / DRAFT).unlink()
 
 
@@ -143,16 +147,35 @@ def _write_shard(folder: Path, name: str, number: int, arrays: Arrays, view: int
     maps = encode(images.image, view)
     whole = readable(images.image, np.arange(len(images)))  # known now; a stand-in's tokens would have a wrong name
     images = images.take(whole.nonzero()[0])
+    crcs = {}
     for level, tokens in zip(levels, maps, strict=True):
         with atomically(folder / f"{name}_{level.name}_{number:05d}.npy") as path, path.open("wb") as file:
-            np.save(file, np.asarray(tokens, _smallest(level.vocab_size))[whole])
+            np.save(file, kept := np.asarray(tokens, _smallest(level.vocab_size))[whole])
+        crcs[level.name] = _crc32(kept)
     facts = {
+        "crc32": crcs,
         "label": None if images.label is None else images.label.tolist(),
         "name": images.name,
         "share": shares(images).tolist(),
     }
-    with atomically(folder / f"{name}_facts_{number:05d}.json") as path:  # last: where it stands, the maps stand
+    with atomically(_facts_file(folder, name, number)) as path:  # last: where it stands, the maps stand
         path.write_text(json.dumps(facts), "utf-8")
+
+
+def _facts_file(folder: Path, name: str, number: int) -> Path:
+    return folder / f"{name}_facts_{number:05d}.json"
+
+
+def _crc32(tokens: np.ndarray) -> int:
+    """Of the numbers, part by part: they may lie in a file."""
+    crc = 0
+    for part in _chunks(tokens):
+        crc = zlib.crc32(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data, crc)
+    return crc
+
+
+def _file_crc32(path: Path) -> int:
+    return zlib.crc32(path.read_bytes())
 
 
 def _smallest(vocab_size: int) -> Any:
@@ -172,7 +195,7 @@ def _is(path: Path, source: Mapping[str, Any]) -> bool:
 
 
 def about(folder: Path) -> dict[str, Any]:
-    """What tokens.json says: levels (each a Level), shards (how many a part has), facts, source.
+    """What tokens.json says: levels (each a Level), shards (how many a part has), facts, source, facts_crc32.
 
     Raises:
         UserError: no whole folder of tokens.
@@ -185,7 +208,8 @@ def about(folder: Path) -> dict[str, Any]:
         told = read_json(path)
         levels = [Level(one["name"], tuple(one["shape"]), one["vocab_size"]) for one in told["levels"]]
         _check_about(levels, told)
-        return {"levels": levels, "shards": dict(told["shards"]), "facts": told["facts"], "source": told["source"]}
+        said = {"levels": levels, "facts": told["facts"], "source": told["source"]}
+        return said | {name: dict(told.get(name, {})) for name in ("shards", "facts_crc32")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error!r}); encode the images again") from error
 
@@ -209,8 +233,8 @@ def read(folder: Path, part: str) -> TokenArrays:
     if part not in told["shards"]:
         raise UserError(unknown(f"the tokens in {folder} have no part", part, told["shards"]))
     try:
-        maps = [_maps(folder, part, level, told["shards"][part]) for level in told["levels"]]
-        facts = [_facts(folder, part, number) for number in range(told["shards"][part])]
+        facts = _facts(folder, part, told["shards"][part], told["facts_crc32"].get(part))
+        maps = [_maps(folder, part, level, [one.get("crc32", {}) for one in facts]) for level in told["levels"]]
         label, name, share = (_joined([one[key] for one in facts]) for key in ("label", "name", "share"))
         arrays = TokenArrays(
             tuple(maps),
@@ -226,19 +250,25 @@ def read(folder: Path, part: str) -> TokenArrays:
     return arrays
 
 
-def _maps(folder: Path, part: str, level: Level, count: int) -> Any:
-    files = [folder / f"{part}_{level.name}_{number:05d}.npy" for number in range(count)]
+def _maps(folder: Path, part: str, level: Level, crcs: Sequence[Mapping[str, int]]) -> Any:
+    files = [folder / f"{part}_{level.name}_{number:05d}.npy" for number in range(len(crcs))]
     arrays = [np.load(file, mmap_mode="r") for file in files]
-    for file, array in zip(files, arrays, strict=True):
+    for file, array, crc in zip(files, arrays, crcs, strict=True):
         if array.shape[1:] != level.shape or array.dtype.kind != "u":
             raise ValueError(f"{file} is {array.dtype} {array.shape}, no maps of {level.shape}")
         if len(array) and int(array.max()) >= level.vocab_size:
             raise ValueError(f"{file} has a token {array.max()}, but there are {level.vocab_size} codes")
-    return arrays[0] if count == 1 else Shards(arrays)
+        if level.name in crc and _crc32(array) != crc[level.name]:
+            raise ValueError(f"the checksum of {file} differs")
+    return arrays[0] if len(arrays) == 1 else Shards(arrays)
 
 
-def _facts(folder: Path, part: str, number: int) -> dict[str, Any]:
-    return read_json(folder / f"{part}_facts_{number:05d}.json")
+def _facts(folder: Path, part: str, count: int, crcs: Sequence[int] | None) -> list[dict[str, Any]]:
+    files = [_facts_file(folder, part, number) for number in range(count)]
+    for file, crc in zip(files, crcs or (), strict=crcs is not None):
+        if _file_crc32(file) != crc:
+            raise ValueError(f"the checksum of {file} differs")
+    return [read_json(file) for file in files]
 
 
 def _joined(lists: Sequence[list | None]) -> list | None:
