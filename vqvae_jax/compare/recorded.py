@@ -21,6 +21,7 @@ from vqvae_jax.interop.exporting import load_stack, places_of, stack_or_stages
 from vqvae_jax.interop.places import Places, to_torch
 from vqvae_jax.interop.reading import plain
 from vqvae_jax.networks import fast
+from vqvae_jax.quantizers.codebook import measured_from_zero
 from vqvae_jax.tasks.autoencode import AutoencodeTask
 from vqvae_jax.tasks.optimize import make_optimizer, new_state
 from vqvae_jax.types import Condition, Model, UserError
@@ -53,7 +54,7 @@ def compare(workdir: Path, reference: Path, step: int | str | None = "best") -> 
     check_kind(workdir, recording)
     recording.check()
     # Float32 parity is judged: on an accelerator products and convolutions have fewer bits unless told otherwise.
-    with fitting(recording), jax.default_matmul_precision("highest"):
+    with fitting(recording), jax.default_matmul_precision("highest"), measured_from_zero():
         found = KINDS[recording.kind](workdir, recording, step)
     if not any(row.tensor.startswith("output/") for row in found):
         there = ", ".join(list(recording.of("output"))[:8])

@@ -12,7 +12,6 @@ LOSSES = 1e-3  # of each step of a training, relative
 TRAINED = 0.05  # of the way a tensor moved: Adam amplifies rounding where gradients are almost 0
 AVERAGES = 1e-3  # of codebooks at the end of a training
 TIE = 1e-4  # of the two best squared distances, relative: closer than that, either code is right
-ROUNDING = 2.0**-23  # of float32
 SHOWN = 3  # of gradients and trained tensors that pass: the worst
 
 
@@ -153,15 +152,8 @@ def _row(tensor: str, ours: np.ndarray, recorded: np.ndarray, scale: float, tole
 
 
 def _gap(z_e: np.ndarray, codes: np.ndarray, ours: int, recorded: int) -> float:
-    """How much farther one of two codes is, relative to the nearest; float64.
-
-    PyTorch computes |z|² - 2 z·e + |e|² in float32, so that what is below the rounding of |z|² + |e|² is a tie as well.
-    """
+    """How much farther one of two codes is, relative to the nearest; float64."""
     if not 0 <= recorded < len(codes):
         return float("inf")
     distances = np.sum(np.square(np.asarray(z_e, np.float64) - np.asarray(codes, np.float64)), axis=-1)  # [K]
-    summands = np.sum(np.square(np.asarray(z_e, np.float64))) + np.sum(
-        np.square(np.asarray(codes[recorded], np.float64))
-    )
-    scale = max(distances.min(), ROUNDING / TIE * summands, 1e-30)
-    return float(abs(distances[ours] - distances[recorded]) / scale)
+    return float(abs(distances[ours] - distances[recorded]) / max(distances.min(), 1e-30))
