@@ -13,15 +13,15 @@ PACKAGE = ROOT / "vqvae_jax"
 
 # A room imports from rooms of lower storeys, and of its own storey without going round in circles.
 STOREYS = (
-    ("backend", "networks", "types", "devices", "doctor", "files", "flags", "profiling"),
+    ("backend", "networks", "types", "devices", "doctor", "files", "finite", "flags", "profiling"),
     ("autoencoders", "priors", "quantizers"),
     ("checkpoint", "logs", "data"),
+    ("config",),
     ("parts",),
     ("codec",),
     (
         "compare",
         "complete",
-        "config",
         "interop",
         "report",
         "sample",

@@ -89,7 +89,7 @@ def check_saved(config: Mapping[str, Any], saved: Mapping[str, Any], stage: str,
     """
     if "autoencoder" not in saved:  # weights that no recipe saved
         return
-    then, now = flat(complete(plain(saved))), flat(config)
+    then, now = flat(complete(as_it_was_meant(plain(saved)))), flat(config)
     own = f"config.priors.{stage}."
     paths = [path for path in sorted({*then, *now}) if path.startswith(own) or not path.startswith("config.priors")]
     changed = [path for path in paths if then.get(path) != now.get(path)]
