@@ -340,6 +340,8 @@ def test_a_value_that_has_another_name_now_is_loaded_as_it_was_meant(demo, tmp_p
     configs.save(stored, tmp_path)
     loaded = configs.load(tmp_path)["autoencoder"]["quantizer"]
     assert loaded["distance"] == "sphere" and build_quantizer(loaded).distance == "sphere"
+    again = configs.read(str(tmp_path / configs.FILE))["autoencoder"]["quantizer"]  # the config of a new run
+    assert again == loaded
     assert "is called 'sphere' now" in said(build_quantizer, stored["autoencoder"]["quantizer"])
 
 

@@ -7,7 +7,7 @@ import ast
 import contextlib
 import dataclasses
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,16 @@ def complete(written: Any) -> dict[str, Any]:
     return config
 
 
+def as_it_was_meant(stored: Any) -> Any:
+    """A stored config, plain; where values have other names now, these: to be asked of every config that was saved."""
+    if not isinstance(stored, Mapping):
+        return plain(stored)
+    section = {name: as_it_was_meant(value) for name, value in stored.items()}
+    if section.get("name") == "cvq" and section.get("distance") == "cosine":
+        section["distance"] = "sphere"
+    return section
+
+
 def available() -> list[tuple[str, str]]:
     """The configs there are: path and first line of the docstring."""
     folders = ROOT / "configs", Path("configs")
@@ -84,7 +94,7 @@ def _from_file(argument: str) -> Any:
 
 def _from_json(path: Path) -> Any:
     try:
-        return plain(read_json(path))
+        return as_it_was_meant(read_json(path))
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); restore it, or name a config: --config=configs/X.py") from error
 

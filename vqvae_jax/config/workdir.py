@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vqvae_jax.config.reading import complete
+from vqvae_jax.config.reading import as_it_was_meant, complete
 from vqvae_jax.config.sections import plain
 from vqvae_jax.files import read_json, write_json
 from vqvae_jax.types import UserError
@@ -21,16 +21,6 @@ def save(config: Mapping[str, Any], workdir: str | Path) -> None:
     write_json(Path(workdir) / FILE, config)
 
 
-def as_it_was_meant(section: Any) -> Any:
-    """A stored section whose values have other names now, in all that lies inside."""
-    if not isinstance(section, Mapping):
-        return section
-    found = {name: as_it_was_meant(value) for name, value in section.items()}
-    if found.get("name") == "cvq" and found.get("distance") == "cosine":
-        found["distance"] = "sphere"
-    return found
-
-
 def load(workdir: str | Path) -> dict[str, Any]:
     """The config of a workdir, as it was saved; fields that came later have their defaults.
 
@@ -42,8 +32,8 @@ def load(workdir: str | Path) -> dict[str, Any]:
         train = f"python launch.py --config=configs/X.py --workdir={workdir}"
         raise UserError(f"{workdir} is not a workdir: no {FILE}; train first: {train}")
     try:
-        written = as_it_was_meant(plain(read_json(path)))
-        config = {} if LAYERS in written else complete(written)
+        written = plain(read_json(path))
+        config = {} if LAYERS in written else complete(as_it_was_meant(written))
     except ValueError as error:  # UserError is one
         raise UserError(f"{path} is damaged ({error}); restore it, or use another --workdir") from error
     if not config:
@@ -89,7 +79,7 @@ def check_saved(config: Mapping[str, Any], saved: Mapping[str, Any], stage: str,
     """
     if "autoencoder" not in saved:  # weights that no recipe saved
         return
-    then, now = flat(complete(as_it_was_meant(plain(saved)))), flat(config)
+    then, now = flat(complete(as_it_was_meant(saved))), flat(config)
     own = f"config.priors.{stage}."
     paths = [path for path in sorted({*then, *now}) if path.startswith(own) or not path.startswith("config.priors")]
     changed = [path for path in paths if then.get(path) != now.get(path)]

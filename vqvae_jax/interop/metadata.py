@@ -14,7 +14,6 @@ import numpy as np
 from vqvae_jax import config as configs
 from vqvae_jax import parts
 from vqvae_jax.checkpoint import checksum
-from vqvae_jax.config.sections import plain
 from vqvae_jax.interop import files
 from vqvae_jax.interop.matches import Match
 from vqvae_jax.interop.places import differences, shapes, shapes_of
@@ -62,7 +61,7 @@ def read(path: Path, tensors: Tensors) -> Told | None:
     with reading(path, "a file that `export` wrote"):
         said = {name: json.loads(found[name]) for name in ("stage", "config", "facts", "checksum")}
         check(path, said["checksum"], checksum(dict(tensors)))
-        config, facts = configs.complete(plain(said["config"])), said["facts"]
+        config, facts = configs.complete(configs.as_it_was_meant(said["config"])), said["facts"]
         if said["stage"] not in configs.stages(config) or not set(FACTS) <= set(facts):
             raise ValueError("its metadata are not whole")
         return Told(said["stage"], config, facts)
