@@ -79,7 +79,7 @@ class Watch:
         self.stage, self.on_nan = stage, on_nan
         self.skipped = 0  # since the run began or went on
         self._names = tuple(_tensors(state)) if isinstance(state, TrainState) else ()
-        self._row, self._kept, self._told = 0, list[Step](), False
+        self._row, self._kept = 0, list[Step]()
 
     def put(self, number: int, batch: Any, metrics: Mapping[str, Array]) -> None:
         """Keeps the flag of a step, which may still be on its way."""

@@ -78,7 +78,22 @@ def heaviest(folder: str | os.PathLike[str], count: int = 12) -> list[Kernel]:
     Raises:
         UserError: there is no trace.
     """
+    return _heaviest(_read(Path(folder)), count)
+
+
+def busy(folder: str | os.PathLike[str]) -> Busy:
+    """How much of the newest trace below `folder` the device was at work. Raises UserError as `heaviest` does."""
+    return _busy(_read(Path(folder)))
+
+
+def summary(folder: str | os.PathLike[str], steps: int) -> tuple[Busy, str]:
+    """Both of the newest trace below `folder`, which is read once, and as `table` has them."""
     events = _read(Path(folder))
+    busy = _busy(events)
+    return busy, table(_heaviest(events), busy, steps)
+
+
+def _heaviest(events: list[Event], count: int = 12) -> list[Kernel]:
     total = _union(events)
     runs: dict[tuple[str, str, str], list[float]] = collections.defaultdict(list)
     for event in events:
@@ -87,9 +102,7 @@ def heaviest(folder: str | os.PathLike[str], count: int = 12) -> list[Kernel]:
     return sorted(kernels, key=lambda kernel: -kernel.milliseconds)[:count]
 
 
-def busy(folder: str | os.PathLike[str]) -> Busy:
-    """How much of the newest trace below `folder` the device was at work. Raises UserError as `heaviest` does."""
-    events = _read(Path(folder))
+def _busy(events: list[Event]) -> Busy:
     if not events:
         return Busy(0.0, 0.0, 0)
     span = max(event.end for event in events) - min(event.start for event in events)
@@ -105,7 +118,10 @@ def table(kernels: list[Kernel], busy: Busy, steps: int) -> str:
         f"a step, mean of {steps}: busy {busy.milliseconds / steps:.3f} ms, span {busy.span / steps:.3f} ms, "
         f"{busy.launches / steps:.5g} launches, idle {idle:.1%}"
     )
-    rows = [("ms a step", "share", "launches", "kernel", "HLO op", "source"), *(_row(one, steps) for one in kernels)]
+    rows = [
+        ("ms a step", "share", "launches", "kernel", "HLO op", "source"),
+        *(_row(kernel, steps) for kernel in kernels),
+    ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join([totals, "", *(_aligned(row, widths) for row in rows)]) + "\n"
 
@@ -196,7 +212,7 @@ class Profiled:
     def _end(self, out: Any) -> None:
         _wait(out)
         self._stop()
-        text = table(heaviest(self._folder / FOLDER), busy(self._folder / FOLDER), len(self._window))
+        _, text = summary(self._folder / FOLDER, len(self._window))
         with atomically(self._folder / FILE) as temporary:
             temporary.write_text(text, "utf-8")
         print(f"\n{self._folder / FILE}\n{text}", file=sys.stderr, flush=True)
@@ -258,14 +274,14 @@ def _lines(plane: Any) -> list[Any]:
 
 def _events(line: Any, only_operations: bool = False) -> list[Event]:
     """The events of a line that took time; of a host's threads those alone that XLA's operations left."""
-    found = []
-    for one in line.events:
-        if one.duration_ns > 0:
-            stats = {name: value for name, value in one.stats if name is not None}
+    events = []
+    for run in line.events:
+        if run.duration_ns > 0:
+            stats = {name: value for name, value in run.stats if name is not None}
             if "hlo_op" in stats or not only_operations:
-                ends = one.start_ns + one.duration_ns
-                found.append(Event(one.name, *_origin(one.name, stats), one.start_ns, ends, one.duration_ns))
-    return found if line.name.startswith("Stream") else _without_inner(found)
+                ends = run.start_ns + run.duration_ns
+                events.append(Event(run.name, *_origin(run.name, stats), run.start_ns, ends, run.duration_ns))
+    return events if line.name.startswith("Stream") else _without_inner(events)
 
 
 def _origin(name: str, stats: dict[str, Any]) -> tuple[str, str]:

@@ -196,9 +196,12 @@ def _merged(one: Attended, two: Attended) -> Attended:
     return Attended(one.total * first + two.total * second, top, values)
 
 
-def _lax_conv(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+def _lax_conv(x: Array, kernel: Array, stride: int, padding: Padding, holes: int = 1) -> Array:
+    """`holes`: so far apart are the pixels of x, with zeros between them."""
     numbers = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=numbers)
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, lhs_dilation=(holes, holes), dimension_numbers=numbers
+    )
 
 
 def _conv_by_patches(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
@@ -342,10 +345,7 @@ _doubling_to_few = _has_gradient(
 
 def _dilated(x: Array, kernel: Array) -> Array:
     """A convolution of x with holes, which cuDNN has as the gradient of a strided one."""
-    numbers, flipped = ("NHWC", "HWIO", "NHWC"), kernel[::-1, ::-1]
-    return lax.conv_general_dilated(
-        x, flipped, (1, 1), ((2, 2), (2, 2)), lhs_dilation=(2, 2), dimension_numbers=numbers
-    )
+    return _lax_conv(x, kernel[::-1, ::-1], 1, ((2, 2), (2, 2)), holes=2)
 
 
 def _undoubled(g: Array, kernel: Array) -> Array:

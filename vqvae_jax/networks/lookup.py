@@ -29,12 +29,18 @@ def rows(table: Array, indices: Array, dtype: jnp.dtype | None = None) -> Array:
 
 
 def sums(z: Array, indices: Array, size: int) -> Array:
-    """Sum of the vectors of each number below `size`: [N, D], int [N] → float32 [K, D].
+    """Sum of the vectors of each number below `size`: [N, D], int [N] → float32 [K, D]."""
+    atomics = choices().scatter_sums or indices.size * size > ONE_HOT
+    return (scattered if atomics else multiplied)(z, indices, size)
 
-    The one-hot matrix has the dtype of z: 16 bits are multiplied exactly and added in float32.
-    """
-    if choices().scatter_sums or indices.size * size > ONE_HOT:
-        return jnp.zeros((size, z.shape[-1]), jnp.float32).at[indices].add(z.astype(jnp.float32))
+
+def scattered(z: Array, indices: Array, size: int) -> Array:
+    """`sums`, vector by vector."""
+    return jnp.zeros((size, z.shape[-1]), jnp.float32).at[indices].add(z.astype(jnp.float32))
+
+
+def multiplied(z: Array, indices: Array, size: int) -> Array:
+    """`sums` by a one-hot matrix, which has the dtype of z: 16 bits are multiplied exactly and added in float32."""
     chosen = jax.nn.one_hot(indices, size, dtype=z.dtype, axis=0)  # [K, N]
     return jnp.matmul(chosen, z, precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
 
