@@ -33,12 +33,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from accelerator_data import unpacked  # noqa: E402
-from accelerator_rows import Row, shifts  # noqa: E402
+from accelerator_data import PACKED, WHEELS, unpacked  # noqa: E402
+from accelerator_rows import Row, of_limit, shifts  # noqa: E402
 
 WORKER = ROOT / "benchmarks" / "accelerator_worker.py"
-PACKED = ROOT / ".accelerator"  # what accelerator_data.py made
-NEEDED = {"ml_collections": "ml_collections", "dm_pix": "dm_pix", "tensorboardX": "tensorboardx"}  # module: wheel
 RESULTS = "results.json"
 PATIENCE = 120  # seconds that JAX has to find the devices
 FOR_SHOW = 10.0  # seconds that are kept for the table
@@ -134,9 +132,11 @@ def refuse(why: str) -> None:
 def read_results(folder: Path) -> dict[str, Any]:
     """results.json of a folder; SystemExit where it is damaged."""
     try:
-        found = json.loads((folder / RESULTS).read_text("utf-8"))
-        return found if isinstance(found["rows"], dict) else {}["rows"]
-    except (ValueError, KeyError, TypeError) as error:
+        results = json.loads((folder / RESULTS).read_text("utf-8"))
+        if not isinstance(results, dict) or not isinstance(results.get("rows"), dict):
+            raise ValueError("it has no rows")
+        return results
+    except ValueError as error:
         raise SystemExit(f"error: {folder / RESULTS} is damaged ({error}); leave it out") from error
 
 
@@ -152,8 +152,9 @@ def wanted(job: list[Row], results: "Results", pattern: str) -> list[Row]:
 
 def install(site: Path) -> list[str]:
     """Missing packages from packed wheels; gives what PYTHONPATH begins with."""
-    missing = [wheel for module, wheel in NEEDED.items() if not importlib.util.find_spec(module)]
-    wheels = [str(path) for name in missing for path in (PACKED / "wheels").glob(f"{name}-*.whl")]
+    missing = [package for module, package in WHEELS.items() if not importlib.util.find_spec(module)]
+    names = [package.replace("-", "_") for package in missing]  # as files have them
+    wheels = [str(path) for name in names for path in (PACKED / "wheels").glob(f"{name}-*.whl")]
     if missing and len(wheels) < len(missing):
         raise SystemExit(f"error: {', '.join(missing)} missing: pip install them, or make accelerator-data elsewhere")
     if wheels:
@@ -166,25 +167,25 @@ def machine() -> dict[str, Any]:
     """What the device and the versions are, asked in a process of its own."""
     code = "import json, machine; print(json.dumps({'is': machine.described('jax', 'jaxlib', 'flax')}))"
     try:
-        told = subprocess.run(
+        answer = subprocess.run(
             [sys.executable, "-c", code], cwd=ROOT / "benchmarks", capture_output=True, text=True, timeout=PATIENCE
         )
     except subprocess.TimeoutExpired as error:
         raise SystemExit(f"error: JAX found no device in {PATIENCE} s; is another process holding it?") from error
-    if told.returncode:
-        why = told.stderr.strip().splitlines() or [f"its process ended with {told.returncode}"]
+    if answer.returncode:
+        why = answer.stderr.strip().splitlines() or [f"its process ended with {answer.returncode}"]
         raise SystemExit(f"error: JAX does not start: {why[-1]}")
-    return json.loads(told.stdout.splitlines()[-1])
+    return json.loads(answer.stdout.splitlines()[-1])
 
 
 def environment(paths: list[str], scratch: str, deterministic: bool) -> dict[str, str]:
     """Of the processes that measure: a cache of their own, empty at first, another one for XLA's flag."""
-    found = {**os.environ, **ENVIRONMENT, "PYTHONPATH": os.pathsep.join([*paths, str(ROOT)])}
-    found |= {"VQVAE_JAX_CACHE": f"{scratch}/cache", "JAX_COMPILATION_CACHE_DIR": f"{scratch}/compiled"}
+    variables = {**os.environ, **ENVIRONMENT, "PYTHONPATH": os.pathsep.join([*paths, str(ROOT)])}
+    variables |= {"VQVAE_JAX_CACHE": f"{scratch}/cache", "JAX_COMPILATION_CACHE_DIR": f"{scratch}/compiled"}
     if deterministic:
-        found["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
-        found["JAX_COMPILATION_CACHE_DIR"] += "-deterministic"
-    return found
+        variables["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
+        variables["JAX_COMPILATION_CACHE_DIR"] += "-deterministic"
+    return variables
 
 
 # --- jobs
@@ -348,12 +349,13 @@ class Results:
         print(f"{time.time() - self.began:5.0f} s  {brief(name, what)}", flush=True)
 
     def reached(self) -> dict[str, float]:
-        """The share of its limit that each work without a profile reached; what is drawn without the bandwidth."""
+        """The share of its limit that each work without a profile reached."""
         looked_at = {row["found"].get("of") for row in self.rows.values() if "found" in row}
         works = {name: row["found"] for name, row in self.rows.items() if "of_rate" in row.get("found", {})}
-        share = lambda name, found: max(found["of_rate"], 0.0 if "sample" in name else found["of_bandwidth"])  # noqa: E731
         return {
-            name: share(name, found) for name, found in works.items() if name not in looked_at and "largest" not in name
+            name: of_limit(found, "sample" in name)
+            for name, found in works.items()
+            if name not in looked_at and "largest" not in name
         }
 
     def show(self) -> int:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKED = ROOT / ".accelerator"
 SIZES = (32, 64)  # pixels
 PARTS = ("train", "test")
-WHEELS = ("ml_collections", "dm-pix", "tensorboardX")
+WHEELS = {"ml_collections": "ml-collections", "dm_pix": "dm-pix", "tensorboardX": "tensorboardx"}  # module: package
 MOST = 60 << 20  # bytes
 
 
@@ -95,11 +95,7 @@ def pack_wheels() -> None:
     folder = PACKED / "wheels"
     shutil.rmtree(folder, ignore_errors=True)
     pins = (ROOT / "requirements-demo.txt").read_text("utf-8").splitlines()
-    wanted = [
-        line
-        for line in pins
-        if line.lower().startswith(tuple(f"{name.lower().replace('_', '-')}==" for name in WHEELS))
-    ]
+    wanted = [line for line in pins if line.startswith(tuple(f"{package}==" for package in WHEELS.values()))]
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(folder)]
     subprocess.run([*command, *wanted], check=True)
 

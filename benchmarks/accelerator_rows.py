@@ -9,12 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-PHOTOGRAPHS = {"channels": 3, "levels": 2, "width": 128, "codes": 512}
-MNIST = {"size": 28, "channels": 1, "levels": 1, "width": 16, "codes": 32}
+from sizes import GENERATOR, MNIST, PHOTOGRAPHS, TOP, TRANSFORMER
+
 TINY = {"size": 32, "channels": 3, "levels": 2, "width": 16, "codes": 32}
-GENERATOR = {"name": "mnist_generator", "vocab_size": 32, "shape": (7, 7)}
-TOP = {"name": "top_prior", "vocab_size": 512, "shape": (32, 32)}
-TRANSFORMER = {"name": "transformer", "vocab_size": 1024, "shape": (16, 16), "width": 512, "layers": 12, "heads": 8}
 SMALL_TRANSFORMER = {"name": "transformer", "vocab_size": 32, "shape": (4, 4), "width": 32, "layers": 2, "heads": 2}
 BF16, F32 = "bfloat16", "float32"
 LATER = "CVQ-VAE is not its authors' yet: a later issue"
@@ -182,6 +179,11 @@ def codebooks(rehearse: bool) -> list[Row]:
 
 def wishes() -> list[Row]:
     return [Row("MNIST CVQ-VAE, 500 epochs", "later", {"why": LATER}, 0, "later")]
+
+
+def of_limit(found: Mapping[str, float], draws: bool) -> float:
+    """The share of its limit that a work reached; what is drawn is not held against the bandwidth."""
+    return max(found["of_rate"], 0.0 if draws else found["of_bandwidth"])
 
 
 def groups(rows: Sequence[Row]) -> list[list[Row]]:

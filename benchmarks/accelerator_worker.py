@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from accelerator_rows import Row, groups  # noqa: E402
+from accelerator_rows import Row, groups, of_limit  # noqa: E402
 
 TURN, ROUNDS = 0.2, 5  # seconds and number of turns
 TRACED, LONG = 3, 0.3  # steps in a profile; one where a step takes so many seconds
@@ -157,7 +157,6 @@ class Held(NamedTuple):
     seconds: Callable[[int], float]
     compiled: Future
     traced: float  # seconds
-    flops: float  # of the plain layers
 
 
 def prepare_work(bench: Bench, row: Row, pool: ThreadPoolExecutor) -> Held:
@@ -174,21 +173,23 @@ def prepare_work(bench: Bench, row: Row, pool: ThreadPoolExecutor) -> Held:
         began = time.perf_counter()
         return lowered.compile(), time.perf_counter() - began
 
-    held = Held(work, repeated(work.step, work.state, *work.inputs), pool.submit(compiled), traced, work.flops)
+    held = Held(work, repeated(work.step, work.state, *work.inputs), pool.submit(compiled), traced)
     bench.held[row.name] = held
     return held
 
 
 def measure_work(bench: Bench, row: Row, held: Held) -> dict[str, Any]:
     """Milliseconds, rates, shares of the limits, memory, seconds to compile."""
+    from machine import planned
+
     program, compile_s = held.compiled.result()
     dtype = row.fields["arguments"][-1] if isinstance(row.fields["arguments"][-1], str) else "float32"
     limit = bench.limit(dtype)
     spent = median_of_turns(held.seconds)
     found = {"ms": 1e3 * spent, "per_second": row.fields["items"] / spent, "compile_s": compile_s}
     found |= {"trace_s": held.traced, "plan_mb": planned(program) / 1e6}
-    found |= shares(program, held.flops, spent, limit)
-    bench.reached[row.name] = max(found["of_rate"], 0.0 if "draws" in row.fields else found["of_bandwidth"])
+    found |= shares(program, held.work.flops, spent, limit)
+    bench.reached[row.name] = of_limit(found, "draws" in row.fields)
     if row.fields.get("cached"):
         found["from_cache_s"] = from_cache(held.work.program)
     return {"found": found}
@@ -207,15 +208,6 @@ def median_of_turns(seconds: Callable[[int], float]) -> float:
     seconds(1)
     one = min(seconds(1), seconds(1))
     return statistics.median(turn(seconds, one, TURN) for _ in range(ROUNDS if one < 1 else 2))
-
-
-def planned(program: Any) -> float:
-    """Bytes: arguments, outputs and temporaries as XLA plans them."""
-    plan = program.memory_analysis()
-    if plan is None:
-        return float("nan")
-    moved = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
-    return float(moved + plan.temp_size_in_bytes)
 
 
 def shares(program: Any, flops: float, spent: float, limit: Any) -> dict[str, float]:
@@ -250,12 +242,14 @@ def measure_largest(bench: Bench, row: Row, before: Any) -> dict[str, Any]:
     """The largest batch by XLA's plan of a smaller one, a quarter less where that does not fit after all."""
     import jax
     import speed_rows
+    from machine import planned
     from turns import repeated
+
+    from vqvae_jax.backend import memory
 
     known = bench.holding(row.fields["of"])
     program, batch = known.compiled.result()[0], len(jax.tree.leaves(known.work.inputs)[0])
-    memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 0)
-    largest = row.fields["most"] or int(SHARE * memory / planned(program) * batch) // 32 * 32
+    largest = row.fields["most"] or int(SHARE * (memory() or 0) / planned(program) * batch) // 32 * 32
     for _ in range(4):
         try:
             work = speed_rows.autoencoder_step(largest, "bfloat16", **row.fields["fields"])
@@ -323,9 +317,9 @@ def measure_profile(bench: Bench, row: Row, before: Any) -> dict[str, Any]:
     steps = TRACED if held.seconds(1) < LONG else 1
     with profiling.traced(folder):
         held.seconds(steps)
-    busy = profiling.busy(folder)
+    busy, table = profiling.summary(folder, steps)
     keep(folder, Path(bench.job.output) / f"{folder.name}.xplane.pb.gz")
-    text = f"## {name}\n\n{profiling.table(profiling.heaviest(folder), busy, steps)}\n\n"
+    text = f"## {name}\n\n{table}\n\n"
     with (Path(bench.job.output) / "profile.txt").open("a", encoding="utf-8") as file:
         file.write(text)
     return {"found": {"of": name, "steps": steps, **busy._asdict()}}
@@ -347,30 +341,20 @@ def keep(folder: Path, file: Path) -> None:
 def measure_sums(bench: Bench, row: Row, before: Any) -> dict[str, Any]:
     """Sums of the vectors of each code in one form, and whether twenty runs give the same bits."""
     import jax
-    import jax.numpy as jnp
     import numpy as np
     from turns import repeated
 
+    from vqvae_jax.networks import lookup
+
     vectors, dim, codes = row.fields["shape"]
-    form = FORMS[row.fields["form"]]
+    form = {"scatter": lookup.scattered, "product": lookup.multiplied}[row.fields["form"]]
     z = jax.random.normal(jax.random.key(0), (vectors, dim))
     indices = jax.random.randint(jax.random.key(1), (vectors,), 0, codes)
-    function = jax.jit(lambda z, indices: form(jnp, jax, z, indices, codes))
+    function = jax.jit(lambda z, indices: form(z, indices, codes))
     first = np.asarray(function(z, indices))
     same = all(np.array_equal(first, np.asarray(function(z, indices))) for _ in range(20))
-    step = jax.jit(lambda z, indices: z + 0 * form(jnp, jax, z, indices, codes)[0, 0])
+    step = jax.jit(lambda z, indices: z + 0 * form(z, indices, codes)[0, 0])
     return {"found": {"ms": 1e3 * median_of_turns(repeated(step, z, indices)), "repeatable": same}}
-
-
-def scatter(jnp: Any, jax: Any, z: Any, indices: Any, codes: int) -> Any:
-    return jnp.zeros((codes, z.shape[-1]), jnp.float32).at[indices].add(z)
-
-
-def product(jnp: Any, jax: Any, z: Any, indices: Any, codes: int) -> Any:
-    return jnp.matmul(jax.nn.one_hot(indices, codes).T, z, precision="highest")
-
-
-FORMS = {"scatter": scatter, "product": product}
 
 
 # --- is it right

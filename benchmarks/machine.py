@@ -1,6 +1,7 @@
 """What this machine can do, measured now: the rate of matrix products, the bandwidth of memory, and how idle it is."""
 
 import importlib.metadata
+import math
 import os
 import platform
 import statistics
@@ -63,6 +64,15 @@ def seconds(once: Callable[[], Any], times: int = TIMES) -> float:
         jax.block_until_ready(once())
         spent.append(time.perf_counter() - began)
     return statistics.median(spent)
+
+
+def planned(program: Any) -> float:
+    """Bytes of a compiled program: arguments, outputs and temporaries as XLA plans them; NaN where it does not say."""
+    plan = program.memory_analysis()
+    if plan is None:
+        return math.nan
+    moved = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
+    return float(moved + plan.temp_size_in_bytes)
 
 
 def described(*packages: str) -> str:

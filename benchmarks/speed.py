@@ -44,13 +44,12 @@ import jax  # noqa: E402
 import pipeline  # noqa: E402
 import speed_rows as ours  # noqa: E402
 from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
-from machine import Peak, described, peak  # noqa: E402
+from machine import Peak, described, peak, planned  # noqa: E402
+from sizes import GENERATOR, MNIST, PHOTOGRAPHS, TOP  # noqa: E402
 from turns import TURN, in_turns, milliseconds, turns_of  # noqa: E402
 
 from vqvae_jax.files import write_json  # noqa: E402
 
-MNIST = {"size": 28, "channels": 1, "levels": 1, "width": 16, "codes": 32}
-PHOTOGRAPHS = {"channels": 3, "levels": 2, "width": 128, "codes": 512}
 SMALL = {"size": 64, "channels": 3, "levels": 2, "width": 64, "codes": 512}
 CPU = jax.default_backend() == "cpu"
 DTYPES = ("float32", "bfloat16")
@@ -69,13 +68,13 @@ def rows(dtype: str) -> dict[str, Row]:
     for name, (size, batch) in photographs.items():
         found[f"hierarchical VAE step, {name}"] = ("autoencoder_step", (batch, dtype), {"size": size, **PHOTOGRAPHS})
     for batch in (32, 128):
-        found[f"MNIST PixelCNN step, {batch}"] = ("prior_step", (batch, dtype), ours.GENERATOR)
-    found["TopPrior step, 2"] = ("prior_step", (2, dtype), ours.TOP)
+        found[f"MNIST PixelCNN step, {batch}"] = ("prior_step", (batch, dtype), GENERATOR)
+    found["TopPrior step, 2"] = ("prior_step", (2, dtype), TOP)
     for count in (1, 16, 64):
-        found[f"sample MNIST PixelCNN, {count}"] = ("sampling", (count, dtype), ours.GENERATOR)
+        found[f"sample MNIST PixelCNN, {count}"] = ("sampling", (count, dtype), GENERATOR)
     for count in (1, 16) if CPU else (1, 16, 64):
-        found[f"sample TopPrior 32x32, {count}"] = ("sampling", (count, dtype), ours.TOP)
-    found["a forward pass of TopPrior, 1"] = ("forward", (1, dtype), ours.TOP)
+        found[f"sample TopPrior 32x32, {count}"] = ("sampling", (count, dtype), TOP)
+    found["a forward pass of TopPrior, 1"] = ("forward", (1, dtype), TOP)
     found["both priors and decoder, 256 px, 1"] = ("hierarchy", (1, dtype), {})
     if dtype == "float32":  # codebooks are float32 whatever the networks are
         for shape in ((16384, 64, 512), (16384, 128, 8192), (2048, 8, 262144), (65536, 8, 262144)):
@@ -116,12 +115,12 @@ class Rival:
         """Of the question that was sent. RuntimeError where PyTorch raised."""
         assert self.process.stdout
         try:
-            said = json.loads(self.process.stdout.readline())
+            answer = json.loads(self.process.stdout.readline())
         except json.JSONDecodeError as error:
             raise SystemExit("error: PyTorch's side ended; what it said stands above (pip install torch?)") from error
-        if isinstance(said, dict) and "error" in said:
-            raise RuntimeError(f"PyTorch: {said['error']}")
-        return said
+        if isinstance(answer, dict) and "error" in answer:
+            raise RuntimeError(f"PyTorch: {answer['error']}")
+        return answer
 
     def settings(self, row: Row) -> dict[str, Callable[[], float]]:
         """What runs a turn of each of PyTorch's fastest settings, and gives the seconds of one step."""
@@ -166,10 +165,9 @@ def compiled(program: Callable[[], Any]) -> tuple[float, float, float]:
         for _ in range(2):
             jax.clear_caches()
             began = time.perf_counter()
-            plan = program().compile().memory_analysis()
+            memory = planned(program().compile())
             seconds.append(time.perf_counter() - began)
-    memory = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
-    return seconds[0], seconds[1], float(memory + plan.temp_size_in_bytes)
+    return seconds[0], seconds[1], memory
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from sizes import BOTTOM, TOP
 
 from vqvae_jax.autoencoders import AUTOENCODERS
 from vqvae_jax.networks.fast import plain
@@ -30,10 +31,6 @@ OPTIMIZER = {
     "schedule": "constant",
 }
 LOSS_WEIGHTS = {"reconstruction": 1.0, "feature": 1.0, "codebook": 1.0, "commitment": 0.25}
-GENERATOR = {"name": "mnist_generator", "vocab_size": 32, "shape": (7, 7)}
-TOP = {"name": "top_prior", "vocab_size": 512, "shape": (32, 32)}
-BOTTOM = {"name": "bottom_prior", "vocab_size": 512, "shape": (64, 64), "coarse_sizes": (512,)}
-TRANSFORMER = {"name": "transformer", "vocab_size": 1024, "shape": (16, 16), "width": 512, "layers": 12, "heads": 8}
 
 
 class Work(NamedTuple):

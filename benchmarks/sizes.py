@@ -1,0 +1,8 @@
+"""The models that the benchmarks measure: fields of their constructors. Imports nothing, and so touches no device."""
+
+MNIST = {"size": 28, "channels": 1, "levels": 1, "width": 16, "codes": 32}
+PHOTOGRAPHS = {"channels": 3, "levels": 2, "width": 128, "codes": 512}
+GENERATOR = {"name": "mnist_generator", "vocab_size": 32, "shape": (7, 7)}
+TOP = {"name": "top_prior", "vocab_size": 512, "shape": (32, 32)}
+BOTTOM = {"name": "bottom_prior", "vocab_size": 512, "shape": (64, 64), "coarse_sizes": (512,)}
+TRANSFORMER = {"name": "transformer", "vocab_size": 1024, "shape": (16, 16), "width": 512, "layers": 12, "heads": 8}
