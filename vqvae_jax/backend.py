@@ -52,20 +52,20 @@ def choices() -> Choices:
 
 def platform() -> str:
     """Where what is traced now will run: "cpu", "gpu", "tpu", or another name of JAX's."""
-    told = _told()
-    name = jax.default_backend() if told is None else getattr(told, "platform", told)
+    default = _default()
+    name = jax.default_backend() if default is None else getattr(default, "platform", default)
     return ALSO_CALLED.get(name, name)
 
 
 def device() -> jax.Device:
     """The device of this process on which a program without other orders runs."""
-    told = _told()
-    if isinstance(told, jax.Device):
-        return told
-    return jax.local_devices(backend=told)[0]
+    default = _default()
+    if isinstance(default, jax.Device):
+        return default
+    return jax.local_devices(backend=default)[0]
 
 
-def _told() -> "jax.Device | str | None":
+def _default() -> "jax.Device | str | None":
     """What the user made the default, by `jax.default_device` or JAX_DEFAULT_DEVICE."""
     return getattr(jax.config, "jax_default_device", None)
 
@@ -78,8 +78,8 @@ def memory() -> int | None:
 
 def compute_capability() -> tuple[int, int] | None:
     """Of an NVIDIA GPU: (9, 0) of an H100; None of any other device."""
-    said = re.fullmatch(r"(\d+)\.(\d+)", str(getattr(device(), "compute_capability", "")))
-    return (int(said[1]), int(said[2])) if said else None
+    version = re.fullmatch(r"(\d+)\.(\d+)", str(getattr(device(), "compute_capability", "")))
+    return (int(version[1]), int(version[2])) if version else None
 
 
 def options_once() -> dict[str, int]:

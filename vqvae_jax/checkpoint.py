@@ -246,15 +246,15 @@ def set_aside(directory: Path, step: int) -> list[int]:
     Raises:
         UserError: there is no such step, or an earlier call's steps are in the way.
     """
-    there = sorted(int(path.name) for path in directory.glob("[0-9]*") if path.name.isdigit())
-    later, aside = [one for one in there if one > step], directory.with_name(f"{directory.name}.after_{step}")
-    if step not in there:
-        raise UserError(f"{directory} has no step {step}; there are: {', '.join(map(str, there)) or 'none'}")
+    steps = sorted(int(path.name) for path in directory.glob("[0-9]*") if path.name.isdigit())
+    later, aside = [s for s in steps if s > step], directory.with_name(f"{directory.name}.after_{step}")
+    if step not in steps:
+        raise UserError(f"{directory} has no step {step}; there are: {', '.join(map(str, steps)) or 'none'}")
     if later and aside.exists():
         raise UserError(f"{aside} holds steps that were set aside before; remove it, if nobody needs them")
-    for one in later:
+    for name in map(str, later):
         aside.mkdir(exist_ok=True)
-        (directory / str(one)).rename(aside / str(one))
+        (directory / name).rename(aside / name)
     return later
 
 
