@@ -288,6 +288,44 @@ def test_too_few_images_to_hold_some_out(tmp_path):
 # --- from another run, and again
 
 
+def write_folders(path, names, count=60):
+    """Pictures in folders, which are their labels."""
+    for name in names:
+        (path / name).mkdir(parents=True)
+        for i in range(count):
+            noise = np.random.default_rng([int(name), i]).integers(0, 256, (4, 4, 3), np.uint8)
+            PIL.Image.fromarray(noise.repeat(4, axis=0).repeat(4, axis=1)).save(path / name / f"{i}.png")
+    return path
+
+
+def begun_when_labels_were_text(workdir, path):
+    """A run as an earlier version began it: 10 before 9."""
+    config = tiny(path, dataset__name="folder")
+    facts = recipe.Recipe(config, workdir).facts
+    assert facts["label_names"] == ["9", "10"]
+    workdir.mkdir()
+    configs.save(config, workdir)
+    recipe.write_facts(facts | {"label_names": ["10", "9"], "label_counts": facts["label_counts"][::-1]}, workdir)
+    return config
+
+
+def test_a_run_goes_on_with_the_labels_that_it_began_with(tmp_path, monkeypatch):
+    monkeypatch.setenv("VQVAE_JAX_CACHE", str(tmp_path / "cache"))
+    path = write_folders(tmp_path / "data", ["9", "10"])
+    config = begun_when_labels_were_text(tmp_path / "run", path)
+    went_on = recipe.Recipe(config, tmp_path / "run")
+    went_on.check()
+    from_it = recipe.Recipe(
+        tiny(path, dataset__name="folder", priors__top__train__init_from=str(tmp_path / "run")), tmp_path / "new"
+    )
+    for begun in (went_on, from_it):
+        assert begun.facts["label_names"] == ["10", "9"]
+        for images in begun.splits.values():
+            assert [("10", "9")[label] for label in images.label] == [name.split("/")[0] for name in images.name]
+    write_folders(path, ["11"])
+    assert "label_names" in refused(tmp_path / "run", config)
+
+
 def test_a_run_starts_from_the_weights_of_another(trained, tmp_path):
     """The stage of the same name; moments, steps and the seed are its own."""
     workdir, path = trained

@@ -76,6 +76,9 @@ class Recipe:
         self.from_tokens = "autoencoder" not in configs.stages(config)
         load: Any = token_files.load if self.from_tokens else data.load
         self.splits = {part: load(config["dataset"], part) for part in PARTS}
+        if not self.from_tokens:
+            names = label_order(config, self.workdir)
+            self.splits = {part: images.with_labels(names) for part, images in self.splits.items()}
         self.facts = parts.facts_of_tokens(config) if self.from_tokens else parts.facts_of(self.splits["train"])
         self.facts["train_images"] = len(self.splits["train"])
 
@@ -323,6 +326,13 @@ class Recipe:
                 f"the autoencoder would be trained from step {step} to {steps}, and {', '.join(started)} learned its "
                 f"codes of step {step}; use another --workdir, or remove what depends on them: rm -r {folders}"
             )
+
+
+def label_order(config: Mapping[str, Any], workdir: Path) -> Sequence[str]:
+    """The labels as the run counts them, or that run whose weights a prior starts from; empty: as the data do."""
+    origins = [workdir, *(section["train"]["init_from"] for section in config["priors"].values())]
+    begun = [Path(origin) for origin in origins if origin and (Path(origin) / parts.FACTS).is_file()]
+    return parts.read_facts(begun[0])["label_names"] if begun else ()
 
 
 def check_facts(facts: Mapping[str, Any], workdir: Path) -> None:

@@ -127,6 +127,18 @@ def test_labels_and_several_coarser_maps_keep_our_names(tmp_path):
     same(came, tmp_path / "back.npz")
 
 
+def test_guidance_that_a_strangers_prior_may_not_have_learned_is_refused(tmp_path, capsys):
+    """No weight shows whether labels were hidden in its training. With a label, or a drawn one, it samples."""
+    came = prior(tmp_path / "p.npz", merge="sum", num_labels=5, label_condition=True)
+    assert bring(came, tmp_path / "run") == 0
+    assert "label_dropout=0, so no guidance" in capsys.readouterr().out
+    assert configs.load(tmp_path / "run")["priors"]["codes"]["label_dropout"] == 0
+    model = vqvae_jax.load(tmp_path / "run")
+    assert model.sample_tokens(2)[0].shape == model.sample_tokens(2, label="3")[0].shape == (2, 7, 7)
+    with pytest.raises(UserError, match="guidance=2 .*--config.priors.codes.label_dropout=0.1, or leave guidance"):
+        model.sample_tokens(2, label="3", guidance=2)
+
+
 def test_steps_unused_count_up_here_and_down_there(tmp_path):
     tensors = files.read(vae(tmp_path / "vae.npz", levels=1))
     left = np.array([100, 99, 40, 0] * 3, np.int64)

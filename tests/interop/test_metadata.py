@@ -105,6 +105,7 @@ def test_priors_come_back(alone, tmp_path):
     one, other = carried(run, tmp_path, *(() if alone else ("autoencoder",)), "top", "bottom")
     same(other.sample_tokens(3, 1, "cat"), one.sample_tokens(3, 1, "cat"))
     same(other.sample_tokens(3, 1), one.sample_tokens(3, 1))  # labels are drawn as often as there
+    same(other.sample_tokens(3, 1, "cat", guidance=2), one.sample_tokens(3, 1, "cat", guidance=2))  # it learned that
 
 
 # --- assumed, asked for, refused

@@ -80,6 +80,8 @@ def not_shown(given: argparse.Namespace, stage: str, match: Any) -> Iterator[str
         yield f"uint8 0 and 255 become {low} and {high}; weights do not show it: --range=A,B"
     if heads := heads_of(match.module):
         yield f"{heads} heads of attention; weights do not show it: --heads=N"
+    if match.section.get("label_condition"):
+        yield "label_dropout=0, so no guidance: that labels were hidden in its training, weights do not show"
     if stage != "stack" and not given.image_size:
         from vqvae_jax.parts import read_facts
 

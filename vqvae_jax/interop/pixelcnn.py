@@ -30,8 +30,8 @@ def match(tensors: Tensors, heads: int) -> Match | None:
     fields |= {**stack_fields(shapes, stack, layers), **ends(shapes)}
     labels = shapes.get("embed_label.weight", (1,))[0] - 1
     facts: dict[str, Any] = {"vocab_size": embed[0], "coarse_sizes": coarse_sizes(shapes), "num_labels": labels}
-    if labels:
-        fields |= {"label_condition": True}
+    if labels:  # whether some were hidden in training no weight shows; a guess would be guided towards noise
+        fields |= {"label_condition": True, "label_dropout": 0.0}
     module = PRIORS["pixelcnn"](shape=SHAPE, **facts, **fields)
     like = parts.abstract_prior(module)
     name, title = named(fields, facts)
