@@ -161,8 +161,8 @@ def scalars(whose, levels):
     return record, quantizer(book, record["z_e"]), gradient
 
 
-@pytest.mark.parametrize("levels", LEVELS, ids=str)
-def test_fsq_of_its_authors(levels):
+@pytest.mark.parametrize("levels, gap", [*zip(LEVELS, (2e-5, 4e-6, 5e-7, 3e-4), strict=True)], ids=str)
+def test_fsq_of_its_authors(levels, gap):
     """Codes and values are the same ones. So is the gradient of odd numbers of levels, 1e-7.
 
     Of an even number the shift is a tangent there and atanh here: the gradient is 2e-6 (8 levels), 1e-5 (6) and 2e-4
@@ -171,14 +171,15 @@ def test_fsq_of_its_authors(levels):
     record, out, gradient = scalars("fsq", levels)
     np.testing.assert_array_equal(out.indices[0], record["indices"])
     near(out.z_q, record["z_q"], 1e-7)
-    near(gradient, record["grad_z_e_of_z_q"], 3e-4 if 4 in levels else 2e-5 if min(levels) > 4 else 1e-6)
+    near(gradient, record["grad_z_e_of_z_q"], gap)
 
 
 @pytest.mark.parametrize("levels, elsewhere", [*zip(LEVELS, (1, 0, 3, 1), strict=True)], ids=str)
 def test_fsq_of_lucidrains(levels, elsewhere):
     """It widens the interval by ε where the paper narrows it: so many of 256 codes differ, each close to a border.
 
-    Everything is 1.001 / 0.999 as wide, and so is the gradient.
+    Everything is 1.001 / 0.999 as wide, and so is the gradient: but for that 2e-7 off where all levels are odd, 5e-4
+    with 4 levels, whose shift is another one as well.
     """
     record, out, gradient = scalars("fsq_lucidrains", levels)
     other = np.asarray(out.indices[0]) != record["indices"]
