@@ -1,16 +1,18 @@
 """Collapse is told once, with its level and the step it began at; what is healthy is left in peace."""
 
 import jax
+import jax.numpy as jnp
 import pytest
 from small_quantizers import CASES, small
 
-from vqvae_jax.doctor import LONG, PATIENCE, RECENT, Doctor
-from vqvae_jax.tasks.autoencode import age_and_size
+from vqvae_jax.doctor import AWAY, LONG, PATIENCE, RECENT, Doctor
+from vqvae_jax.tasks.autoencode import age_and_size, distance
 
 
-def values(usage=1.0, perplexity=50.0, norm=1.0, longest=2.0, revived=0.0, level="top"):
-    names = ("recent_usage", "batch_perplexity", "code_norm", "code_norm_max", "revived")
-    return {f"{name}/{level}": v for name, v in zip(names, (usage, perplexity, norm, longest, revived), strict=True)}
+def values(usage=1.0, perplexity=50.0, norm=1.0, longest=2.0, revived=0.0, away=0.5, level="top"):
+    names = ("recent_usage", "batch_perplexity", "code_norm", "code_norm_max", "revived", "away")
+    seen = (usage, perplexity, norm, longest, revived, away)
+    return {f"{name}/{level}": value for name, value in zip(names, seen, strict=True)}
 
 
 def watch(*steps):
@@ -50,6 +52,8 @@ def test_other_illnesses():
     assert "times as long as most" in flown[0].what
     one = watch(*((step, values(perplexity=1.2)) for step in steps))[0].present()
     assert "one code does nearly all, batch perplexity 1.2" in one[0].what
+    run = watch(*((step, values(away=1.01 * AWAY)) for step in steps))[0].present()
+    assert "vectors lie 5 times a code's length from their codes" in run[0].what
     revived = watch(*((step, values(usage=0.1, revived=9.0)) for step in steps))[0].present()
     assert "revived and not kept" in revived[0].advice
 
@@ -70,3 +74,17 @@ def test_every_codebook_says_what_the_doctor_reads(case):
     """But for those without a table: nothing can die there."""
     found = age_and_size(small(case).init(jax.random.key(0)))
     assert set(found) == (set() if case == "fsq" else {"code_norm", "code_norm_max", "recent_usage", "code_age"})
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case not in ("fsq",) and "residual" not in case])
+def test_the_distance_to_codes_is_in_lengths_of_a_code(case):
+    """Computed anew from the looked-up codes."""
+    quantizer = small(case)
+    codebook = quantizer.init(jax.random.key(0))
+    z = jax.random.normal(jax.random.key(1), (4, 3, 3, quantizer.input_dim))
+    out = quantizer(codebook, z)
+    seen = z / jnp.linalg.norm(z, axis=-1, keepdims=True) if "cosine" in case or "sphere" in case else z
+    apart = jnp.linalg.norm(seen - quantizer.lookup(codebook, out.indices), axis=-1)
+    usual = jnp.median(jnp.linalg.norm(codebook.codes, axis=-1))
+    found = distance(age_and_size(codebook)["code_norm"], out.losses["commitment"], quantizer.output_dim)["away"]
+    assert float(found) == pytest.approx(float(jnp.sqrt(jnp.mean(apart**2)) / usual), rel=1e-4)

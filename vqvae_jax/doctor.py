@@ -3,6 +3,7 @@
 recent_usage/LEVEL     share of the codes that were used in the last RECENT steps
 batch_perplexity/LEVEL of one batch
 code_norm/LEVEL        median length of the codes; code_norm_max/LEVEL the longest
+away/LEVEL             root mean square of the distance from a vector to its code, in lengths of a code
 revived/LEVEL          codes that got a new value in this step
 """
 
@@ -13,6 +14,7 @@ RECENT = 100  # steps
 LOW = 0.2  # of the codes: below, a level has collapsed
 FEW = 2.0  # perplexity of a batch: below, one code does nearly all
 LONG = 100.0  # times the median length: such a code flew off
+AWAY = 5.0  # lengths of a code between a vector and its code: above, the encoder has run away; healthy is below 1
 PATIENCE = 3  # logged steps in a row before anything is said
 
 
@@ -64,6 +66,9 @@ def look(level: str, step: int, values: Mapping[str, Any]) -> Illness | None:
         return Illness(level, step, f"a code is {longest / usual:.0f} times as long as most", FLOWN)
     if step < RECENT:
         return None
+    away = values.get(f"away/{level}")
+    if away is not None and away > AWAY:
+        return Illness(level, step, f"vectors lie {away:.0f} times a code's length from their codes", RUN)
     if perplexity is not None and perplexity < FEW:
         return Illness(level, step, f"one code does nearly all, batch perplexity {perplexity:.1f}", ONE)
     return None
@@ -85,6 +90,10 @@ def unused(level: str, values: Mapping[str, Any]) -> str:
 FLOWN = (
     "it flew off, or the encodings have shrunk away from it: lower the learning rate, or a larger "
     "--config.loss_weights.reconstruction"
+)
+RUN = (
+    "the encoder runs ahead of its codes: try a smaller --config.loss_weights.reconstruction, codes that follow at once "
+    "(--config.autoencoder.quantizer.name=ema), or with cvq distance=sphere; docs/codebooks.md shows what it costs"
 )
 ONE = (
     "the encoder gives every place the same vector: try a lower learning rate, or a smaller "

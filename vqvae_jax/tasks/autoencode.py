@@ -18,6 +18,7 @@ from vqvae_jax.tasks.optimize import apply_gradients, new_state, trainable, with
 from vqvae_jax.types import Array, Codebook, Model, TrainState, UserError, map_names, unknown
 
 SHOWN = 32  # pictures in a grid
+TINY = 1e-12  # for codes of length 0
 SORTED = 4096  # lengths of codes whose median is looked for in every step: sorting more would take its time
 
 
@@ -146,8 +147,12 @@ class AutoencodeTask:
             metrics[f"batch_usage/{name}"] = cb.usage(counts)
             metrics[f"batch_perplexity/{name}"] = cb.perplexity(counts)
         metrics |= {f"revived/{name}": jnp.sum(dead) for name, dead in out.fresh.items()}
-        for level, codebook in out.codebooks.items():
-            metrics |= {f"{name}/{level}": value for name, value in age_and_size(codebook).items()}
+        for level, quantizer in zip(self.autoencoder.level_names, self.autoencoder.quantizers, strict=True):
+            found = age_and_size(out.codebooks[level])
+            commitment = out.losses.get(f"commitment/{level}")
+            if found and commitment is not None and len(quantizer.vocab_sizes) == 1:
+                found |= distance(found["code_norm"], commitment, quantizer.output_dim)
+            metrics |= {f"{name}/{level}": value for name, value in found.items()}
         return metrics
 
     def _vocabulary(self) -> dict[str, int]:
@@ -155,6 +160,11 @@ class AutoencodeTask:
         quantizers = self.autoencoder.quantizers
         sizes = sum((quantizer.vocab_sizes for quantizer in quantizers), ())
         return dict(zip(map_names(self.autoencoder.level_names, quantizers), sizes, strict=True))
+
+
+def distance(code_norm: Array, commitment: Array, dim: int) -> dict[str, Array]:
+    """What `doctor` watches as well: how far vectors [dim] lie from their codes, in lengths of a code."""
+    return {"away": jnp.sqrt(commitment * dim) / jnp.maximum(code_norm, TINY)}
 
 
 def age_and_size(codebook: Codebook) -> dict[str, Array]:
