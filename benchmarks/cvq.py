@@ -5,8 +5,8 @@
     python benchmarks/cvq.py … --tables                                                  # of what the file has
 
 Each variant is a list of the flags that a user would type after --config=configs/cifar10_cvqvae.py:subset; what is not
-said is as published (decay 0.99, a reconstruction that weighs 16). All train the same number of steps on the same images.
-The file has of each run, on the whole test split, psnr, ssim, usage and perplexity; and curves along the training: the
+said is as published (decay 0.99, a reconstruction that weighs 16). All train as many steps on the same images. The file
+has of each run, on the whole test split, psnr, ssim, usage and perplexity; and curves along the training: the
 length of codes, the distance to them and the usage of the last 100 steps, which are what `doctor` watches, and how many
 codes are distinct. `--workers` variants compile and train side by side. docs/measured/cvq.json is such a file.
 """
@@ -37,7 +37,7 @@ from vqvae_jax.tasks.optimize import make_optimizer
 from vqvae_jax.types import Array, UserError
 
 BASE = "configs/cifar10_cvqvae.py:subset"
-Q, W, O, T = "autoencoder.quantizer.", "loss_weights.", "optimizer.", "train."
+Q, W, A, T = "autoencoder.quantizer.", "loss_weights.", "optimizer.", "train."
 EMA = {"name": "ema", "codebook_size": 512, "code_dim": 64}
 PUBLISHED = {Q + "decay": 0.99, W + "reconstruction": 1 / 0.063}
 CHANGES: dict[str, dict[str, Any]] = {  # one thing each
@@ -46,8 +46,8 @@ CHANGES: dict[str, dict[str, Any]] = {  # one thing each
     "random": {Q + "anchor": "random"},
     "probabilistic": {Q + "anchor": "probabilistic"},
     "contrastive": {Q + "contrastive": True, W + "contrastive": 1.0},
-    "rate 3e-4": {O + "learning_rate": 3e-4},
-    "no warm-up": {O + "schedule": "constant", O + "warmup_steps": 0},
+    "rate 3e-4": {A + "learning_rate": 3e-4},
+    "no warm-up": {A + "schedule": "constant", A + "warmup_steps": 0},
     "batch 1024": {T + "batch_size": 1024},
     "weight 1": {W + "reconstruction": 1.0},
     "commitment 1": {W + "commitment": 1.0},

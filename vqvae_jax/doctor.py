@@ -92,8 +92,8 @@ FLOWN = (
     "--config.loss_weights.reconstruction"
 )
 RUN = (
-    "the encoder runs ahead of its codes: try a smaller --config.loss_weights.reconstruction, codes that follow at once "
-    "(--config.autoencoder.quantizer.name=ema), or with cvq distance=sphere; docs/codebooks.md shows what it costs"
+    "the encoder runs ahead of its codes: try a smaller --config.loss_weights.reconstruction, codes that follow at "
+    "once (quantizer ema), or with cvq distance=sphere; docs/codebooks.md shows what it costs"
 )
 ONE = (
     "the encoder gives every place the same vector: try a lower learning rate, or a smaller "
