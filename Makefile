@@ -31,7 +31,7 @@ accelerator-data: $(VENV)/demo.done  ## pack what the same needs without a netwo
 	$(VENV)/bin/python benchmarks/accelerator_data.py $(if $(REFERENCE),--reference=$(REFERENCE)) $(if $(PYTORCH),--pytorch=$(PYTORCH)) $(ARGS)
 
 $(VENV)/bin/uv:
-	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v < (3, 13) and "Python 3.11 or 3.12 is needed, %s is %d.%d; say which one: make $(MAKECMDGOALS) PYTHON=python3.12" % (sys.executable, *v))'
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v < (3, 15) and "Python 3.11 to 3.14 is needed, %s is %d.%d; say which one: make $(MAKECMDGOALS) PYTHON=python3.13" % (sys.executable, *v))'
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install -q --disable-pip-version-check uv==$(UV_VERSION)
 
@@ -49,7 +49,7 @@ audit: $(VENV)/bin/uv  ## known vulnerabilities of the pinned packages; fails wh
 requirements: $(VENV)/bin/uv  ## pin what requirements*.in ask for
 	for f in requirements requirements-demo; do \
 	  $(VENV)/bin/uv pip compile -q --upgrade --universal --python-version 3.11 --no-annotate --no-header $$f.in -o $$f.txt && \
-	  sed -i "1i # Made by \`make requirements\` from $$f.in: Python 3.11 and 3.12." $$f.txt; done
+	  sed -i "1i # Made by \`make requirements\` from $$f.in: Python 3.11 to 3.14." $$f.txt; done
 
 clean:  ## environments, caches and runs
 	rm -rf .venv .venv312 .pytest_cache .mypy_cache .ruff_cache runs
