@@ -10,9 +10,11 @@ import contextlib
 import json
 import logging
 import math
+import sys
 import textwrap
 import zlib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -315,6 +317,8 @@ def _read(metadata: Any, item: str, abstract: Any) -> Any:
         tree = jax.tree.map(filled, wanted, loaded)
     if checksum(tree) != notes.get(f"{item}_crc32", checksum(tree)):
         raise Damaged(f"the checksum of its {WHAT[item]} differs")
+    if not jax.tree.all(jax.tree.map(lambda a, b: a.dtype == b.dtype, wanted, tree)):
+        raise Damaged(f"a type in its {WHAT[item]} differs")  # of a key, which has the checksum of its numbers
     return tree
 
 
@@ -322,10 +326,11 @@ def _check_fits(metadata: Any, item: str, abstract: Any) -> None:
     """As `check_fits`; but files that are missing or changed look like another model, too."""
     _check_there(metadata, item)
     try:
-        check_fits(str(metadata.path), metadata.metadata[item], abstract)
-    except UserError:
-        _read(metadata, item, None)  # raises Damaged where that is why
-        raise
+        return check_fits(str(metadata.path), metadata.metadata[item], abstract)
+    except UserError as error:
+        misfit = error
+    _read(metadata, item, None)  # raises Damaged where that is why
+    raise misfit
 
 
 def _check_there(metadata: Any, item: str) -> None:
@@ -342,7 +347,8 @@ def _check_there(metadata: Any, item: str) -> None:
 def _damage(what: str) -> Iterator[None]:
     """Turns the errors of unreadable files into Damaged; not those of a device, of memory or of forbidden files."""
     try:
-        yield
+        with _silent():
+            yield
     except Exception as error:
         cause = _innermost(error)
         if isinstance(cause, OSError | MemoryError | jax.errors.JaxRuntimeError):
@@ -379,8 +385,39 @@ def _not_orbax_chatter(record: logging.LogRecord) -> bool:
     return record.levelno > logging.INFO or "orbax" not in record.pathname
 
 
+def _not_said_already(record: logging.LogRecord) -> bool:
+    """A damaged file fails once an array; the first failure is raised, the others would be printed."""
+    text = record.getMessage()
+    return not ("never retrieved" in text and ("tensorstore" in text or "orbax" in text))
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """What Orbax logs of files that it cannot read is said in one line instead."""
+    logger = logging.getLogger("absl")
+    logger.addFilter(_not_of_orbax)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_not_of_orbax)
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in record.pathname
+
+
+@cache
 def _quieten() -> None:
-    logging.getLogger("absl").addFilter(_not_orbax_chatter)  # adding the same filter twice does nothing
+    logging.getLogger("absl").addFilter(_not_orbax_chatter)
+    logging.getLogger("asyncio").addFilter(_not_said_already)
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda what: None if _comes_late(what) else hook(what)
+
+
+def _comes_late(what: Any) -> bool:
+    """Where one array cannot be read, the others that are still being read find their loop closed."""
+    code = getattr(what.object, "cr_code", None)
+    return str(what.exc_value) == "Event loop is closed" or (code is not None and "orbax" in code.co_filename)
 
 
 @contextlib.contextmanager
