@@ -3,6 +3,7 @@
 The model is the smallest that has two levels, one with each kind of codebook: patches through one matrix and back.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -175,6 +176,42 @@ def test_a_resumed_prior_drops_the_same_units(tmp_path):
     fit(task, tmp_path / "halves", 2, data)
     fit(task, tmp_path / "halves", 4, data)
     same(saved(task, tmp_path / "straight", data), saved(task, tmp_path / "halves", data))
+
+
+class Killed(Exception):
+    """As kill -9 would: nothing is tidied up."""
+
+
+def test_the_log_of_a_killed_training_is_the_uninterrupted_one(tmp_path, monkeypatch):
+    """Line for line, killed just before a checkpoint was there or just behind it."""
+    save, kills = Checkpoints.save, []
+
+    def killed(self, step, *rest):
+        if (step, "before") in kills:
+            raise Killed
+        save(self, step, *rest)
+        self.wait()
+        if (step, "behind") in kills:
+            raise Killed
+
+    def log(name, *kill):
+        kills[:] = kill
+        every = {"log_every": 2, "evaluate_every": 3, "checkpoint_every": 1}
+        with contextlib.suppress(Killed):
+            train.fit(task, batches(), batches(), tmp_path / name, settings(7) | every, {}, seed=5)
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        return [re.sub(r'"time": [0-9.]+, ', "", line) for line in lines]
+
+    def until(step):
+        return [line for line in straight if json.loads(line)["step"] <= step]
+
+    task = autoencode()
+    monkeypatch.setattr(Checkpoints, "save", killed)
+    straight = log("straight")
+    assert [json.loads(line)["step"] for line in straight] == [2, 3, 4, 6, 6, 7, 7]
+    for step, where in [(2, "behind"), (3, "before"), (3, "behind"), (6, "behind"), (7, "before"), (7, "behind")]:
+        assert log("killed", (step, where)) == until(step)
+    assert log("killed") == straight
 
 
 def test_what_is_finished_is_left_alone(tmp_path):

@@ -351,9 +351,9 @@ def _damage(what: str) -> Iterator[None]:
             yield
     except Exception as error:
         cause = _innermost(error)
-        if isinstance(cause, OSError | MemoryError | jax.errors.JaxRuntimeError):
-            if not isinstance(cause, FileNotFoundError | NotADirectoryError | IsADirectoryError):
-                raise
+        missing = isinstance(cause, FileNotFoundError | NotADirectoryError | IsADirectoryError)
+        if isinstance(cause, OSError | MemoryError | jax.errors.JaxRuntimeError) and not missing:
+            raise
         raise Damaged(f"{what} ({type(cause).__name__}: {_first_line(cause)})") from error
 
 

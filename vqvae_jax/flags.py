@@ -36,6 +36,11 @@ def add_images(one: argparse.ArgumentParser) -> None:
     one.add_argument("--split", help="another split than the config's dataset.test_split")
 
 
+def add_autoencoder_step(one: argparse.ArgumentParser, flag: str = "--autoencoder_step") -> None:
+    """Which of its checkpoints is used."""
+    one.add_argument(flag, type=step, help="of the autoencoder: a number, best or latest (default latest)")
+
+
 def images_of(given: argparse.Namespace) -> dict[str, str]:
     """Changes to the config's section `dataset`."""
     asked = {"name": given.dataset, "path": given.path, "test_split": given.split}

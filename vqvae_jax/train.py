@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vqvae_jax.backend import choices, host, options_once
-from vqvae_jax.checkpoint import Checkpoints
+from vqvae_jax.checkpoint import GOES_ON, Checkpoints
 from vqvae_jax.doctor import Doctor
 from vqvae_jax.finite import FIRST_BAD, Watch
 from vqvae_jax.logs import Log, read_metrics
@@ -51,7 +51,7 @@ def fit(
         SystemExit: 128 + number of the signal that stopped it, after everything was saved.
     """
     steps = settings["steps"]
-    with Checkpoints(folder / "checkpoints", settings["keep"]) as checkpoints:
+    with Checkpoints(folder / "checkpoints", settings["keep"], GOES_ON.format(stage=folder.name)) as checkpoints:
         start = checkpoints.latest() or 0
         if start >= steps:
             return
@@ -114,7 +114,7 @@ class Run:
     def start_from(self, state: TrainState, folder: Path) -> TrainState:
         """A new state with the weights that a stage of another run ended with: its best where that is known."""
         like = jax.eval_shape(self.task.model, state)
-        with Checkpoints(folder / "checkpoints") as other:
+        with Checkpoints(folder / "checkpoints", flag="") as other:
             step = None if folder.name == "autoencoder" or other.best() is None else "best"
             model = jax.tree.map(np.asarray, other.restore_model(step, like))
         return jax.jit(self.task.start_from, donate_argnums=0, out_shardings=self.everywhere)(state, model)
@@ -182,8 +182,9 @@ def _loop(run: Run, state: TrainState, start: int, checkpoints, log: Log, stop: 
             stopped = stop.reached(done)
             evaluate = last or done % settings["evaluate_every"] == 0
             save = evaluate or stopped or done % settings["checkpoint_every"] == 0
-            if save:  # which waits for the state anyway
+            if save:  # which waits for the state anyway; what is saved is logged, however the run ends
                 watch.look(done)
+                waiting.flush()
             loss = _evaluate(run, state, done, log, watch) if evaluate else None
             if last or _pictures_due(settings, run.data, done):
                 for name, grid in run.pictures(run.task.model(state), done).items():
