@@ -276,6 +276,13 @@ def test_nothing_trained_yet(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_a_backslash_is_refused(tmp_path):
+    """Orbax wrote the arrays into another folder, a/b, and nobody noticed."""
+    with pytest.raises(UserError, match="has a backslash in its name"):
+        Checkpoints(tmp_path / "a\\b")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_step_that_is_not_there(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         save(checkpoints, 1)

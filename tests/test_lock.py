@@ -102,6 +102,12 @@ def test_a_file_system_without_locks(tmp_path, writer, monkeypatch):
             pass
 
 
+def test_a_link_to_nowhere(tmp_path):
+    (tmp_path / "run").symlink_to(tmp_path / "there")
+    with pytest.raises(UserError, match=rf"run is a link .*: mkdir -p {tmp_path}/there$"), alone_in(tmp_path / "run"):
+        pass
+
+
 def refused(capsys, main, *argv):
     assert main(list(map(str, argv))) == 2
     [line] = capsys.readouterr().err.strip().splitlines()

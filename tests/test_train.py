@@ -475,7 +475,36 @@ def test_a_signal_marks_the_first_time_and_acts_the_second(number, capsys):
         assert len(hits) == 2
     finally:
         signal.signal(number, before)
-    assert "goes on from here" in capsys.readouterr().out
+    assert capsys.readouterr().out == "\nstopping after this step\n"  # nothing is saved yet
+
+
+@pytest.mark.parametrize("numbers", [(signal.SIGTERM, signal.SIGINT), (signal.SIGINT, signal.SIGTERM)])
+def test_the_first_signal_says_how_it_ends(numbers):
+    """A scheduler asks for the end, then someone types Ctrl-C: 143, so that the job is put back in the queue."""
+    with train.stop_on_signal() as stop:
+        for number in numbers:
+            os.kill(os.getpid(), number)
+        assert stop.exit_code == 128 + numbers[0]
+
+
+def test_what_is_saved_is_told_then(tmp_path, monkeypatch, capsys):
+    said = []
+
+    class Killed(Autoencode):
+        def summary(self, sums):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return super().summary(sums)
+
+    def wait(self):
+        said.append(capsys.readouterr().out)
+        own(self)
+
+    own = Checkpoints.wait
+    monkeypatch.setattr(Checkpoints, "wait", wait)
+    with pytest.raises(SystemExit):
+        fit(Killed(**vars(autoencode())), tmp_path, 6)
+    assert "saved" not in "".join(said[:-1]) and "stopping" in "".join(said[:-1])
+    assert "everything is saved, the same command goes on from here" in said[-1]
 
 
 def test_a_signal_in_the_last_step_ends_the_run_too(tmp_path):

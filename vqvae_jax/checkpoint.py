@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import math
+import os
 import sys
 import textwrap
 import zlib
@@ -52,6 +53,10 @@ class Checkpoints:
         if keep < 1:
             raise UserError(f"keep={keep}: at least one checkpoint must stay; say keep=1 or more")
         self.directory = Path(directory).absolute()
+        if os.name == "posix" and "\\" in str(self.directory):  # the arrays would lie elsewhere
+            raise UserError(
+                f"{self.directory} has a backslash in its name, which Orbax takes for a /; name it otherwise"
+            )
         self.keep, self.flag = keep, flag
         self._orbax: Any = None
         self._response: Any = None

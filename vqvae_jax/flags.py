@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,7 +26,7 @@ class Parser(argparse.ArgumentParser):
 
 def add_workdir(one: argparse.ArgumentParser, command) -> None:
     """The flag of every command, and what it calls."""
-    one.add_argument("--workdir", type=Path, required=True, help="where the run lives")
+    one.add_argument("--workdir", type=folder, required=True, help="where the run lives")
     one.set_defaults(command=command)
 
 
@@ -65,6 +66,11 @@ def value_range(text: str) -> tuple[float, float]:
     if not -math.inf < low < high < math.inf:
         raise argparse.ArgumentTypeError(f"wants two numbers, the lower one first, such as -1,1; got {text!r}")
     return low, high
+
+
+def folder(text: str) -> Path:
+    """A path; ~ is the home of whoever types, which a shell does not say behind a =."""
+    return Path(os.path.expanduser(text))
 
 
 def file(text: str) -> Path:

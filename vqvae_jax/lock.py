@@ -21,6 +21,8 @@ def alone_in(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process is at it, or one of another host was and did not say that it ended.
     """
+    if folder.is_symlink() and not folder.exists():
+        raise UserError(f"{folder} is a link to a folder that is not there; make it: mkdir -p {folder.resolve()}")
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -193,12 +193,11 @@ def _loop(run: Run, state: TrainState, start: int, checkpoints, log: Log, stop: 
                 checkpoints.save(done, run.task.model(state), state, config, loss)
             log.progress(done, waiting.text)
             if stopped and not last:
-                checkpoints.wait()
-                waiting.flush()
-                raise SystemExit(stop.exit_code)
+                break
     waiting.flush()
     checkpoints.wait()
-    if stop.number is not None:  # during the last step or its evaluation: the next stage must not begin
+    if stopped or stop.number is not None:  # also in the last step or its evaluation: the next stage must not begin
+        stop.say("everything is saved, the same command goes on from here")
         raise SystemExit(stop.exit_code)
 
 
@@ -294,6 +293,11 @@ class Stop:
         """143 after SIGTERM, so that schedulers put the job back in the queue."""
         return 128 + (self.number or signal.SIGTERM)
 
+    def say(self, text: str) -> None:
+        """A line for whoever stopped it."""
+        if jax.process_index() == 0:
+            print(text, flush=True)
+
     def reached(self, step: int) -> bool:
         """To be asked once a step, by all processes."""
         if jax.process_count() > 1:
@@ -316,8 +320,8 @@ def stop_on_signal() -> Iterator[Stop]:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def mark(number, frame):
-        stop.number = number
-        print("\nstopping after this step; everything is saved, the same command goes on from here", flush=True)
+        stop.number = stop.number or number
+        stop.say("\nstopping after this step")
         signal.signal(number, before[number])
 
     for number in before:
