@@ -214,6 +214,16 @@ def test_the_log_of_a_killed_training_is_the_uninterrupted_one(tmp_path, monkeyp
     assert log("killed") == straight
 
 
+def test_a_damaged_earlier_step_is_told_before_the_training(tmp_path, monkeypatch):
+    """Orbax chooses by its loss what stays; the first save would have been too late."""
+    task = autoencode()
+    fit(task, tmp_path / "top", 2, every=1)
+    (tmp_path / "top/checkpoints/1/_CHECKPOINT_METADATA").write_text("{}")
+    monkeypatch.setattr(train, "Run", None)
+    with pytest.raises(UserError, match=r"/1 is damaged: .*; without it step 2 is the last one: mv .*/1 .*/1.damaged$"):
+        fit(task, tmp_path / "top", 3)
+
+
 def test_what_is_finished_is_left_alone(tmp_path):
     class Never(AutoencodeTask):
         def init(self, key, batch):

@@ -13,6 +13,7 @@ import math
 import os
 import sys
 import textwrap
+import warnings
 import zlib
 from collections.abc import Iterator
 from functools import cache
@@ -28,8 +29,6 @@ from vqvae_jax.types import UserError
 Step = int | str | None  # a number, "best", or None for the latest
 METRICS = "metrics"  # Orbax' item with the loss, by which it keeps the best step, and the file in it
 GOES_ON = "--stage={stage} --from_step"  # the flag of a training, which goes back to a step before a damaged one
-
-
 WHAT = {"model": "model", "train": "train state"}
 
 
@@ -201,7 +200,7 @@ class Checkpoints:
     def _open(self) -> Any:
         """For writing: what a killed save left is cleared. A reader must not: it may be another process' save."""
         if self._orbax is None:
-            self.best()  # by which Orbax will choose what stays: every loss is to be the one that was noted
+            self.best()  # by which Orbax chooses what stays: every loss has to be the one that was noted
             self._orbax = _checkpointer(self.directory, self.keep)
         return self._orbax
 
@@ -238,9 +237,9 @@ class Checkpoints:
             with _one_line(f"reading {name}"):
                 yield
         except Damaged as damage:
+            instead = self._instead(step, item, self.flag if flag is None else flag)
             if not Path(name).is_dir():
                 raise UserError(f"{name} was removed by the training that goes on; type the same once more") from damage
-            instead = self._instead(step, item, self.flag if flag is None else flag)
             raise UserError(f"{name} is damaged: {damage}; {instead}") from damage
 
     def _instead(self, step: int, item: str, flag: str) -> str:
@@ -415,6 +414,8 @@ def _not_of_orbax(record: logging.LogRecord) -> bool:
 def _quieten() -> None:
     logging.getLogger("absl").addFilter(_not_orbax_chatter)
     logging.getLogger("asyncio").addFilter(_not_said_already)
+    for said in ("Sharding info not provided when restoring", r"coroutine '\S*_get_array_metadatas' was never awaited"):
+        warnings.filterwarnings("ignore", said)
     hook = sys.unraisablehook
     sys.unraisablehook = lambda what: None if _comes_late(what) else hook(what)
 

@@ -55,6 +55,7 @@ def fit(
         start = checkpoints.latest() or 0
         if start >= steps:
             return
+        checkpoints.best()  # what is damaged is told now, not by the first save
         run = Run(task, data, held_out, settings)
         state = run.begin(jax.random.key(seed), checkpoints if start else None)
         if not start and settings.get("init_from"):
