@@ -427,3 +427,22 @@ def test_a_checkpoint_under_another_steps_name_is_not_resumed(copy, trained):
     shutil.copytree(folder / "2", folder / "3")
     with pytest.raises(UserError, match=r"/3 is the checkpoint of step 2 under another name; name it 2 again"):
         recipe.run(configs.load(copy), copy)
+
+
+def test_a_relative_path_of_the_data_is_found_from_anywhere(tmp_path, monkeypatch):
+    """From where one stands, else from where the run was begun; also where both were moved together."""
+    (tmp_path / "project" / "data").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "project")
+    write_data(Path("data/images.npz"))
+    config = tiny("data/images.npz", priors={})
+    recipe.run(config, Path("runs/a"))
+    monkeypatch.chdir(tmp_path)
+    shutil.move("project", "moved")
+    workdir = Path("moved/runs/a")
+    assert evaluate.evaluate(workdir)["images"] == 20
+    more = tiny("data/images.npz", priors={}, train__steps=DONE + 2)
+    recipe.run(more, workdir)
+    assert latest(workdir)["autoencoder"] == DONE + 2 and configs.load(workdir)["dataset"]["path"] == "data/images.npz"
+    shutil.rmtree("moved/data")
+    with pytest.raises(UserError, match="data/images.npz: there is no such file"):
+        recipe.run(more, workdir)

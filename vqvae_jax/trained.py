@@ -59,7 +59,8 @@ class Trained:
         flags: Flags = Flags("step", "autoencoder_step"),
     ):
         self.workdir, self.step, self.autoencoder_step, self.flags = Path(workdir), step, autoencoder_step, flags
-        self.config, self.facts = configs.load(workdir), parts.read_facts(self.workdir)
+        stored, self.facts = configs.load(workdir), parts.read_facts(self.workdir)
+        self.config = configs.located(stored, self.workdir, self.facts.get(configs.BEGUN_IN))
         if autoencoder_step is not None and not self.has_autoencoder:
             flag = flags.autoencoder
             raise UserError(f"{workdir} was trained on tokens, it holds no autoencoder with a step; leave {flag} out")
