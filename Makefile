@@ -7,6 +7,7 @@ AUDIT_VERSION = 2.10.1
 WORKDIR ?= runs/demo
 export UV_LINK_MODE ?= copy
 
+SIDE_BY_SIDE = -n logical --dist loadfile
 CONTRACTS = tests/autoencoders/test_contract.py tests/priors/test_contract.py tests/quantizers/test_quantizers.py \
   tests/test_golden.py tests/test_launch.py tests/test_bad_input.py
 
@@ -19,12 +20,12 @@ demo: $(VENV)/demo.done  ## train the demo on OpenMoji drawings and sample new o
 	$(VENV)/bin/python launch.py --config=configs/openmoji_hierarchical.py --workdir=$(WORKDIR)
 
 test: $(VENV)/test.done  ## all tests
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 brief: $(VENV)/test.done  ## the demo in small, contracts and command lines: make brief PYTHON=python3.13 VENV=.venv-3.13
 	rm -rf $(VENV)/demo
 	$(VENV)/bin/python launch.py --config=configs/openmoji_hierarchical.py:tiny --workdir=$(VENV)/demo
-	$(VENV)/bin/python -m pytest $(CONTRACTS) $(ARGS)
+	$(VENV)/bin/python -m pytest $(SIDE_BY_SIDE) $(CONTRACTS) $(ARGS)
 
 check: $(VENV)/test.done  ## style and types
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy

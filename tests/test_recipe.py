@@ -4,8 +4,10 @@ What costs time is compiling, so one run is trained once for all tests that only
 Other files of tests take the data, the config and that run from here.
 """
 
+import fcntl
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -68,14 +70,17 @@ def tiny(path, **changes):
 
 
 def trained_run(tmp_path_factory):
-    """(workdir, path of its data) of a finished run, trained once a session; not to be changed."""
-    folder = tmp_path_factory.getbasetemp() / "trained"
+    """(workdir, path of its data) of a finished run, trained once for all processes of tests; not to be changed."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trained"
     path = folder / "data.npz"
-    if not (folder / "run").is_dir():
-        folder.mkdir()
-        write_data(path)
-        recipe.run(tiny(path), folder / "half")
-        (folder / "half").rename(folder / "run")
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "run").is_dir():
+            write_data(path)
+            recipe.run(tiny(path), folder / "half")
+            (folder / "half").rename(folder / "run")
     return folder / "run", path
 
 
