@@ -88,6 +88,7 @@ def data_file(tmp_path, kind):
     """An .npz that is wrong in one way."""
     path = tmp_path / "data.npz"
     images = np.zeros((8, 16, 16, 3), np.uint8)
+    many = np.random.default_rng(0).integers(0, 256, (96, 16, 16, 3), np.uint8)
     arrays = {
         "another size": {"train_image": images[:, :8, :8]},
         "no squares": {"train_image": images[:, :8]},
@@ -96,6 +97,7 @@ def data_file(tmp_path, kind):
         "too few labels": {"train_image": images, "train_label": np.zeros(3, int)},
         "labels that are no integers": {"train_image": images, "train_label": np.zeros(8)},
         "no images": {"train_image": images[:0]},
+        "no test images": {"train_image": many, "test_image": many[:0]},
     }
     np.savez(path, **arrays.get(kind, {"train_image": images}))
     if kind == "half a file":
@@ -111,6 +113,7 @@ DATA = {
     "too few labels": "3 labels for 8 images",
     "labels that are no integers": "train_label",
     "no images": "holds no images",
+    "no test images": "the split 'test' holds no images, on which the finished training is measured",
     "half a file": "cannot be read",
 }
 
@@ -123,6 +126,27 @@ def test_launch_refuses_data(kind, refuse, trained, tmp_path):
     )
     holds(line, DATA[kind])
     assert [one.name for one in tmp_path.iterdir()] == ["data.npz"]
+
+
+MUCH = {
+    "images in a batch": ("train.batch_size=1000000000", "--config.train.batch_size=N with N far below"),
+    "tokens in a batch": ("priors.top.train.batch_size=1000000000", "--config.priors.top.train.batch_size=N"),
+    "pixels": ("dataset.image_size=1000000000", "not even one has room"),
+    "codes": ("autoencoder.quantizer.codebook_size=1000000000", "codebook_size"),
+    "channels": ("autoencoder.width=1000000", "width"),
+    "samples": ("sample.count=1000000000000", "config.sample.count"),
+    "steps": ("priors.top.train.epochs=2147483647", "--config.priors.top.train.epochs=N, fewer"),
+    "one grey value": ("autoencoder.classes=1", "classes=1"),
+}
+
+
+@pytest.mark.parametrize("kind", MUCH)
+def test_launch_refuses_what_cannot_be_before_it_is_tried(kind, refuse, trained, tmp_path):
+    typed, words = MUCH[kind]
+    also = ["--config.priors.top.train.steps=0"] if kind == "steps" else []
+    argv = [f"--config={trained[1]}", f"--config.{typed}", *also, f"--workdir={tmp_path / 'run'}"]
+    holds(refuse(launch.main, *argv), words)
+    assert not list(tmp_path.iterdir())
 
 
 def test_label_condition_without_labels(refuse, trained, tmp_path):
@@ -204,6 +228,53 @@ def test_the_package_refuses(case, refuse, trained):
     holds(refuse(package.main, *argv, f"--workdir={workdir}"), *words)
     assert files(workdir) == before
     assert not Path("x.jpg").exists()
+
+
+PLACES = {
+    "sample": ["--output=/dev/null/x.png"],
+    "sample, arrays": ["--output=/dev/null/x.npz"],
+    "sample, a folder": ["--output=/proc/x"],
+    "sample, where a folder is": ["--output=DIR.png"],
+    "sample, going on": ["--prefix=nowhere", "--output=/dev/null/x.png"],
+    "encode": ["--output=/dev/null/x"],
+    "decode": ["--tokens=WORKDIR/tokens", "--output=/dev/null/x"],
+    "decode, arrays": ["--tokens=WORKDIR/tokens", "--output=/proc/x.npz"],
+    "reconstruct": ["--images=WORKDIR", "--output=/dev/null/x"],
+    "export": ["--output=/dev/null/x.npz"],
+    "import": ["--checkpoint=nowhere.npz", "--workdir=/dev/null/x"],
+    "compare": ["--against=WORKDIR", "--output=/dev/null/x.png"],
+    "compare, a report": ["--reference=nowhere.npz", "--report=/dev/null/x.json"],
+}
+
+
+@pytest.mark.parametrize("case", PLACES)
+def test_a_place_that_cannot_be_written_is_told_before_the_work(case, refuse, trained, tmp_path, monkeypatch):
+    """As root, who may write anywhere: below what is a file, and where no files can be."""
+    workdir, _ = trained
+    monkeypatch.setattr("vqvae_jax.parts.load_autoencoder", None)  # nothing is read that takes long
+    (folder := tmp_path / "x.png").mkdir()
+    before = files(workdir)
+    argv = [word.replace("WORKDIR", str(workdir)).replace("DIR.png", str(folder)) for word in PLACES[case]]
+    line = refuse(package.main, case.partition(",")[0], f"--workdir={workdir}", *argv)
+    holds(line, argv[-1].partition("=")[0], "is a folder" if str(folder) in line else "cannot be written")
+    assert files(workdir) == before
+
+
+@pytest.mark.parametrize("command", ["evaluate", "report"])
+def test_a_workdir_that_cannot_be_written_is_told_before_the_work(command, refuse, trained, monkeypatch):
+    def read_only(**_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", read_only)
+    monkeypatch.setattr("vqvae_jax.evaluate.load_images", None)
+    monkeypatch.setattr("vqvae_jax.report.contents", None)
+    holds(refuse(package.main, command, f"--workdir={trained[0]}"), str(trained[0]), "Read-only file system")
+
+
+def test_a_training_that_has_no_place_is_told_before_data_are_read(refuse, trained, monkeypatch):
+    monkeypatch.setattr("vqvae_jax.data.load", None)
+    line = refuse(launch.main, f"--config={trained[1]}", "--workdir=/dev/null/run")
+    holds(line, "--workdir=/dev/null/run cannot be written", "/dev/null is a file", "another place")
 
 
 @pytest.mark.parametrize("command", ["sample", "evaluate"])

@@ -1,7 +1,6 @@
 """How new images are asked for, and how they are written."""
 
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vqvae_jax import logs
-from vqvae_jax.files import atomically, check_new_folder
+from vqvae_jax.files import atomically, check_file, check_new_folder
 from vqvae_jax.types import Pick, UserError, unknown
 
 
@@ -72,14 +71,10 @@ def check_output(output: Path) -> None:
     """UserError for a name that says no known kind of file; to be called before anything is computed."""
     if output.suffix not in ("", ".png", ".npz"):
         raise UserError(f"--output={output}: the name ends in .png (a grid) or .npz (arrays), or is a folder")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output={output} cannot be written: {error}; choose another place") from error
-    if not output.suffix:
+    if output.suffix:
+        check_file("--output", output)
+    else:
         check_new_folder(output)
-    if not os.access(output if output.is_dir() else output.parent, os.W_OK):
-        raise UserError(f"--output={output} cannot be written: no permission; choose another place")
 
 
 def save(images: np.ndarray, output: Path) -> None:

@@ -15,10 +15,6 @@ SECTIONS = ("seed", "dataset", "autoencoder", "loss_weights", "optimizer", "trai
 FILLED = {"quantizers", "channels", "dtype", "vocab_size", "shape", "coarse_sizes", "num_labels", "parent", "name"}
 FILLED |= {"coarse_shapes", "depths"}
 INNER = "inner"  # the section of the quantizer inside a quantizer
-POSITIVE = {"image_size", "views", "learning_rate", "eps", "batch_size", "keep", "count", "top_p"}
-POSITIVE |= {"log_every", "evaluate_every", "checkpoint_every"}
-POSITIVE |= {"codebook_size", "code_dim", "levels", "width", "depth", "heads", "horizontal", "vertical"}
-POSITIVE |= {"layers", "groups"}
 
 
 @dataclasses.dataclass(frozen=True)
