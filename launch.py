@@ -17,6 +17,11 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; python launch.py --help shows all flags\n")
 
 
+def folder(text: str) -> Path:
+    """A path; ~ is the home of whoever types, which a shell does not say behind a =."""
+    return Path(os.path.expanduser(text))
+
+
 def parser() -> Parser:
     """The flags of launch.py; --config.a.b=v are left over."""
     usage, _, what = str(__doc__).removeprefix("Train: ").partition("\n\n")
@@ -24,7 +29,9 @@ def parser() -> Parser:
     flags.add_argument(
         "--config", metavar="FILE[:VARIANT]", help="what to train; --config.a.b=VALUE sets any field of it"
     )
-    flags.add_argument("--workdir", metavar="DIR", type=Path, help="where the run lives (default: runs/FILE[-VARIANT])")
+    flags.add_argument(
+        "--workdir", metavar="DIR", type=folder, help="where the run lives (default: runs/FILE[-VARIANT])"
+    )
     flags.add_argument("--stage", metavar="STAGE", help="train this one only: autoencoder, top, bottom, …")
     flags.add_argument(
         "--from_step", metavar="N", type=int, help="go on from this step of --stage; later ones go aside"

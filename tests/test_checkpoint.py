@@ -1,12 +1,15 @@
 """Checkpoints: protects a training against kills, flipped bits, donated buffers and other machines."""
 
+import gc
 import json
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import zlib
 from pathlib import Path
 
@@ -273,6 +276,13 @@ def test_nothing_trained_yet(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_a_backslash_is_refused(tmp_path):
+    """Orbax wrote the arrays into another folder, a/b, and nobody noticed."""
+    with pytest.raises(UserError, match="has a backslash in its name"):
+        Checkpoints(tmp_path / "a\\b")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_step_that_is_not_there(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         save(checkpoints, 1)
@@ -406,6 +416,134 @@ def test_checkpoints_of_earlier_versions_are_believed(tmp_path, monkeypatch, cap
         same(checkpoints.restore_train(abstract(make_state(1))), make_state(1))
         same(checkpoints.restore_model(None, abstract(make_model(1))), make_model(1))
     assert capsys.readouterr() == ("", "")
+
+
+def train_state(checkpoints):
+    state = make_state(2)
+    same(checkpoints.restore_train(abstract(state)), state)
+
+
+def model_of(checkpoints):
+    model = make_model(2)
+    same(checkpoints.restore_model(abstract=abstract(model)), model)
+    assert checksum(checkpoints.restore_model()) == checksum(model)
+
+
+def what_is_noted(checkpoints):
+    assert (checkpoints.best(), checkpoints.latest(), checkpoints.config()) == (1, 2, {"seed": 2})
+    assert checkpoints.model_checksum() == checksum(make_model(2))
+
+
+READS = {"train": train_state, "model": model_of, "": what_is_noted}
+
+
+def flipped(data, noise):
+    at = noise.integers(len(data))
+    return data[:at] + bytes([data[at] ^ 1 << noise.integers(8)]) + data[at + 1 :]
+
+
+DAMAGES = {
+    "half of it": lambda data, noise: data[: len(data) // 2],
+    "nothing": lambda data, noise: b"",
+    "no file": lambda data, noise: None,
+    "another bit": flipped,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_every_file_of_a_checkpoint_may_be_damaged(tmp_path, damage, caplog):
+    """The values are right, or one line says that it is damaged and which step is whole; nothing else is printed."""
+    source, noise, told = tmp_path / "source", np.random.default_rng(0), 0
+    with Checkpoints(source / "top", keep=3) as checkpoints:
+        for step in (1, 2):
+            save(checkpoints, step, float(step))
+    for file in sorted(path.relative_to(source) for path in (source / "top/2").rglob("*") if path.is_file()):
+        copy = tmp_path / "copy"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(source / "top", copy / "top" / "checkpoints")
+        path = copy / "top" / "checkpoints" / file.relative_to("top")
+        data = DAMAGES[damage](path.read_bytes(), noise)
+        path.unlink() if data is None else path.write_bytes(data)
+        for item, read in READS.items():
+            if len(file.parts) > 3 and file.parts[2] in READS and item not in (file.parts[2], ""):
+                continue  # the other item's files
+            try:
+                with Checkpoints(copy / "top" / "checkpoints") as checkpoints:
+                    read(checkpoints)
+            except UserError as error:
+                flag = "--stage=top --from_step" if item == "train" else "--step"
+                assert re.search(rf"^\S+/2 is damaged: .*; say {flag}=1$", str(error)), (file, item, str(error))
+                told += 1
+    gc.collect()
+    assert told and not caplog.records
+
+
+@pytest.mark.parametrize("item", ["model", "train"])
+def test_an_item_that_is_missing_is_no_other_model(tmp_path, item):
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2):
+            save(checkpoints, step)
+    shutil.rmtree(tmp_path / "2" / item)
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match=r"/2 is damaged: its .* is missing; say"):
+        READS[item](checkpoints)
+
+
+def test_only_whole_steps_are_offered(tmp_path):
+    with Checkpoints(tmp_path, keep=3) as checkpoints:
+        for step in (1, 2, 3):
+            save(checkpoints, step)
+    for step in (2, 3):
+        (tmp_path / str(step) / "model" / "_METADATA").write_text("{}")
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match=r"/3 is damaged: .*; say --step=1$"):
+        checkpoints.restore_model()
+    with Checkpoints(tmp_path, flag="") as checkpoints, pytest.raises(UserError, match=r"mv \S+/3 \S+/3.damaged$"):
+        checkpoints.restore_model()
+    (tmp_path / "3").rename(tmp_path / "3.damaged")
+    (tmp_path / "2").rename(tmp_path / "2.damaged")
+    with Checkpoints(tmp_path) as checkpoints:
+        same(checkpoints.restore_model(None, abstract(make_model(1))), make_model(1))
+        save(checkpoints, 2)
+        assert checkpoints.steps() == (1, 2)
+
+
+def test_a_training_goes_back_not_forward(tmp_path):
+    """From a step after the damaged one nothing would change."""
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2):
+            save(checkpoints, step)
+    (tmp_path / "1" / "train" / "_METADATA").write_text("{}")
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match=r"without it step 2 is the last one: mv"):
+        checkpoints.restore_train(abstract(make_state(1)), 1)
+
+
+def test_another_loss_in_orbax_file_is_noticed(tmp_path):
+    """By it Orbax would keep another step; the noted one has a checksum."""
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2):
+            save(checkpoints, step, float(step))
+    (tmp_path / "1" / "metrics" / "metrics").write_text('{"loss": 3.0}')
+    with Checkpoints(tmp_path) as checkpoints:
+        for read in (checkpoints.best, lambda: checkpoints.restore_model("best"), lambda: save(checkpoints, 3, 1.0)):
+            with pytest.raises(UserError, match=r"/1 is damaged: metrics/metrics says another loss.*; say --step=2$"):
+                read()
+        assert checkpoints.restore_model()  # the latest needs no loss
+
+
+def opened():
+    return len(os.listdir("/proc/self/fd")), threading.active_count()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts in /proc")
+def test_saves_leave_no_descriptors_and_threads(tmp_path):
+    """A long training had none left: Orbax' answer to each save has a thread of its own."""
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in range(1, 61):
+            checkpoints.save(step, {"w": jnp.ones(3)}, {"w": jnp.ones(3)}, {}, 1 / step)
+            if step == 5:
+                checkpoints.wait()
+                before = opened()
+        checkpoints.wait()
+        assert opened()[0] <= before[0] + 2 and opened()[1] <= before[1] + 1
 
 
 def test_later_steps_are_set_aside(tmp_path):

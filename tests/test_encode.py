@@ -13,8 +13,9 @@ from test_recipe import files, picture, tiny, trained_run
 import vqvae_jax
 from vqvae_jax import __main__ as package
 from vqvae_jax import config as configs
-from vqvae_jax import data, encode, evaluate, recipe
+from vqvae_jax import data, encode, evaluate, parts, recipe
 from vqvae_jax.data import tokens
+from vqvae_jax.files import read_checked_json, write_checked_json
 from vqvae_jax.logs import read_metrics
 from vqvae_jax.types import UserError
 
@@ -187,12 +188,12 @@ def test_streamed_pictures_that_cannot_be_read_have_no_tokens(trained, pictures,
 
 def test_evaluation_refuses_other_data(trained, encoded, of_tokens, tmp_path):
     copy = Path(shutil.copytree(trained[0], tmp_path / "run"))
-    facts = json.loads((copy / "data.json").read_text())
+    facts = parts.read_facts(copy)
     (copy / "data.json").write_text(json.dumps(facts | {"label_names": ["0", "1"]}))
     with pytest.raises(UserError, match="the data have changed since .*label_names was"):
         evaluate.evaluate(copy)
     copy = Path(shutil.copytree(of_tokens, tmp_path / "of_tokens"))
-    facts = json.loads((copy / "data.json").read_text())
+    facts = parts.read_facts(copy)
     (copy / "data.json").write_text(json.dumps(facts | {"autoencoder": 1}))
     with pytest.raises(UserError, match="the data have changed since .*autoencoder was 1"):
         evaluate.evaluate(copy)
@@ -209,9 +210,9 @@ def test_images_of_other_channels(trained, refuse, tmp_path):
 
 def test_tokens_of_another_model(encoded, trained, refuse, tmp_path):
     copy = Path(shutil.copytree(encoded, tmp_path / "tokens"))
-    told = json.loads((copy / "tokens.json").read_text())
+    told = read_checked_json(copy / "tokens.json")
     told["source"]["autoencoder"] += 1
-    (copy / "tokens.json").write_text(json.dumps(told))
+    write_checked_json(copy / "tokens.json", told)
     line = refuse("decode", f"--workdir={trained[0]}", f"--tokens={copy}", f"--output={tmp_path / 'back'}")
     assert "another autoencoder" in line and "checksum" in line and not (tmp_path / "back").exists()
 

@@ -2,14 +2,10 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-from vqvae_jax.files import alone_in, atomically, check_new_folder, png_names, read_json, write_json
+from vqvae_jax.files import atomically, check_new_folder, png_names, read_json, write_json
 from vqvae_jax.types import UserError
 
 
@@ -48,22 +44,6 @@ def test_names_of_pictures_are_different_and_inside():
         "x.png/y.png",
     ]
     assert made[4:] == [f"{number:06d}.png" for number in range(4, 8)] and len(set(made)) == len(names)
-
-
-def test_two_processes_do_not_write_into_one_folder(tmp_path):
-    code = "import sys, pathlib; from vqvae_jax.files import alone_in\n"
-    code += "with alone_in(pathlib.Path(sys.argv[1])): print('alone', flush=True); sys.stdin.read()"
-    folder = tmp_path / "new"
-    command = [sys.executable, "-c", code, str(folder)]
-    environment = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[1]))
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as other:
-        assert other.stdout.readline() == b"alone\n"
-        with pytest.raises(UserError, match=f"another process is writing to {folder}"), alone_in(folder):
-            pass
-        other.kill()
-    with alone_in(folder):  # what was killed locks nothing
-        pass
-    assert list(folder.iterdir()) == []
 
 
 def test_nothing_is_overwritten(tmp_path):

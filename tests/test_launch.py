@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import launch
+from vqvae_jax.__main__ import parser
 from vqvae_jax.types import UserError
 
 ROOT = Path(launch.__file__).parent
@@ -109,3 +110,11 @@ def test_what_the_recipe_finds_wrong_is_one_line_too(ran, monkeypatch, capsys):
     monkeypatch.setattr(sys.modules["vqvae_jax.recipe"], "run", run)
     assert launch.main([f"--config={DEMO}"]) == 2
     assert capsys.readouterr().err == "error: config.priors.top.label_condition=True, but npz has no labels\n"
+
+
+def test_home_is_expanded(ran, monkeypatch, tmp_path):
+    """A shell leaves it as it is behind a =."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert launch.main([f"--config={DEMO}", "--workdir=~/run"]) == 0
+    assert ran[0][1] == tmp_path / "run"
+    assert parser().parse_args(["report", "--workdir=~/run"]).workdir == tmp_path / "run"

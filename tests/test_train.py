@@ -3,6 +3,7 @@
 The model is the smallest that has two levels, one with each kind of codebook: patches through one matrix and back.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -175,6 +176,52 @@ def test_a_resumed_prior_drops_the_same_units(tmp_path):
     fit(task, tmp_path / "halves", 2, data)
     fit(task, tmp_path / "halves", 4, data)
     same(saved(task, tmp_path / "straight", data), saved(task, tmp_path / "halves", data))
+
+
+class Killed(Exception):
+    """As kill -9 would: nothing is tidied up."""
+
+
+def test_the_log_of_a_killed_training_is_the_uninterrupted_one(tmp_path, monkeypatch):
+    """Line for line, killed just before a checkpoint was there or just behind it."""
+    save, kills = Checkpoints.save, []
+
+    def killed(self, step, *rest):
+        if (step, "before") in kills:
+            raise Killed
+        save(self, step, *rest)
+        self.wait()
+        if (step, "behind") in kills:
+            raise Killed
+
+    def log(name, *kill):
+        kills[:] = kill
+        every = {"log_every": 2, "evaluate_every": 3, "checkpoint_every": 1}
+        with contextlib.suppress(Killed):
+            train.fit(task, batches(), batches(), tmp_path / name, settings(7) | every, {}, seed=5)
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        return [re.sub(r'"time": [0-9.]+, ', "", line) for line in lines]
+
+    def until(step):
+        return [line for line in straight if json.loads(line)["step"] <= step]
+
+    task = autoencode()
+    monkeypatch.setattr(Checkpoints, "save", killed)
+    straight = log("straight")
+    assert [json.loads(line)["step"] for line in straight] == [2, 3, 4, 6, 6, 7, 7]
+    for step, where in [(2, "behind"), (3, "before"), (3, "behind"), (6, "behind"), (7, "before"), (7, "behind")]:
+        assert log("killed", (step, where)) == until(step)
+    assert log("killed") == straight
+
+
+def test_a_damaged_earlier_step_is_told_before_the_training(tmp_path, monkeypatch):
+    """Orbax chooses by its loss what stays; the first save would have been too late."""
+    task = autoencode()
+    fit(task, tmp_path / "top", 2, every=1)
+    (tmp_path / "top/checkpoints/1/_CHECKPOINT_METADATA").write_text("{}")
+    monkeypatch.setattr(train, "Run", None)
+    with pytest.raises(UserError, match=r"/1 is damaged: .*; without it step 2 is the last one: mv .*/1 .*/1.damaged$"):
+        fit(task, tmp_path / "top", 3)
 
 
 def test_what_is_finished_is_left_alone(tmp_path):
@@ -438,7 +485,36 @@ def test_a_signal_marks_the_first_time_and_acts_the_second(number, capsys):
         assert len(hits) == 2
     finally:
         signal.signal(number, before)
-    assert "goes on from here" in capsys.readouterr().out
+    assert capsys.readouterr().out == "\nstopping after this step\n"  # nothing is saved yet
+
+
+@pytest.mark.parametrize("numbers", [(signal.SIGTERM, signal.SIGINT), (signal.SIGINT, signal.SIGTERM)])
+def test_the_first_signal_says_how_it_ends(numbers):
+    """A scheduler asks for the end, then someone types Ctrl-C: 143, so that the job is put back in the queue."""
+    with train.stop_on_signal() as stop:
+        for number in numbers:
+            os.kill(os.getpid(), number)
+        assert stop.exit_code == 128 + numbers[0]
+
+
+def test_what_is_saved_is_told_then(tmp_path, monkeypatch, capsys):
+    said = []
+
+    class Killed(Autoencode):
+        def summary(self, sums):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return super().summary(sums)
+
+    def wait(self):
+        said.append(capsys.readouterr().out)
+        own(self)
+
+    own = Checkpoints.wait
+    monkeypatch.setattr(Checkpoints, "wait", wait)
+    with pytest.raises(SystemExit):
+        fit(Killed(**vars(autoencode())), tmp_path, 6)
+    assert "saved" not in "".join(said[:-1]) and "stopping" in "".join(said[:-1])
+    assert "everything is saved, the same command goes on from here" in said[-1]
 
 
 def test_a_signal_in_the_last_step_ends_the_run_too(tmp_path):

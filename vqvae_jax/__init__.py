@@ -12,16 +12,17 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(workdir: str | Path, step: int | str | None = "best") -> "Trained":
+def load(workdir: str | Path, step: int | str | None = "best", autoencoder_step: int | str | None = None) -> "Trained":
     """What was trained in a workdir: encode, decode, sample, reconstruct.
 
     Args:
         workdir: of a training.
         step: of the priors' checkpoints: a number, "best" or None for the latest.
+        autoencoder_step: the same of the autoencoder's.
 
     Raises:
         UserError: nothing was trained there, or it is damaged.
     """
     from vqvae_jax.trained import Trained
 
-    return Trained(workdir, step)
+    return Trained(workdir, step, autoencoder_step)

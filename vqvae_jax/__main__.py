@@ -16,6 +16,7 @@ from vqvae_jax.flags import (
     DATASET,
     MEASURED,
     Parser,
+    add_autoencoder_step,
     add_images,
     add_workdir,
     flags_in_place_of,
@@ -52,6 +53,7 @@ def parser() -> Parser:
     one.add_argument("--top_p", type=float, help="share of the probability that stays (default: the config's)")
     one.add_argument("--guidance", type=float, help="weight of the label, 1 plain (default: the config's)")
     one.add_argument("--step", type=step, default="best", help="of the priors: a number, best or latest (default best)")
+    add_autoencoder_step(one)
     one.add_argument(
         "--prefix",
         type=Path,
@@ -72,6 +74,7 @@ def parser() -> Parser:
     one.add_argument("--split", help="only this split (default: the config's split and test_split)")
     one.add_argument("--image_size", type=positive, help="pixels, height and width (default: as in training)")
     one.add_argument("--output", type=Path, required=True, help="a new folder, or one that an interrupted call left")
+    add_autoencoder_step(one, "--step")
 
     one = under.add_parser(
         "decode",
@@ -82,6 +85,7 @@ def parser() -> Parser:
     one.add_argument("--tokens", type=Path, required=True, help="the folder of tokens")
     one.add_argument("--levels", type=positive, help="how many levels are used, coarse to fine (default: all)")
     one.add_argument("--output", type=Path, required=True, help="a new folder of .png, or x.npz for uint8 arrays")
+    add_autoencoder_step(one, "--step")
 
     one = under.add_parser(
         "reconstruct",
@@ -93,6 +97,7 @@ def parser() -> Parser:
     one.add_argument("--images", type=Path, required=True, help="a folder of pictures, or one file")
     one.add_argument("--image_size", type=positive, help="crop to squares of so many pixels, as in training")
     one.add_argument("--output", type=Path, required=True, help="a new folder")
+    add_autoencoder_step(one, "--step")
 
     one = under.add_parser("report", help="one page of a run", description="Writes DIR/report.html anew.")
     add_workdir(one, report)
@@ -100,10 +105,15 @@ def parser() -> Parser:
     one = under.add_parser(
         "evaluate",
         help="metrics on the test split",
-        description="Metrics on the test split: printed, and written to DIR/metrics.json with DIR/reconstructions.png.",
+        description="Metrics on the test split: printed, and written to DIR/metrics.json with DIR/reconstructions.png; "
+        "of other steps to files with these in their names.",
     )
     add_workdir(one, evaluate)
     add_images(one)
+    add_autoencoder_step(one, "--step")
+    one.add_argument(
+        "--prior_step", type=step, default="best", help="of the priors: a number, best or latest (default best)"
+    )
     add_import(under)
     add_export(under)
     add_compare(under)
@@ -114,9 +124,9 @@ def sample(given: argparse.Namespace) -> None:
     """Draw images and write them; tokens, where there is no autoencoder."""
     from vqvae_jax import encode as coding
     from vqvae_jax import sample as drawing
-    from vqvae_jax.trained import Trained
+    from vqvae_jax.trained import BOTH, Trained
 
-    model = Trained(given.workdir, given.step)
+    model = Trained(given.workdir, given.step, given.autoencoder_step, BOTH)
     pick = {name: getattr(given, name) for name in ("temperature", "top_k", "top_p", "guidance")}
     asked = (given.count or model.config["sample"]["count"], given.seed, given.label)
     drawing.pick_of(model.config["sample"], **pick)  # wrong ones are told before anything is computed
@@ -155,7 +165,7 @@ def encode(given: argparse.Namespace) -> None:
     asked = {name: value for name, value in asked.items() if value is not None}
     flags = {folder.TYPE: "--images=FOLDER"} if given.images else {}
     with flags_in_place_of({**flags, **DATASET}):
-        counts = coding.encode(given.workdir, given.output, asked)
+        counts = coding.encode(given.workdir, given.output, asked, given.step)
     print(f"{given.output}: {', '.join(f'{count} of {split}' for split, count in counts.items())}")
 
 
@@ -163,7 +173,7 @@ def decode(given: argparse.Namespace) -> None:
     """Tokens to pictures."""
     from vqvae_jax import encode as coding
 
-    count = coding.decode(given.workdir, given.tokens, given.output, given.levels or 0)
+    count = coding.decode(given.workdir, given.tokens, given.output, given.levels or 0, given.step)
     print(f"{given.output}: {count} pictures")
 
 
@@ -173,7 +183,7 @@ def reconstruct(given: argparse.Namespace) -> None:
     from vqvae_jax.data import folder
 
     with flags_in_place_of({folder.TYPE: "--images=FOLDER"}):
-        quality = showing.reconstruct(given.workdir, given.images, given.output, given.image_size)
+        quality = showing.reconstruct(given.workdir, given.images, given.output, given.image_size, given.step)
     print("\n".join(f"{name:45} {value:.2f} dB" for name, value in quality.items()))
     print(f"{'mean':45} {sum(quality.values()) / len(quality):.2f} dB; look at {given.output / showing.STRIPS}")
 
@@ -190,7 +200,8 @@ def evaluate(given: argparse.Namespace) -> None:
     from vqvae_jax import evaluate as measuring
 
     with flags_in_place_of(MEASURED):
-        print("\n".join(measuring.lines(measuring.evaluate(given.workdir, images_of(given)))))
+        metrics = measuring.evaluate(given.workdir, images_of(given), given.step, given.prior_step)
+    print("\n".join(measuring.lines(metrics)))
 
 
 def main(argv: list[str] | None = None) -> int:

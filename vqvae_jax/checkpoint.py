@@ -10,19 +10,30 @@ import contextlib
 import json
 import logging
 import math
+import os
+import sys
+import textwrap
+import warnings
 import zlib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
-from vqvae_jax.backend import device
 from vqvae_jax.finite import check_finite
+from vqvae_jax.leaves import check_fits, checksum, empty, filled, on_host, placed, without_empty
 from vqvae_jax.types import UserError
 
 Step = int | str | None  # a number, "best", or None for the latest
+METRICS = "metrics"  # Orbax' item with the loss, by which it keeps the best step, and the file in it
+GOES_ON = "--stage={stage} --from_step"  # the flag of a training, which goes back to a step before a damaged one
+WHAT = {"model": "model", "train": "train state"}
+
+
+class Damaged(Exception):
+    """What is wrong with the files of a step."""
 
 
 class Checkpoints:
@@ -34,15 +45,20 @@ class Checkpoints:
     Args:
       directory: made by the first `save`; one writer at a time, whose first `save` clears what a killed one left there.
       keep: how many of the last steps stay; the best one stays besides.
+      flag: what the user types for another step, as messages name it; "" where nothing can be typed.
     """
 
-    def __init__(self, directory: Path, keep: int = 2):
+    def __init__(self, directory: Path, keep: int = 2, flag: str = "--step"):
         if keep < 1:
             raise UserError(f"keep={keep}: at least one checkpoint must stay; say keep=1 or more")
         self.directory = Path(directory).absolute()
-        self.keep = keep
+        if os.name == "posix" and "\\" in str(self.directory):  # the arrays would lie elsewhere
+            raise UserError(
+                f"{self.directory} has a backslash in its name, which Orbax takes for a /; name it otherwise"
+            )
+        self.keep, self.flag = keep, flag
         self._orbax: Any = None
-        self._writing = False
+        self._response: Any = None
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -66,15 +82,16 @@ class Checkpoints:
           UserError: the step before this one, or this one, could not be written; the model has NaN or infinity.
         """
         check_finite(f"the model of {self.directory}/{step}", model, "it is not saved")
+        self.wait()
         with _one_line(f"saving {self.directory}/{step}"):
-            orbax = self._open(writing=True)
+            orbax = self._open()
             if step in [c.step for c in orbax.checkpoints]:
                 return
             loss = None if loss is None or not math.isfinite(loss) else float(loss)
-            notes = {"config": config, "loss": loss, "model_crc32": checksum(model), "model_empty": _empty(model)}
-            notes |= {"step": step, "train_crc32": checksum(train)}
-            items = {"model": _without_empty(model), "train": _without_empty(train)}
-            orbax.save_checkpointables_async(
+            notes = {"config": config, "loss": loss, "model_crc32": checksum(model), "model_empty": empty(model)}
+            notes |= {"step": step, "train_crc32": checksum(train), "train_empty": empty(train)}
+            items = {"model": without_empty(model), "train": without_empty(train)}
+            self._response = orbax.save_checkpointables_async(
                 step,
                 {name: item for name, item in items.items() if jax.tree.leaves(item)},
                 force=True,
@@ -84,24 +101,31 @@ class Checkpoints:
 
     def steps(self) -> tuple[int, ...]:
         """All complete steps, ascending."""
-        return tuple(self._losses())
+        self.wait()
+        names = [path.name for path in self.directory.glob("[0-9]*") if path.is_dir()]
+        return tuple(sorted(int(name) for name in names if name.isdecimal() and name == str(int(name))))
 
     def latest(self) -> int | None:
         """The last complete step, or None."""
-        return max(self._losses(), default=None)
+        return max(self.steps(), default=None)
 
     def best(self) -> int | None:
-        """The step with the lowest loss, the later one of equals; None where no step has a loss."""
-        losses = {step: loss for step, loss in self._losses().items() if loss is not None}
+        """The step with the lowest loss, the later one of equals; None where no step has a loss.
+
+        Raises:
+          UserError: a step is damaged, so that nobody knows its loss.
+        """
+        noted = {step: self._noted(step)["loss"] for step in self.steps()}
+        losses = {step: loss for step, loss in noted.items() if loss is not None}
         return min(losses, key=lambda step: (losses[step], -step), default=None)
 
     def config(self, step: Step = None) -> dict[str, Any]:
         """The config that was saved with a step.
 
         Raises:
-          UserError: there is no such step.
+          UserError: there is no such step, or it is damaged.
         """
-        return self._metadata(self._resolve(step)).custom_metadata["config"]
+        return self._noted(self._resolve(step))["config"]
 
     def restore_train(self, abstract_state: Any, step: Step = None) -> Any:
         """The train state of a step.
@@ -113,12 +137,12 @@ class Checkpoints:
           step: a number, "best", or None for the latest.
 
         Raises:
-          UserError: there is no such step, it does not fit `abstract_state`, or its bytes have changed.
+          UserError: there is no such step, it does not fit `abstract_state`, or it is damaged. Checkpoints of earlier
+            versions have no checksum of their train state: these are believed.
         """
-        metadata = self._metadata(self._resolve(step))
-        state = self._restore("train", metadata, abstract_state)
-        self._check_sum("train", state, metadata, f"--stage={self.directory.parent.name} --from_step")
-        return state
+        step = self._resolve(step)
+        with self._told(step, "train", GOES_ON.format(stage=self.directory.parent.name)):
+            return _read(self._metadata(step), "train", abstract_state)
 
     def restore_model(self, step: Step = None, abstract: Any = None) -> Any:
         """The model of a step, checked against its checksum. Needs no optax.
@@ -129,35 +153,27 @@ class Checkpoints:
             of numpy arrays.
 
         Raises:
-          UserError: there is no such step, it does not fit `abstract`, its bytes have changed since it was saved, or it
-            has NaN or infinity.
+          UserError: there is no such step, it does not fit `abstract`, it is damaged, or it has NaN or infinity.
         """
-        metadata = self._metadata(self._resolve(step))
-        model = self._restore("model", metadata, abstract)
-        self._check_sum("model", model, metadata)
-        check_finite(f"the model of {self.directory}/{metadata.step}", model, self._others(metadata.step))
+        step = self._resolve(step)
+        with self._told(step):
+            model = _read(self._metadata(step), "model", abstract)
+        check_finite(f"the model of {self.directory}/{step}", model, self._instead(step, "model", self.flag))
         return model
-
-    def _check_sum(self, item: str, tree: Any, metadata: Any, flag: str = "--step") -> None:
-        """Checkpoints of earlier versions have no checksum of their train state: these are believed."""
-        saved = metadata.custom_metadata.get(f"{item}_crc32")
-        if saved is not None and checksum(tree) != saved:
-            what = "its model's checksum" if item == "model" else "the checksum of its train state"
-            others = self._others(metadata.step, flag)
-            raise UserError(f"{self.directory}/{metadata.step} is damaged: {what} differs; {others}")
 
     def model_checksum(self, step: Step = None) -> int:
         """CRC32 of the model of a step, as it was saved.
 
         Raises:
-          UserError: there is no such step.
+          UserError: there is no such step, or it is damaged.
         """
-        return self._metadata(self._resolve(step)).custom_metadata["model_crc32"]
+        return self._noted(self._resolve(step))["model_crc32"]
 
     def check_model(self, abstract: Any, step: Step = None) -> None:
         """UserError unless there is such a step and its model has these shapes."""
-        metadata = self._metadata(self._resolve(step))
-        _check_fits(f"{self.directory}/{metadata.step}", metadata.metadata["model"], abstract)
+        step = self._resolve(step)
+        with self._told(step):
+            _check_fits(self._metadata(step), "model", abstract)
 
     def wait(self) -> None:
         """Returns once everything is on disk.
@@ -165,8 +181,11 @@ class Checkpoints:
         Raises:
           UserError: the last save failed; the line ends with its innermost cause.
         """
-        if self._orbax is not None:
-            with _one_line(f"saving to {self.directory}"):
+        response, self._response = self._response, None
+        with _one_line(f"saving to {self.directory}"):
+            if response is not None:  # asked for its result it lets go of a thread and three descriptors
+                response.result()
+            if self._orbax is not None:
                 self._orbax.wait()
 
     def close(self) -> None:
@@ -176,68 +195,64 @@ class Checkpoints:
         finally:
             if self._orbax is not None:
                 self._orbax.close()
-            self._orbax, self._writing = None, False
+            self._orbax = None
 
-    def _open(self, writing: bool = False) -> Any:
-        # A reader must not clean up: the temporary folder that it sees may be another process' save.
-        if self._orbax is None or writing > self._writing:
-            self.close()
-            self._orbax, self._writing = _checkpointer(self.directory, self.keep, cleanup=writing), writing
+    def _open(self) -> Any:
+        """For writing: what a killed save left is cleared. A reader must not: it may be another process' save."""
+        if self._orbax is None:
+            self.best()  # by which Orbax chooses what stays: every loss has to be the one that was noted
+            self._orbax = _checkpointer(self.directory, self.keep)
         return self._orbax
 
-    def _losses(self) -> dict[int, float | None]:
-        self.wait()
-        if not self.directory.is_dir():  # opening it would make it
-            return {}
-        with _one_line(f"reading {self.directory}"):
-            return {c.step: (c.metrics or {}).get("loss") for c in self._open().checkpoints}
-
     def _resolve(self, step: Step) -> int:
-        steps, best = self.steps(), self.best()
+        steps = self.steps()
         if not steps:
             raise UserError(
                 f"{self.directory} has no checkpoint; train it first: python launch.py --config=… --workdir=…"
             )
-        if step == "best" and best is None:
-            raise UserError(f"{self.directory} has no best checkpoint: none has a loss; say --step={steps[-1]}")
-        found = steps[-1] if step is None else best if step == "best" else step
+        found = steps[-1] if step is None else self.best() if step == "best" else step
+        if found is None:
+            raise UserError(f"{self.directory} has no best checkpoint: none has a loss; {self._say(steps[-1:])}")
         if found not in steps:
-            raise UserError(f"{self.directory} has no step {step}; {self._others()}")
+            raise UserError(f"{self.directory} has no step {step}; {self._say(steps)}")
         return int(found)
 
-    def _others(self, but: int | None = None, flag: str = "--step") -> str:
-        others = [f"{flag}={step}" for step in self.steps() if step != but]
-        return f"say {' or '.join(others)}" if others else "there is no other step, so train again"
+    def _say(self, steps: tuple[int, ...]) -> str:
+        if not self.flag:
+            return f"there are: {', '.join(map(str, steps))}"
+        return f"say {' or '.join(f'{self.flag}={step}' for step in steps)}"
+
+    def _noted(self, step: int) -> dict[str, Any]:
+        with self._told(step):
+            return self._metadata(step).custom_metadata
 
     def _metadata(self, step: int) -> Any:
-        name = f"{self.directory}/{step}"
-        with _one_line(f"reading {name}"):
-            metadata = self._open().checkpointables_metadata(step)
-            notes = dict(metadata.custom_metadata)
-            told = notes.pop("notes_crc32", None)
-        if not {"config", "model_crc32"} <= notes.keys() or told not in (None, _notes_checksum(notes)):
-            others = self._others(step)
-            raise UserError(f"{name} is damaged: the checksum of its config and notes differs; {others}")
-        if notes.get("step", step) != step:
-            there = notes["step"]
-            raise UserError(
-                f"{name} is the checkpoint of step {there} under another name; name it {there} again, or remove it"
-            )
-        return metadata
+        return _metadata(self.directory / str(step))
 
-    def _restore(self, item: str, metadata: Any, abstract: Any) -> Any:
-        name = f"{self.directory}/{metadata.step}"
-        if item not in metadata.metadata:
-            raise UserError(f"{name} has no item {item!r}: these weights were imported, a training did not save them")
-        saved = metadata.metadata[item]
-        if abstract is None:
-            wanted = _on_host(saved, metadata.custom_metadata["model_empty"])
-        else:
-            _check_fits(name, saved, abstract)
-            wanted = jax.tree.map(_placed, abstract)
-        with _one_line(f"reading {name}"):
-            loaded = self._open().load_checkpointables(metadata.step, {item: _without_empty(wanted)})[item]
-        return jax.tree.map(_filled, wanted, loaded)
+    @contextlib.contextmanager
+    def _told(self, step: int, item: str = "model", flag: str | None = None) -> Iterator[None]:
+        """Turns damage into one line with a step that is whole."""
+        name = f"{self.directory}/{step}"
+        try:
+            with _one_line(f"reading {name}"):
+                yield
+        except Damaged as damage:
+            instead = self._instead(step, item, self.flag if flag is None else flag)
+            if not Path(name).is_dir():
+                raise UserError(f"{name} was removed by the training that goes on; type the same once more") from damage
+            raise UserError(f"{name} is damaged: {damage}; {instead}") from damage
+
+    def _instead(self, step: int, item: str, flag: str) -> str:
+        """What to type where a step cannot be used: every step that is named has been read."""
+        whole = [other for other in self.steps() if other != step and _is_whole(self.directory / str(other), item)]
+        back = flag.endswith("--from_step")  # from a step after the damaged one nothing would change
+        usable = [other for other in whole if other < step or not back] if flag else []
+        if usable:
+            return f"say {' or '.join(f'{flag}={other}' for other in usable)}"
+        if whole:
+            name = f"{self.directory}/{step}"
+            return f"without it step {whole[-1]} is the last one: mv {name} {name}.damaged"
+        return "there is no other whole step, so train again"
 
 
 def set_aside(directory: Path, step: int) -> list[int]:
@@ -258,14 +273,92 @@ def set_aside(directory: Path, step: int) -> list[int]:
     return later
 
 
-def checksum(tree: Any) -> int:
-    """CRC32 over the paths, types, shapes and bytes of all leaves: one for a dataclass and for a dict of its fields."""
-    crc = 0
-    for path, leaf in sorted(_by_path(tree).items()):
-        array = _host(leaf)
-        crc = zlib.crc32(f"{path} {array.dtype} {array.shape}".encode(), crc)
-        crc = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, crc)
-    return crc
+def _is_whole(path: Path, item: str) -> bool:
+    try:
+        _read(_metadata(path), item, None)
+        return True
+    except Exception:
+        return False
+
+
+def _metadata(path: Path) -> Any:
+    """What Orbax knows of a step; `custom_metadata` holds the notes, checked. Raises Damaged."""
+    with _damage("what is noted in it cannot be read"):
+        metadata = _orbax().checkpointables_metadata(path)
+        notes = dict(metadata.custom_metadata)
+        told = notes.pop("notes_crc32", None)
+    if not {"config", "loss", "model_crc32"} <= notes.keys() or told not in (None, _notes_checksum(notes)):
+        raise Damaged("the checksum of its config and notes differs")
+    if notes.get("step", int(path.name)) != int(path.name):
+        there = notes["step"]
+        raise UserError(
+            f"{path} is the checkpoint of step {there} under another name; name it {there} again, or remove it"
+        )
+    _check_loss(path, notes["loss"])
+    return metadata
+
+
+def _check_loss(path: Path, loss: float | None) -> None:
+    """Damaged where Orbax would compare another loss than the one that was noted."""
+    file = path / METRICS / METRICS
+    with _damage("its loss cannot be read"):
+        told = json.loads(file.read_text("utf-8")) if file.is_file() else None
+    if told != (None if loss is None else {"loss": loss}):
+        raise Damaged(f"{METRICS}/{METRICS} says another loss than the one that was noted")
+
+
+def _read(metadata: Any, item: str, abstract: Any) -> Any:
+    """An item, checked against its checksum; Damaged, or UserError where it is whole and does not fit."""
+    notes = metadata.custom_metadata
+    _check_there(metadata, item)
+    if abstract is not None:
+        _check_fits(metadata, item, abstract)
+    with _damage(f"its {WHAT[item]} cannot be read"):
+        saved = metadata.metadata[item]
+        empties = notes.get(f"{item}_empty", notes["model_empty"])
+        wanted = on_host(saved, empties) if abstract is None else jax.tree.map(placed, abstract)
+        loaded = _orbax().load_checkpointables(metadata.path, {item: without_empty(wanted)})[item]
+        tree = jax.tree.map(filled, wanted, loaded)
+    if checksum(tree) != notes.get(f"{item}_crc32", checksum(tree)):
+        raise Damaged(f"the checksum of its {WHAT[item]} differs")
+    if not jax.tree.all(jax.tree.map(lambda a, b: a.dtype == b.dtype, wanted, tree)):
+        raise Damaged(f"a type in its {WHAT[item]} differs")  # of a key, which has the checksum of its numbers
+    return tree
+
+
+def _check_fits(metadata: Any, item: str, abstract: Any) -> None:
+    """As `check_fits`; but files that are missing or changed look like another model, too."""
+    _check_there(metadata, item)
+    try:
+        return check_fits(str(metadata.path), metadata.metadata[item], abstract)
+    except UserError as error:
+        misfit = error
+    _read(metadata, item, None)  # raises Damaged where that is why
+    raise misfit
+
+
+def _check_there(metadata: Any, item: str) -> None:
+    if item in metadata.metadata:
+        return
+    if item == "train" and metadata.custom_metadata.get("train_crc32", 0) == checksum({}):
+        raise UserError(
+            f"{metadata.path} has no item {item!r}: these weights were imported, a training did not save them"
+        )
+    raise Damaged(f"its {WHAT[item]} is missing")
+
+
+@contextlib.contextmanager
+def _damage(what: str) -> Iterator[None]:
+    """Turns the errors of unreadable files into Damaged; not those of a device, of memory or of forbidden files."""
+    try:
+        with _silent():
+            yield
+    except Exception as error:
+        cause = _innermost(error)
+        missing = isinstance(cause, FileNotFoundError | NotADirectoryError | IsADirectoryError)
+        if isinstance(cause, OSError | MemoryError | jax.errors.JaxRuntimeError) and not missing:
+            raise
+        raise Damaged(f"{what} ({type(cause).__name__}: {_first_line(cause)})") from error
 
 
 def _notes_checksum(notes: dict[str, Any]) -> int:
@@ -273,18 +366,22 @@ def _notes_checksum(notes: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(notes, sort_keys=True).encode())
 
 
-def _checkpointer(directory: Path, keep: int, cleanup: bool) -> Any:
-    from orbax.checkpoint import v1 as ocp  # 0.4 s: paid by those who read or write checkpoints only
+def _orbax() -> Any:
+    from orbax.checkpoint import v1  # 0.4 s: paid by those who read or write checkpoints only
 
     _quieten()
-    policies = ocp.training.preservation_policies
+    return v1
+
+
+def _checkpointer(directory: Path, keep: int) -> Any:
+    policies = _orbax().training.preservation_policies
     best = policies.BestN(
         get_metric_fn=lambda metrics: metrics["loss"], reverse=True, n=1, keep_checkpoints_without_metrics=False
     )
-    return ocp.training.Checkpointer(
+    return _orbax().training.Checkpointer(
         directory,
         preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
-        cleanup_tmp_directories=cleanup,
+        cleanup_tmp_directories=True,
     )
 
 
@@ -292,8 +389,41 @@ def _not_orbax_chatter(record: logging.LogRecord) -> bool:
     return record.levelno > logging.INFO or "orbax" not in record.pathname
 
 
+def _not_said_already(record: logging.LogRecord) -> bool:
+    """A damaged file fails once an array; the first failure is raised, the others would be printed."""
+    text = record.getMessage()
+    return not ("never retrieved" in text and ("tensorstore" in text or "orbax" in text))
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """What Orbax logs of files that it cannot read is said in one line instead."""
+    logger = logging.getLogger("absl")
+    logger.addFilter(_not_of_orbax)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_not_of_orbax)
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in record.pathname
+
+
+@cache
 def _quieten() -> None:
-    logging.getLogger("absl").addFilter(_not_orbax_chatter)  # adding the same filter twice does nothing
+    logging.getLogger("absl").addFilter(_not_orbax_chatter)
+    logging.getLogger("asyncio").addFilter(_not_said_already)
+    for said in ("Sharding info not provided when restoring", r"coroutine '\S*_get_array_metadatas' was never awaited"):
+        warnings.filterwarnings("ignore", said)
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda what: None if _comes_late(what) else hook(what)
+
+
+def _comes_late(what: Any) -> bool:
+    """Where one array cannot be read, the others that are still being read find their loop closed."""
+    code = getattr(what.object, "cr_code", None)
+    return str(what.exc_value) == "Event loop is closed" or (code is not None and "orbax" in code.co_filename)
 
 
 @contextlib.contextmanager
@@ -301,98 +431,19 @@ def _one_line(doing: str) -> Iterator[None]:
     """Turns Orbax' errors into one line with the innermost cause, which they hide."""
     try:
         yield
-    except UserError:
+    except (UserError, Damaged):
         raise
     except Exception as error:
         cause = _innermost(error)
-        first = (str(cause).strip().splitlines() or [""])[0]
-        raise UserError(f"{doing} failed: {type(cause).__name__}: {first}") from error
+        raise UserError(f"{doing} failed: {type(cause).__name__}: {_first_line(cause)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return textwrap.shorten(lines[0], 200, placeholder=" …")
 
 
 def _innermost(error: BaseException) -> BaseException:
     while inner := error.__cause__ or (None if error.__suppress_context__ else error.__context__):
         error = inner
     return error
-
-
-def _by_path(tree: Any) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {_name(path): leaf for path, leaf in leaves}
-
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _is_key(leaf: Any) -> bool:
-    return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _host(leaf: Any) -> np.ndarray:
-    leaf = jax.random.key_data(leaf) if _is_key(leaf) else _array(leaf)
-    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
-        from jax.experimental import multihost_utils
-
-        leaf = multihost_utils.process_allgather(leaf, tiled=True)
-    return np.asarray(leaf)
-
-
-def _placed(leaf: Any) -> Any:
-    leaf = _array(leaf)
-    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(device())
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _on_host(saved: Any, empty: dict[str, Any]) -> Any:
-    """What to ask for to get numpy arrays; `empty` tells what stood where Orbax was given None."""
-
-    def array(path: Any, leaf: Any) -> Any:
-        shape, dtype = empty.get(_name(path), (None, None)) if leaf is None else (leaf.shape, leaf.dtype)
-        return None if shape is None else np.empty(shape, dtype)
-
-    return jax.tree_util.tree_map_with_path(array, saved, is_leaf=lambda leaf: leaf is None)
-
-
-# Orbax refuses arrays without elements, such as the codes [0, D] of a quantizer that has no table: it is given None.
-def _is_empty(leaf: Any) -> bool:
-    return math.prod(getattr(leaf, "shape", ())) == 0
-
-
-def _empty(tree: Any) -> dict[str, Any]:
-    return {path: (list(leaf.shape), str(leaf.dtype)) for path, leaf in _by_path(tree).items() if _is_empty(leaf)}
-
-
-def _without_empty(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: None if _is_empty(leaf) else _array(leaf), tree)
-
-
-def _array(leaf: Any) -> Any:
-    """Numbers as arrays: Orbax takes no numpy scalars, and gives Python's back only where it is asked for those."""
-    is_number = isinstance(leaf, bool | int | float | np.generic)
-    return np.asarray(leaf, jax.dtypes.result_type(leaf)) if is_number else leaf
-
-
-def _filled(wanted: Any, loaded: Any) -> Any:
-    if not _is_empty(wanted):
-        return loaded
-    if isinstance(wanted, np.ndarray):
-        return wanted
-    return jax.device_put(np.zeros(wanted.shape, wanted.dtype), wanted.sharding)
-
-
-def _kind(leaf: Any) -> str:
-    if _is_key(leaf):
-        leaf = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
-    leaf = _array(leaf)
-    return "missing" if leaf is None or _is_empty(leaf) else f"{leaf.dtype} {list(leaf.shape)}"
-
-
-def _check_fits(name: str, saved: Any, abstract: Any) -> None:
-    there, here = _by_path(saved), _by_path(abstract)
-    for path in sorted(there.keys() | here.keys()):
-        is_there, is_here = _kind(there.get(path)), _kind(here.get(path))
-        if is_there != is_here:
-            raise UserError(
-                f"{name} does not fit this model: {path} is {is_there} there, {is_here} here; "
-                "use the config that it was trained with"
-            )

@@ -11,19 +11,21 @@ from typing import Any
 import numpy as np
 
 from vqvae_jax import codec, data, logs, parts
+from vqvae_jax.checkpoint import Step
 from vqvae_jax.data import folder
 from vqvae_jax.data import tokens as token_files
 from vqvae_jax.data.arrays import Grey, shares
 from vqvae_jax.data.tokens import TokenArrays
 from vqvae_jax.files import atomically, check_file, check_new_folder, check_place, png_names
-from vqvae_jax.trained import Trained
+from vqvae_jax.trained import Flags, Trained
 from vqvae_jax.types import UserError
 
 CHUNK = 1024  # images between two looks at the progress, at least
 BATCHES = 8  # of which the device has the next while one is fetched, between two looks, at least
+FLAGS = Flags("", "--step")  # no priors are read
 
 
-def encode(workdir: Path, output: Path, dataset: Mapping[str, Any] | None = None) -> dict[str, int]:
+def encode(workdir: Path, output: Path, dataset: Mapping[str, Any] | None = None, step: Step = None) -> dict[str, int]:
     """Writes the token maps of both splits of a data set, with names, labels and the autoencoder's checksum.
 
     The split "all" of a folder becomes "train", from which `dataset.name="tokens"` holds some images out.
@@ -34,6 +36,7 @@ def encode(workdir: Path, output: Path, dataset: Mapping[str, Any] | None = None
         workdir: of the training whose autoencoder encodes.
         output: a folder; made if missing.
         dataset: changes to the section `dataset` of the workdir's config: name, path, split, …
+        step: of the autoencoder's checkpoints: a number, "best" or None for the latest.
 
     Returns:
         Images by split.
@@ -41,7 +44,7 @@ def encode(workdir: Path, output: Path, dataset: Mapping[str, Any] | None = None
     Raises:
         UserError: the data are not to be had or do not fit the autoencoder; the folder holds other tokens.
     """
-    model = Trained(workdir)
+    model = Trained(workdir, autoencoder_step=step, flags=FLAGS)
     _refuse_strangers(output)
     asked = {**model.config["dataset"], **(dataset or {})}
     _check_model(model, asked)
@@ -163,7 +166,7 @@ def write_samples(model: Trained, maps: Sequence[np.ndarray], output: Path) -> N
     )
 
 
-def decode(workdir: Path, tokens: Path, output: Path, levels: int = 0) -> int:
+def decode(workdir: Path, tokens: Path, output: Path, levels: int = 0, step: Step = None) -> int:
     """Pictures from a folder of tokens: a folder of .png under the names that were encoded, or one .npz.
 
     Args:
@@ -171,6 +174,7 @@ def decode(workdir: Path, tokens: Path, output: Path, levels: int = 0) -> int:
         tokens: a folder of them.
         output: a folder, or FILE.npz, which gets uint8 `<split>_image` [N, H, W, C], and `<split>_label`: a data set.
         levels: how many of the maps are used, coarse to fine; 0 all.
+        step: as for `encode`.
 
     Returns:
         How many pictures.
@@ -178,12 +182,12 @@ def decode(workdir: Path, tokens: Path, output: Path, levels: int = 0) -> int:
     Raises:
         UserError: tokens of another model, or damaged ones.
     """
-    model, told = Trained(workdir), token_files.about(tokens)
+    model, told = Trained(workdir, autoencoder_step=step, flags=FLAGS), token_files.about(tokens)
     made_by = told["source"].get("autoencoder", "?")  # None: drawn from imported priors, which do not know
     if made_by is not None and made_by != model.checksum:
         raise UserError(
             f"the tokens in {tokens} were made by another autoencoder than the one in {workdir}: its checksum differs; "
-            "decode them with the workdir they were encoded with"
+            "decode them with the workdir (and the --step) they were encoded with"
         )
     if levels > len(told["levels"]):
         raise UserError(f"--levels={levels}: the tokens have {len(told['levels'])} levels")

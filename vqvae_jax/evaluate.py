@@ -11,11 +11,12 @@ import numpy as np
 
 from vqvae_jax import codec, data, logs, parts
 from vqvae_jax import config as configs
+from vqvae_jax.checkpoint import Step
 from vqvae_jax.data import tokens as token_files
 from vqvae_jax.files import atomically, check_file, write_json
 from vqvae_jax.tasks.autoencode import AutoencodeTask
 from vqvae_jax.tasks.prior import PriorTask
-from vqvae_jax.trained import Trained
+from vqvae_jax.trained import Flags, Trained
 from vqvae_jax.types import Codebook, Model, UserError
 
 FILE = "metrics.json"
@@ -24,12 +25,16 @@ COUNTS = "code_counts.npz"
 BATCH = 64  # images at once, at least
 SAID = ("name", "path", "test_split")  # what of other images stands in the names of files
 SHOWN = 16  # images in the strip
+FLAGS = Flags("--prior_step", "--step")
 
 
-def evaluate(workdir: Path, images: Mapping[str, str] | None = None) -> dict[str, Any]:
+def evaluate(
+    workdir: Path, images: Mapping[str, str] | None = None, step: Step = None, prior_step: Step = "best"
+) -> dict[str, Any]:
     """Metrics of every trained stage over a split, the config's test split unless others are said.
 
-    Writes metrics.json, reconstructions.png and code_counts.npz, with _NAME_SPLIT in their names for other images.
+    Writes metrics.json, reconstructions.png and code_counts.npz, with _NAME_SPLIT in their names for other images
+    and _autoencoder_N, _priors_N for other steps.
 
     mse in the units of `dataset.range`; PSNR and SSIM on clipped images rounded to uint8, mean over images (see
     `networks.measure`); usage and perplexity over the whole split; nll in nats a token, `position_entropy` beside it,
@@ -38,17 +43,20 @@ def evaluate(workdir: Path, images: Mapping[str, str] | None = None) -> dict[str
     Args:
         workdir: of a training, or of an import.
         images: changes to the config's section `dataset`: name, path, test_split.
+        step: of the autoencoder's checkpoints: a number, "best" or None for the latest.
+        prior_step: the same of the priors'.
 
     Raises:
         UserError: nothing is trained here, or the data are not to be had.
     """
-    return measure(Trained(workdir), images)
+    return measure(Trained(workdir, prior_step, step, FLAGS), images)
 
 
 def measure(model: Trained, images: Mapping[str, str] | None = None) -> dict[str, Any]:
     """As `evaluate`, of what is loaded already."""
     asked = {**model.config["dataset"], **(images or {})}
     suffix = "".join(f"_{Path(asked[name]).stem}" for name in SAID if asked[name] != model.config["dataset"][name])
+    suffix += _steps_said(model)
     check_file("", model.workdir / f"metrics{suffix}.json")
     metrics: dict[str, Any] = {"split": asked["test_split"]}
     if model.has_autoencoder:
@@ -68,6 +76,12 @@ def measure(model: Trained, images: Mapping[str, str] | None = None) -> dict[str
             metrics["bits_per_pixel"] = sum(prior["bits_per_pixel"] for prior in metrics["priors"].values())
     write_json(model.workdir / f"metrics{suffix}.json", metrics)
     return metrics
+
+
+def _steps_said(model: Trained) -> str:
+    """What of other steps than those of the run stands in the names of files."""
+    autoencoder = "" if model.autoencoder_step is None else f"_autoencoder_{model.autoencoder_step}"
+    return autoencoder + ("" if model.step == "best" else f"_priors_{model.step or 'latest'}")
 
 
 def load_images(model: Trained, asked: Mapping[str, Any]) -> data.Arrays:

@@ -5,6 +5,7 @@ import math
 import os
 import tempfile
 import uuid
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -12,7 +13,7 @@ from typing import Any
 
 from vqvae_jax.types import UserError
 
-LOCK = ".lock"
+CRC = "crc32"  # of the other fields of a JSON file
 
 
 @contextmanager
@@ -70,6 +71,28 @@ def said(flag: str, path: Path) -> str:
     return f"{flag}={path}" if flag else str(path)
 
 
+def write_checked_json(path: Path, values: Mapping[str, Any]) -> None:
+    """As `write_json`, with a CRC32 of what JSON gives back of the values."""
+    values = json.loads(json.dumps(_finite(values)))
+    write_json(path, {**values, CRC: _crc32(values)})
+
+
+def read_checked_json(path: Path) -> dict[str, Any]:
+    """What `write_checked_json` wrote, or an earlier version without a CRC32, which is believed.
+
+    Raises OSError, or ValueError where it is something else or has changed.
+    """
+    values = read_json(path)
+    told = values.pop(CRC, None)
+    if told not in (None, _crc32(values)):
+        raise ValueError(f"its checksum differs; who changed it on purpose takes the line {CRC!r} out")
+    return values
+
+
+def _crc32(values: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
+
+
 def check_new_folder(output: Path) -> None:
     """UserError unless `output` can become a folder with nothing else in it."""
     check_place("--output", output)
@@ -77,29 +100,6 @@ def check_new_folder(output: Path) -> None:
         raise UserError(f"--output={output} is no folder; choose a new one")
     if output.is_dir() and any(output.iterdir()):
         raise UserError(f"--output={output} holds other files; choose a new folder, so that nothing is overwritten")
-
-
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Made if missing, and locked for other processes until the end, however this one ends.
-
-    Raises:
-        UserError: another process is at it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "w") as lock:
-        try:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"another process is writing to {folder}; wait for it, or choose another folder") from error
-        except (ImportError, OSError):  # a file system or a machine without locks
-            pass
-        try:
-            yield
-        finally:
-            (folder / LOCK).unlink(missing_ok=True)
 
 
 def png_names(names: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,7 +26,7 @@ class Parser(argparse.ArgumentParser):
 
 def add_workdir(one: argparse.ArgumentParser, command) -> None:
     """The flag of every command, and what it calls."""
-    one.add_argument("--workdir", type=Path, required=True, help="where the run lives")
+    one.add_argument("--workdir", type=folder, required=True, help="where the run lives")
     one.set_defaults(command=command)
 
 
@@ -34,6 +35,11 @@ def add_images(one: argparse.ArgumentParser) -> None:
     one.add_argument("--dataset", help="other images: a name of TFDS, openmoji, npz, folder … (default: the config's)")
     one.add_argument("--path", help="where they lie, if it must be told")
     one.add_argument("--split", help="another split than the config's dataset.test_split")
+
+
+def add_autoencoder_step(one: argparse.ArgumentParser, flag: str = "--autoencoder_step") -> None:
+    """Which of its checkpoints is used."""
+    one.add_argument(flag, type=step, help="of the autoencoder: a number, best or latest (default latest)")
 
 
 def images_of(given: argparse.Namespace) -> dict[str, str]:
@@ -60,6 +66,11 @@ def value_range(text: str) -> tuple[float, float]:
     if not -math.inf < low < high < math.inf:
         raise argparse.ArgumentTypeError(f"wants two numbers, the lower one first, such as -1,1; got {text!r}")
     return low, high
+
+
+def folder(text: str) -> Path:
+    """A path; ~ is the home of whoever types, which a shell does not say behind a =."""
+    return Path(os.path.expanduser(text))
 
 
 def file(text: str) -> Path:

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from vqvae_jax.autoencoders import AUTOENCODERS
-from vqvae_jax.checkpoint import Checkpoints
+from vqvae_jax.checkpoint import Checkpoints, Step
 from vqvae_jax.config.workdir import check_saved
 from vqvae_jax.data import tokens
 from vqvae_jax.data.arrays import Arrays
 from vqvae_jax.data.tokens import Level
-from vqvae_jax.files import read_json
+from vqvae_jax.files import read_checked_json
 from vqvae_jax.priors import PRIORS
 from vqvae_jax.priors.condition import halves
 from vqvae_jax.quantizers import QUANTIZERS
@@ -186,7 +186,7 @@ def read_facts(workdir: Path) -> dict[str, Any]:
             f"{workdir} has no {FACTS}: nothing was trained here; python launch.py --config=… --workdir={workdir}"
         )
     try:
-        facts = read_json(path)
+        facts = read_checked_json(path)
         missing = [name for name in ("image_size", "channels", "label_names", "label_counts") if name not in facts]
         if missing:
             raise ValueError(f"without {', '.join(missing)}")
@@ -195,31 +195,46 @@ def read_facts(workdir: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged ({error}); restore it, or use another --workdir") from error
 
 
-def load_autoencoder(workdir: Path, config: Mapping[str, Any], facts: Mapping[str, Any], step=None):
-    """(module, Model) of the trained autoencoder; the latest step unless another is said."""
+def load_autoencoder(
+    workdir: Path, config: Mapping[str, Any], facts: Mapping[str, Any], step: Step = None, flag: str = "--step"
+):
+    """(module, Model) of the trained autoencoder; the latest step unless another is said.
+
+    `flag` is what a message says of another step, see `Checkpoints`; {stage} in it becomes the stage.
+    """
     autoencoder = build_autoencoder(config, facts)
-    return autoencoder, _restore(workdir, config, "autoencoder", abstract_autoencoder(autoencoder, facts), step)
+    return autoencoder, _restore(workdir, config, "autoencoder", abstract_autoencoder(autoencoder, facts), step, flag)
 
 
-def load_prior(workdir: Path, config: Mapping[str, Any], facts: Mapping[str, Any], level: str, step="best"):
-    """(module, Model) of a trained prior; the best step unless another is said."""
+def load_prior(
+    workdir: Path, config: Mapping[str, Any], facts: Mapping[str, Any], level: str, step: Step = "best", flag="--step"
+):
+    """(module, Model) of a trained prior; the best step unless another is said. `flag` as for the autoencoder."""
     prior = build_prior(config, facts, level)
-    return prior, _restore(workdir, config, level, abstract_prior(prior), step)
+    return prior, _restore(workdir, config, level, abstract_prior(prior), step, flag)
 
 
-def autoencoder_checksum(workdir: Path) -> int:
+def autoencoder_checksum(workdir: Path, step: Step = None, flag: str = "--step") -> int:
     """Of the trained autoencoder's weights and codebooks."""
-    with Checkpoints(Path(workdir) / "autoencoder" / "checkpoints") as checkpoints:
-        return checkpoints.model_checksum()
+    with _checkpoints(workdir, "autoencoder", flag) as checkpoints:
+        return checkpoints.model_checksum(_known(checkpoints, step))
 
 
-def _restore(workdir: Path, config: Mapping[str, Any], stage: str, like: Model, step) -> Model:
-    folder = Path(workdir) / stage / "checkpoints"
-    with Checkpoints(folder) as checkpoints:
+def _checkpoints(workdir: Path, stage: str, flag: str) -> Checkpoints:
+    return Checkpoints(Path(workdir) / stage / "checkpoints", flag=flag.format(stage=stage))
+
+
+def _known(checkpoints: Checkpoints, step: Step) -> Step:
+    """The latest in place of the best where none is: interrupted before the first evaluation."""
+    return None if step == "best" and checkpoints.best() is None else step
+
+
+def _restore(workdir: Path, config: Mapping[str, Any], stage: str, like: Model, step: Step, flag: str) -> Model:
+    with _checkpoints(workdir, stage, flag) as checkpoints:
+        folder = checkpoints.directory
         if checkpoints.latest() is None:
             train = f"python launch.py --config=… --workdir={workdir} --stage={stage}"
             raise UserError(f"{folder} has no checkpoint: the stage {stage!r} was not trained; {train}")
-        if step == "best" and checkpoints.best() is None:  # interrupted before the first evaluation
-            step = None
+        step = _known(checkpoints, step)
         check_saved(config, checkpoints.config(step), stage, str(folder))
         return checkpoints.restore_model(step, like)

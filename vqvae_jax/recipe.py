@@ -9,6 +9,7 @@ is no autoencoder to train.
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,15 @@ import jax.numpy as jnp
 
 from vqvae_jax import codec, data, evaluate, parts, report, room, sample, train
 from vqvae_jax import config as configs
-from vqvae_jax.checkpoint import Checkpoints, set_aside
+from vqvae_jax.checkpoint import GOES_ON, Checkpoints, set_aside
 from vqvae_jax.data import tokens as token_files
 from vqvae_jax.data.augment import normalise, view
-from vqvae_jax.files import write_json
+from vqvae_jax.files import write_checked_json
+from vqvae_jax.lock import alone_in
 from vqvae_jax.tasks.autoencode import AutoencodeTask
 from vqvae_jax.tasks.optimize import make_optimizer
 from vqvae_jax.tasks.prior import PriorTask
-from vqvae_jax.trained import Trained
+from vqvae_jax.trained import TRAINING, Trained
 from vqvae_jax.types import UserError
 
 TOKENS = "tokens"
@@ -41,15 +43,21 @@ def run(config: Mapping[str, Any], workdir: Path, stage: str | None = None) -> N
         stage: the only one to train.
 
     Raises:
-        UserError: something that the user can put right.
+        UserError: something that the user can put right; another process is at it.
         SystemExit: a signal stopped the training; everything is saved.
     """
     workdir = Path(workdir)
-    recipe = Recipe(config, workdir)
-    recipe.check(stage)
-    trained = [recipe.train(name) for name in configs.stages(config) if stage in (None, name)]
-    if recipe.finished():
-        recipe.conclude(again=any(trained))
+    with _alone_in(workdir):
+        recipe = Recipe(config, workdir)
+        recipe.check(stage)
+        trained = [recipe.train(name) for name in configs.stages(config) if stage in (None, name)]
+        if recipe.finished():
+            recipe.conclude(again=any(trained))
+
+
+def _alone_in(workdir: Path) -> AbstractContextManager[None]:
+    """For all processes of this run."""
+    return nullcontext() if jax.process_index() else alone_in(workdir)
 
 
 def rewind(config: Mapping[str, Any], workdir: Path, stage: str, step: int) -> None:
@@ -60,12 +68,17 @@ def rewind(config: Mapping[str, Any], workdir: Path, stage: str, step: int) -> N
     """
     if jax.process_count() > 1:
         raise UserError("--from_step is for a single process; call it without --distributed once, then go on")
+    with alone_in(Path(workdir)):
+        _rewind(config, Path(workdir), stage, step)
+
+
+def _rewind(config: Mapping[str, Any], workdir: Path, stage: str, step: int) -> None:
     configs.differs(config, workdir)
-    priors = [level for level in config["priors"] if (Path(workdir) / level).exists()]
+    priors = [level for level in config["priors"] if (workdir / level).exists()]
     if stage == "autoencoder" and priors:
-        folders = " ".join(str(Path(workdir) / name) for name in (*priors, TOKENS))
+        folders = " ".join(str(workdir / name) for name in (*priors, TOKENS))
         raise UserError(f"{', '.join(priors)} learned the codes of the autoencoder's last step; first: rm -r {folders}")
-    later = set_aside(Path(workdir) / stage / "checkpoints", step)
+    later = set_aside(workdir / stage / "checkpoints", step)
     said = f"; steps {', '.join(map(str, later))} are in {workdir}/{stage}/checkpoints.after_{step}" if later else ""
     say(f"{stage}: goes back to step {step}{said}")
 
@@ -147,7 +160,7 @@ class Recipe:
         """The weights of another run as they are, as step 0."""
         origin = Path(self._section(name)["train"]["init_from"])
         say(f"{name}: the weights of {origin}, as they are")
-        with Checkpoints(origin / name / "checkpoints") as there, Checkpoints(self._folder(name)) as here:
+        with Checkpoints(origin / name / "checkpoints", flag="") as there, Checkpoints(self._folder(name)) as here:
             step = None if name == "autoencoder" or there.best() is None else "best"
             here.save(0, there.restore_model(step, self._abstract(name)), {}, dict(self.config))
 
@@ -158,7 +171,7 @@ class Recipe:
 
     def conclude(self, again: bool) -> None:
         """metrics.json, samples.png where there are priors and a decoder, report.html."""
-        model = Trained(self.workdir)
+        model = Trained(self.workdir, flags=TRAINING)
         _ = model.priors, self.from_tokens or model.autoencoder  # by every process, as above
         if jax.process_index():
             return
@@ -246,7 +259,7 @@ class Recipe:
     def _prior(self, level: str):
         split, held_out = self._tokens()
         section, maps = self.config["priors"][level], parts.maps_of(parts.token_levels(self.config, self.facts), level)
-        prior, trained = parts.build_prior(self.config, self.facts, level), Trained(self.workdir)
+        prior, trained = parts.build_prior(self.config, self.facts, level), Trained(self.workdir, flags=TRAINING)
         _ = self.from_tokens or trained.autoencoder  # by every process: Orbax reads with all of them or not at all
         entropies = token_files.entropies(held_out.maps[maps], split.maps[maps], prior.vocab_size)
         task = PriorTask(
@@ -271,8 +284,8 @@ class Recipe:
         if self.from_tokens:
             return [self.splits[part] for part in PARTS]
         self._check_autoencoder()
-        folder, source = self.workdir / TOKENS, {"autoencoder": parts.autoencoder_checksum(self.workdir)}
-        trained = parts.load_autoencoder(self.workdir, self.config, self.facts)
+        folder, source = self.workdir / TOKENS, {"autoencoder": parts.autoencoder_checksum(self.workdir, flag=GOES_ON)}
+        trained = parts.load_autoencoder(self.workdir, self.config, self.facts, flag=GOES_ON)
         if jax.process_index() == 0 and not token_files.is_written(folder, source):
             self._encode_into(folder, source, *trained)
         if jax.process_count() > 1:
@@ -346,7 +359,7 @@ class Recipe:
 
     def _check_saved(self, name: str) -> None:
         """The config is the one that a stage's checkpoint was saved with."""
-        with Checkpoints(self._folder(name)) as checkpoints:
+        with Checkpoints(self._folder(name), flag=GOES_ON.format(stage=name)) as checkpoints:
             if checkpoints.latest() is not None:
                 configs.check_saved(self.config, checkpoints.config(), name, str(self._folder(name)))
 
@@ -354,7 +367,7 @@ class Recipe:
         folder = self._section(name)["train"]["init_from"]
         if not folder or self._latest(name) is not None:
             return
-        with Checkpoints(Path(folder) / name / "checkpoints") as checkpoints:
+        with Checkpoints(Path(folder) / name / "checkpoints", flag="") as checkpoints:
             checkpoints.check_model(self._abstract(name))
 
     def _check_codes(self) -> None:
@@ -389,7 +402,7 @@ def check_facts(facts: Mapping[str, Any], workdir: Path) -> None:
 def write_facts(facts: Mapping[str, Any], workdir: Path) -> None:
     """DIR/data.json, once."""
     if not (workdir / parts.FACTS).is_file():
-        write_json(workdir / parts.FACTS, facts)
+        write_checked_json(workdir / parts.FACTS, facts)
 
 
 def say(text: str) -> None:

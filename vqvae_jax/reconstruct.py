@@ -7,17 +7,20 @@ from pathlib import Path
 import numpy as np
 
 from vqvae_jax import logs
+from vqvae_jax.checkpoint import Step
 from vqvae_jax.data import folder, pictures
 from vqvae_jax.data.decoded import Unreadable
 from vqvae_jax.files import check_new_folder, png_names, printable
-from vqvae_jax.trained import Trained
+from vqvae_jax.trained import Flags, Trained
 from vqvae_jax.types import UserError
 
 LARGEST = 1024  # pixels of the longer side; larger pictures are made smaller
 RECONSTRUCTIONS, STRIPS = "reconstructions", "strips"
 
 
-def reconstruct(workdir: Path, images: Path, output: Path, image_size: int | None = None) -> dict[str, float]:
+def reconstruct(
+    workdir: Path, images: Path, output: Path, image_size: int | None = None, step: Step = None
+) -> dict[str, float]:
     """Writes reconstructions/NAME.png, and strips/NAME.png, a row: original | top only | … | all.
 
     A picture keeps its size; what the levels do not divide is cut off at the edges, alike on both sides.
@@ -27,6 +30,7 @@ def reconstruct(workdir: Path, images: Path, output: Path, image_size: int | Non
         images: a folder, or one file.
         output: a new folder, outside of `images`.
         image_size: if given, pictures are cropped to squares of so many pixels, as in training.
+        step: of the autoencoder's checkpoints: a number, "best" or None for the latest.
 
     Returns:
         PSNR in dB (all codes, uint8) by name.
@@ -34,7 +38,7 @@ def reconstruct(workdir: Path, images: Path, output: Path, image_size: int | Non
     Raises:
         UserError: no picture there that can be used; the others are named on standard error.
     """
-    model = Trained(workdir)
+    model = Trained(workdir, autoencoder_step=step, flags=Flags("", "--step"))
     if image_size is not None and image_size % model.stride:
         raise UserError(f"--image_size={image_size}: it must be a multiple of {model.stride}, which the levels divide")
     root, names = found(images)

@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vqvae_jax.backend import choices, host, options_once
-from vqvae_jax.checkpoint import Checkpoints
+from vqvae_jax.checkpoint import GOES_ON, Checkpoints
 from vqvae_jax.doctor import Doctor
 from vqvae_jax.finite import FIRST_BAD, Watch
 from vqvae_jax.logs import Log, read_metrics
@@ -51,10 +51,11 @@ def fit(
         SystemExit: 128 + number of the signal that stopped it, after everything was saved.
     """
     steps = settings["steps"]
-    with Checkpoints(folder / "checkpoints", settings["keep"]) as checkpoints:
+    with Checkpoints(folder / "checkpoints", settings["keep"], GOES_ON.format(stage=folder.name)) as checkpoints:
         start = checkpoints.latest() or 0
         if start >= steps:
             return
+        checkpoints.best()  # what is damaged is told now, not by the first save
         run = Run(task, data, held_out, settings)
         state = run.begin(jax.random.key(seed), checkpoints if start else None)
         if not start and settings.get("init_from"):
@@ -114,7 +115,7 @@ class Run:
     def start_from(self, state: TrainState, folder: Path) -> TrainState:
         """A new state with the weights that a stage of another run ended with: its best where that is known."""
         like = jax.eval_shape(self.task.model, state)
-        with Checkpoints(folder / "checkpoints") as other:
+        with Checkpoints(folder / "checkpoints", flag="") as other:
             step = None if folder.name == "autoencoder" or other.best() is None else "best"
             model = jax.tree.map(np.asarray, other.restore_model(step, like))
         return jax.jit(self.task.start_from, donate_argnums=0, out_shardings=self.everywhere)(state, model)
@@ -183,8 +184,9 @@ def _loop(run: Run, state: TrainState, start: int, checkpoints, log: Log, stop: 
             stopped = stop.reached(done)
             evaluate = last or done % settings["evaluate_every"] == 0
             save = evaluate or stopped or done % settings["checkpoint_every"] == 0
-            if save:  # which waits for the state anyway
+            if save:  # which waits for the state anyway; what is saved is logged, however the run ends
                 watch.look(done)
+                waiting.flush()
             loss = _evaluate(run, state, done, log, watch) if evaluate else None
             if last or _pictures_due(settings, run.data, done):
                 for name, grid in run.pictures(run.task.model(state), done).items():
@@ -193,12 +195,11 @@ def _loop(run: Run, state: TrainState, start: int, checkpoints, log: Log, stop: 
                 checkpoints.save(done, run.task.model(state), state, config, loss)
             log.progress(done, waiting.text)
             if stopped and not last:
-                checkpoints.wait()
-                waiting.flush()
-                raise SystemExit(stop.exit_code)
+                break
     waiting.flush()
     checkpoints.wait()
-    if stop.number is not None:  # during the last step or its evaluation: the next stage must not begin
+    if stopped or stop.number is not None:  # also in the last step or its evaluation: the next stage must not begin
+        stop.say("everything is saved, the same command goes on from here")
         raise SystemExit(stop.exit_code)
 
 
@@ -294,6 +295,11 @@ class Stop:
         """143 after SIGTERM, so that schedulers put the job back in the queue."""
         return 128 + (self.number or signal.SIGTERM)
 
+    def say(self, text: str) -> None:
+        """A line for whoever stopped it."""
+        if jax.process_index() == 0:
+            print(text, flush=True)
+
     def reached(self, step: int) -> bool:
         """To be asked once a step, by all processes."""
         if jax.process_count() > 1:
@@ -316,8 +322,8 @@ def stop_on_signal() -> Iterator[Stop]:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def mark(number, frame):
-        stop.number = number
-        print("\nstopping after this step; everything is saved, the same command goes on from here", flush=True)
+        stop.number = stop.number or number
+        stop.say("\nstopping after this step")
         signal.signal(number, before[number])
 
     for number in before:

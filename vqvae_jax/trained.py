@@ -9,7 +9,7 @@ new = model.sample(count=16, seed=1)    # uint8 [16, H, W, C]
 from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ import numpy as np
 from vqvae_jax import codec, parts
 from vqvae_jax import config as configs
 from vqvae_jax.backend import memory
+from vqvae_jax.checkpoint import GOES_ON, Step
 from vqvae_jax.priors.condition import check_no_label, stacked, unstacked
 from vqvae_jax.priors.draw import draw, maps_at_once
 from vqvae_jax.sample import find_label, label_numbers, pick_of
@@ -26,20 +27,42 @@ from vqvae_jax.types import Array, Condition, Model, Pick, Tokens, UserError
 Maps = tuple[np.ndarray, ...]  # token maps, coarse to fine
 
 
+class Flags(NamedTuple):
+    """What a user types for another step of the priors and of the autoencoder."""
+
+    priors: str
+    autoencoder: str
+
+
+BOTH = Flags("--step", "--autoencoder_step")
+TRAINING = Flags(GOES_ON, GOES_ON)
+
+
 class Trained:
     """What was trained in a workdir; its parts are read from disk when they are first used.
 
     Args:
         workdir: of a training.
-        step: of the priors' checkpoints: a number, "best" or None for the latest. The autoencoder is the latest.
+        step: of the priors' checkpoints: a number, "best" or None for the latest.
+        autoencoder_step: the same of the autoencoder's.
+        flags: what messages name these two, see `parts.load_autoencoder`.
 
     Raises:
         UserError: nothing was trained there, or it is damaged.
     """
 
-    def __init__(self, workdir: str | Path, step: int | str | None = "best"):
-        self.workdir, self.step = Path(workdir), step
+    def __init__(
+        self,
+        workdir: str | Path,
+        step: Step = "best",
+        autoencoder_step: Step = None,
+        flags: Flags = Flags("step", "autoencoder_step"),
+    ):
+        self.workdir, self.step, self.autoencoder_step, self.flags = Path(workdir), step, autoencoder_step, flags
         self.config, self.facts = configs.load(workdir), parts.read_facts(self.workdir)
+        if autoencoder_step is not None and not self.has_autoencoder:
+            flag = flags.autoencoder
+            raise UserError(f"{workdir} was trained on tokens, it holds no autoencoder with a step; leave {flag} out")
 
     @property
     def value_range(self) -> tuple[float, float]:
@@ -60,21 +83,23 @@ class Trained:
                 f"python -m vqvae_jax sample --workdir={self.workdir} --output=FOLDER, then decode them where they "
                 "were encoded: python -m vqvae_jax decode --workdir=DIR --tokens=FOLDER"
             )
-        return parts.load_autoencoder(self.workdir, self.config, self.facts)
+        step, flag = self.autoencoder_step, self.flags.autoencoder
+        return parts.load_autoencoder(self.workdir, self.config, self.facts, step, flag)
 
     @cached_property
     def priors(self) -> dict[str, tuple[Any, Model]]:
         """By level, coarse to fine: the modules and what they learned; those that were trained so far."""
         levels = [level for level in configs.stages(self.config) if level != "autoencoder"]
         trained = [level for level in levels if (self.workdir / level / "checkpoints").is_dir()]
-        return {level: parts.load_prior(self.workdir, self.config, self.facts, level, self.step) for level in trained}
+        said = self.step, self.flags.priors
+        return {level: parts.load_prior(self.workdir, self.config, self.facts, level, *said) for level in trained}
 
     @property
     def checksum(self) -> int:
         """Of the autoencoder: tokens belong together with the one that made them."""
         if not self.has_autoencoder:
             return self.facts["autoencoder"]
-        return parts.autoencoder_checksum(self.workdir)
+        return parts.autoencoder_checksum(self.workdir, self.autoencoder_step, self.flags.autoencoder)
 
     @property
     def stride(self) -> int:

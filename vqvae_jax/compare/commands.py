@@ -5,7 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from vqvae_jax.files import check_file
-from vqvae_jax.flags import MEASURED, add_images, add_workdir, flags_in_place_of, images_of, step
+from vqvae_jax.flags import (
+    MEASURED,
+    add_autoencoder_step,
+    add_images,
+    add_workdir,
+    flags_in_place_of,
+    folder,
+    images_of,
+    step,
+)
 from vqvae_jax.types import UserError
 
 
@@ -20,10 +29,11 @@ def add_compare(under: Any) -> None:
     add_workdir(one, compare)
     other = one.add_mutually_exclusive_group(required=True)
     other.add_argument("--reference", type=Path, help="a recording, .npz: scripts/record_reference.py makes one")
-    other.add_argument("--against", type=Path, help="another workdir")
+    other.add_argument("--against", type=folder, help="another workdir")
     one.add_argument("--report", type=Path, help="all rows, as .json")
     one.add_argument("--output", type=Path, help="the strip of --against (default: DIR/comparison.png)")
     one.add_argument("--step", type=step, default="best", help="of the priors: a number, best or latest (default best)")
+    add_autoencoder_step(one)
     add_images(one)
 
 
@@ -46,7 +56,7 @@ def to_recording(given: argparse.Namespace) -> int:
     from vqvae_jax.compare import recorded, rows
     from vqvae_jax.files import write_json
 
-    found = recorded.compare(given.workdir, given.reference, given.step)
+    found = recorded.compare(given.workdir, given.reference, given.step, given.autoencoder_step)
     print("\n".join(rows.table(found)))
     if given.report:
         write_json(given.report, rows.as_json(found))
@@ -58,7 +68,8 @@ def to_model(given: argparse.Namespace) -> int:
     from vqvae_jax.files import write_json
 
     with flags_in_place_of(MEASURED):
-        found = models.compare(given.workdir, given.against, given.output, images_of(given), given.step)
+        steps = given.step, given.autoencoder_step
+        found = models.compare(given.workdir, given.against, given.output, images_of(given), *steps)
     print("\n".join(models.table(found)))
     if given.report:
         write_json(given.report, found)

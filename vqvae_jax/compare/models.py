@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from vqvae_jax import data, evaluate, logs
+from vqvae_jax.checkpoint import Step
 from vqvae_jax.data.tokens import TokenArrays
 from vqvae_jax.files import check_file
 from vqvae_jax.tasks.autoencode import AutoencodeTask
-from vqvae_jax.trained import Trained
+from vqvae_jax.trained import BOTH, Trained
 from vqvae_jax.types import UserError
 
 SHOWN = 16  # images in the strip
@@ -18,7 +19,12 @@ STRIP = "comparison.png"
 
 
 def compare(
-    workdir: Path, against: Path, output: Path | None, images: Mapping[str, str], step: int | str | None = "best"
+    workdir: Path,
+    against: Path,
+    output: Path | None,
+    images: Mapping[str, str],
+    step: Step = "best",
+    autoencoder_step: Step = None,
 ) -> dict[str, Any]:
     """Metrics of both, A and B, as `evaluate` has them; but mse of images in [0, 1], whatever their ranges.
 
@@ -27,12 +33,12 @@ def compare(
         against: the other one.
         output: of the strip, .png; None: comparison.png in the workdir.
         images: changes to the section `dataset` of the workdir's config.
-        step: of the priors' checkpoints.
+        step, autoencoder_step: of the priors' checkpoints and of the autoencoders'.
 
     Raises:
         UserError: they cannot see the same images.
     """
-    models = [Trained(one, step) for one in (workdir, against)]
+    models = [Trained(one, step, autoencoder_step, BOTH) for one in (workdir, against)]
     check(models)
     check_file("--output", output or workdir / STRIP)
     asked = {**models[0].config["dataset"], **images}

@@ -13,6 +13,7 @@ import numpy as np
 from vqvae_jax import config as configs
 from vqvae_jax import parts
 from vqvae_jax.autoencoders import VQVAE2, HierarchicalVAE
+from vqvae_jax.checkpoint import Step
 from vqvae_jax.compare import rows
 from vqvae_jax.compare.recording import HOW, Recording, channels_first
 from vqvae_jax.compare.told import Told
@@ -39,13 +40,13 @@ ADAM = {
 }
 
 
-def compare(workdir: Path, reference: Path, step: int | str | None = "best") -> list[Row]:
+def compare(workdir: Path, reference: Path, step: Step = "best", autoencoder_step: Step = None) -> list[Row]:
     """Every output, gradient and step of training that the recording has.
 
     Args:
         workdir: of a training, or of an import.
         reference: what was recorded, .npz.
-        step: of a prior's checkpoint.
+        step, autoencoder_step: of a prior's checkpoint and of an autoencoder's.
 
     Raises:
         UserError: the recording is of another kind of model, or lacks what is needed.
@@ -55,7 +56,8 @@ def compare(workdir: Path, reference: Path, step: int | str | None = "best") -> 
     recording.check()
     # Float32 parity is judged: on an accelerator products and convolutions have fewer bits unless told otherwise.
     with fitting(recording), jax.default_matmul_precision("highest"), measured_from_zero():
-        found = KINDS[recording.kind](workdir, recording, step)
+        asked = autoencoder_step if recording.kind == "autoencoder" else step
+        found = KINDS[recording.kind](workdir, recording, asked)
     if not any(row.tensor.startswith("output/") for row in found):
         there = ", ".join(list(recording.of("output"))[:8])
         raise UserError(f"{reference} has none of the outputs of this model; it has {there}; {HOW}")
@@ -95,7 +97,7 @@ def check_kind(workdir: Path, recording: Recording) -> None:
 def autoencoder(workdir: Path, recording: Recording, step: Any) -> list[Row]:
     """Outputs, gradients, a training. Where a tie fell the other way, what lies behind it is taken from the record."""
     config, facts = configs.load(workdir), parts.read_facts(workdir)
-    module, model = parts.load_autoencoder(workdir, config, facts)
+    module, model = parts.load_autoencoder(workdir, config, facts, step, "--autoencoder_step")
     twin = twin_of(module)
     images = jnp.asarray(recording["input/images"], jnp.float32)
     check_images(images, facts["channels"], config, recording)

@@ -6,7 +6,8 @@ A folder of plain arrays. Each part (train, validation, test, …) is cut into s
     train_facts_00003.json                          names and labels of the n images, and which are held out
 
 and tokens.json, written last, says what the maps are and which autoencoder made them. The facts of a shard hold the
-CRC32 of its maps' numbers, tokens.json that of each facts file; folders of earlier versions have none and are believed.
+CRC32 of its maps' numbers, tokens.json that of each facts file and its own; folders of earlier versions have none and
+are believed.
 """
 
 import json
@@ -21,7 +22,8 @@ import numpy as np
 
 from vqvae_jax.data.arrays import HELD_OUT, Arrays, shares
 from vqvae_jax.data.stream import readable
-from vqvae_jax.files import alone_in, atomically, read_json, write_json
+from vqvae_jax.files import atomically, read_checked_json, read_json, write_checked_json, write_json
+from vqvae_jax.lock import alone_in
 from vqvae_jax.types import UserError, unknown
 
 FILE = "tokens.json"  # written last: without it the folder is unfinished
@@ -131,7 +133,7 @@ def _write(folder: Path, parts: Mapping[str, Part], levels: Sequence[Level], enc
     levels_said = [{"name": one.name, "shape": one.shape, "vocab_size": one.vocab_size} for one in levels]
     crcs = {name: [_file_crc32(_facts_file(folder, name, i)) for i in range(count)] for name, count in counts.items()}
     said = {"levels": levels_said, "shards": counts, "facts": facts, "source": source, "facts_crc32": crcs}
-    write_json(folder / FILE, said)
+    write_checked_json(folder / FILE, said)
     (folder / DRAFT).unlink()
 
 
@@ -205,13 +207,17 @@ def about(folder: Path) -> dict[str, Any]:
         make = f"python -m vqvae_jax encode --workdir=DIR --output={folder}"
         raise UserError(f"{folder} holds no whole set of tokens; this makes one: {make}")
     try:
-        told = read_json(path)
+        told = read_checked_json(path)
         levels = [Level(one["name"], tuple(one["shape"]), one["vocab_size"]) for one in told["levels"]]
         _check_about(levels, told)
         said = {"levels": levels, "facts": told["facts"], "source": told["source"]}
         return said | {name: dict(told.get(name, {})) for name in ("shards", "facts_crc32")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({error!r}); encode the images again") from error
+        raise UserError(f"{path} is damaged ({_said(error)}); rm -r {folder} and encode the images again") from error
+
+
+def _said(error: Exception) -> str:
+    return str(error) if type(error) is ValueError else repr(error)
 
 
 def _check_about(levels: Sequence[Level], told: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from vqvae_jax import __version__, parts
 from vqvae_jax import config as configs
-from vqvae_jax.checkpoint import Checkpoints
+from vqvae_jax.checkpoint import Checkpoints, Step
 from vqvae_jax.files import check_file, read_json
 from vqvae_jax.interop import files, metadata, pixelcnn, stacks
 from vqvae_jax.interop.importing import UNUSED
@@ -17,7 +17,6 @@ from vqvae_jax.interop.twins import averages, places_of
 from vqvae_jax.priors.pixelcnn import MNISTGenerator
 from vqvae_jax.types import Model, UserError, unknown
 
-Step = int | str | None
 ELSEWHERE = {"cosine", "fsq", "residual"}  # quantizers that no class of the references has
 IMPORT = "`import` reads this from the file itself"
 
@@ -133,5 +132,5 @@ def load_stack(workdir: Path) -> tuple[Any, Model, Places]:
         like = stacks.abstract(module)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{workdir / configs.FILE} is damaged ({error}); import the file again") from error
-    with Checkpoints(workdir / STACK / "checkpoints") as checkpoints:
+    with Checkpoints(workdir / STACK / "checkpoints", flag="") as checkpoints:
         return module, checkpoints.restore_model(None, like), stacks.places(module, like, config["numbered"])

@@ -12,13 +12,14 @@ import numpy as np
 from vqvae_jax import config as configs
 from vqvae_jax import parts
 from vqvae_jax.checkpoint import Checkpoints
-from vqvae_jax.files import LOCK, alone_in, check_place, write_json
+from vqvae_jax.files import check_place, write_checked_json, write_json
 from vqvae_jax.interop import files, metadata
 from vqvae_jax.interop.matches import Match
 from vqvae_jax.interop.places import Places, from_torch
 from vqvae_jax.interop.recognise import recognise
 from vqvae_jax.interop.stages import NEW, fitting_facts, prior_section
 from vqvae_jax.interop.state_dicts import unwrapped
+from vqvae_jax.lock import LOCK, alone_in
 from vqvae_jax.types import Model, UserError
 
 UNUSED = "unused.npz"  # in a stage: tensors that came along and that nothing uses, kept for `export`
@@ -68,7 +69,7 @@ def import_weights(
     with new_folder(workdir) as folder:
         write_stage(folder / stage, match, tensors, config)
         if facts:
-            write_json(folder / parts.FACTS, facts)
+            write_checked_json(folder / parts.FACTS, facts)
         write_json(folder / configs.FILE, config)
     return stage, match
 
@@ -101,7 +102,7 @@ def add_prior(match: Match, tensors: Tensors, workdir: Path, image_size: int) ->
         shutil.rmtree(workdir / level, ignore_errors=True)  # what the config does not name, a killed import left
         with new_folder(workdir / level) as folder:
             write_stage(folder, match, tensors, config)
-        write_json(workdir / parts.FACTS, facts)
+        write_checked_json(workdir / parts.FACTS, facts)
         configs.save(config, workdir)
     return level
 
