@@ -5,6 +5,7 @@ Here as the user meets it, through both commands; test_config.py and test_launch
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from test_recipe import DONE, files, tiny, trained_run, write_data
@@ -97,6 +98,9 @@ def data_file(tmp_path, kind):
         "too few labels": {"train_image": images, "train_label": np.zeros(3, int)},
         "labels that are no integers": {"train_image": images, "train_label": np.zeros(8)},
         "no images": {"train_image": images[:0]},
+        "channels first": {"train_image": np.moveaxis(many, -1, 1)},
+        "Keras' names": {"x_train": many, "x_test": many},
+        "grey to colour": {"train_image": many, "test_image": many[..., :1]},
         "no test images": {"train_image": many, "test_image": many[:0]},
     }
     np.savez(path, **arrays.get(kind, {"train_image": images}))
@@ -113,6 +117,9 @@ DATA = {
     "too few labels": "3 labels for 8 images",
     "labels that are no integers": "train_label",
     "no images": "holds no images",
+    "channels first": "they are [N, C, H, W], the channels go last: np.moveaxis(images, 1, -1)",
+    "Keras' names": "it has: x_train, x_test; x_train, y_train, x_test, y_test are called train_image, train_label",
+    "grey to colour": "all grey or all in colour",
     "no test images": "the split 'test' holds no images, on which the finished training is measured",
     "half a file": "cannot be read",
 }
@@ -147,6 +154,74 @@ def test_launch_refuses_what_cannot_be_before_it_is_tried(kind, refuse, trained,
     argv = [f"--config={trained[1]}", f"--config.{typed}", *also, f"--workdir={tmp_path / 'run'}"]
     holds(refuse(launch.main, *argv), words)
     assert not list(tmp_path.iterdir())
+
+
+NO_CONFIGS = {
+    "returns nothing": ("def get_config(variant=None):\n    config = {}\n", "returned NoneType, not a config"),
+    "returns text": ("def get_config(variant=None):\n    return 'x'\n", "returned str, not a config"),
+    "leaves": ("import sys\n\n\ndef get_config(variant=None):\n    sys.exit(3)\n", "SystemExit: 3"),
+    "leaves at once": ("import sys\n\nsys.exit()\n", "cannot be run: SystemExit"),
+    "raises": ("def get_config(variant=None):\n    return 1 / 0\n", "ZeroDivisionError: division by zero"),
+    "wants more": ("def get_config():\n    return {}\n", "TypeError: get_config() takes 0 positional"),
+    "does not parse": ("def get_config(variant=None:\n", "SyntaxError"),
+    "is no text": ("\udcff\udcfe", "cannot be run: SyntaxError"),
+    "defines nothing": ("config = {}\n", "it defines no get_config(variant=None)"),
+    "says nothing": ("def get_config(variant=None):\n    return {}\n", "config.autoencoder.name is missing"),
+    "names a list": (
+        "def get_config(variant=None):\n    return {'autoencoder': {'name': ['vqvae']}}\n",
+        "config.autoencoder.name: there is no",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", NO_CONFIGS)
+def test_a_file_that_is_no_config(kind, refuse, tmp_path):
+    text, words = NO_CONFIGS[kind]
+    path = tmp_path / "mine.py"
+    path.write_text(text, errors="surrogateescape")
+    holds(refuse(launch.main, f"--config={path}", f"--workdir={tmp_path / 'run'}"), words)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("main", [launch.main, package.main])
+def test_an_accelerator_that_is_not_there(main, refuse, trained, monkeypatch):
+    """Where its plugin is not installed JAX asserts, where its driver is missing it raises a RuntimeError."""
+    asked, devices = jax.config.jax_platforms, jax.devices
+
+    def only_cpu():
+        if jax.config.jax_platforms == "cuda":
+            raise AssertionError
+        return devices()
+
+    monkeypatch.setattr(jax, "devices", only_cpu)
+    jax.config.update("jax_platforms", "cuda")
+    try:
+        argv = ["sample"] if main is package.main else [f"--config={trained[1]}"]
+        line = refuse(main, *argv, f"--workdir={trained[0]}")
+    finally:
+        jax.config.update("jax_platforms", asked)
+    holds(line, "JAX_PLATFORMS=cuda", "only cpu", "leave JAX_PLATFORMS out", "docs/accelerators.md")
+
+
+ENDS = {
+    "a full disk": (OSError(28, "No space left on device", "x"), "No space left on device: 'x'; choose another place"),
+    "a full disk, as Orbax says it": (ValueError("RESOURCE: write: No space left on device"), "make room"),
+    "memory": (MemoryError(), "not enough memory (MemoryError)"),
+    "memory, as XLA says it": (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"), "batch_size"),
+}
+
+
+@pytest.mark.parametrize("kind", ENDS)
+def test_what_the_machine_ends_is_one_line(kind, refuse, trained, monkeypatch):
+    error, words = ENDS[kind]
+
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr("vqvae_jax.recipe.run", fails)
+    monkeypatch.setattr("vqvae_jax.evaluate.evaluate", fails)
+    holds(refuse(launch.main, f"--config={trained[1]}", f"--workdir={trained[0]}"), words)
+    holds(refuse(package.main, "evaluate", f"--workdir={trained[0]}"), words)
 
 
 def test_label_condition_without_labels(refuse, trained, tmp_path):

@@ -205,7 +205,7 @@ def test_images_of_other_channels(trained, refuse, tmp_path):
     np.savez(tmp_path / "grey.npz", train_image=np.zeros((4, 16, 16), np.uint8))
     argv = ("encode", f"--workdir={trained[0]}", f"--output={tmp_path / 'new'}", "--split=train")
     line = refuse(*argv, "--dataset=npz", f"--path={tmp_path / 'grey.npz'}")
-    assert "have 1 channels, the autoencoder was trained on 3" in line
+    assert "trained on images of 3 channels, colour; those of" in line and "have 1: give images" in line
 
 
 def test_tokens_of_another_model(encoded, trained, refuse, tmp_path):

@@ -14,7 +14,7 @@ from vqvae_jax import codec, data, logs, parts
 from vqvae_jax.checkpoint import Step
 from vqvae_jax.data import folder
 from vqvae_jax.data import tokens as token_files
-from vqvae_jax.data.arrays import Grey, shares
+from vqvae_jax.data.arrays import Grey, shares, wants
 from vqvae_jax.data.tokens import TokenArrays
 from vqvae_jax.files import atomically, check_file, check_new_folder, check_place, png_names
 from vqvae_jax.trained import Flags, Trained
@@ -126,8 +126,9 @@ def _check(model: Trained, dataset: Mapping[str, Any], splits: Mapping[str, data
     channels = model.facts["channels"]
     for name, arrays in splits.items():
         if arrays.image.shape[3] != channels:
-            here = arrays.image.shape[3]
-            raise UserError(f"the images of {name!r} have {here} channels, the autoencoder was trained on {channels}")
+            raise UserError(
+                f"{wants(channels)}; those of {name!r} have {arrays.image.shape[3]}: give images of its kind"
+            )
 
 
 def _refuse_others(output: Path) -> None:

@@ -13,6 +13,7 @@ from vqvae_jax import codec, data, logs, parts
 from vqvae_jax import config as configs
 from vqvae_jax.checkpoint import Step
 from vqvae_jax.data import tokens as token_files
+from vqvae_jax.data.arrays import wants
 from vqvae_jax.files import atomically, check_file, write_json
 from vqvae_jax.tasks.autoencode import AutoencodeTask
 from vqvae_jax.tasks.prior import PriorTask
@@ -108,6 +109,8 @@ def _check_same(model: Trained, facts: Mapping[str, Any], names: tuple[str, ...]
     for name in names:
         before, now = model.facts.get(name), facts[name]
         unlabelled = name == "label_names" and not (before and now)  # secret ones, or a model that knows none
+        if before != now and name == "channels":
+            raise UserError(f"{wants(model.facts[name])}; these have {now}: give images of its kind")
         if before != now and not unlabelled:
             raise UserError(f"the data have changed since {model.workdir} was trained: {name} was {before}, is {now}")
 

@@ -106,9 +106,19 @@ def metrics_line(step: int, scalars: Mapping[str, float]) -> str:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl in order; [] without one. The half line of a killed run is left out."""
-    lines = path.read_text().splitlines() if path.is_file() else []
-    return [entry for line in lines if (entry := _parsed(line)) is not None]
+    """The lines of a metrics.jsonl in order; [] without one. The half line of a killed run, the last, is left out.
+
+    Raises:
+      UserError: another line is damaged.
+    """
+    lines = path.read_text("utf-8", "replace").splitlines() if path.is_file() else []
+    entries = [_parsed(line) for line in lines]
+    if None in entries[:-1]:
+        number = entries.index(None) + 1
+        raise UserError(
+            f"{path} is damaged in line {number}; take that line out, or move the file: it holds curves only"
+        )
+    return [entry for entry in entries if entry is not None]
 
 
 def grid(images: Any, columns: int, scale: int = 1) -> np.ndarray:
@@ -254,7 +264,9 @@ def _parsed(line: str) -> dict[str, Any] | None:
         entry = json.loads(line)
     except json.JSONDecodeError:
         return None
-    return entry if isinstance(entry, dict) and "step" in entry else None
+    if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
+        return None
+    return entry if all(value is None or isinstance(value, (int, float)) for value in entry.values()) else None
 
 
 def _scalar(name: str, value: Any) -> float:

@@ -327,7 +327,8 @@ class Recipe:
         train_shape = self.splits["train"].image.shape[1:]
         if tuple(test) != tuple(train_shape):
             raise UserError(
-                f"images of the test split are {list(test)}, those of training {list(train_shape)}; use one size"
+                f"images of the test split are {list(test)}, those of training {list(train_shape)}; "
+                "use images of one size, all grey or all in colour"
             )
 
     def _test_split(self) -> Any:

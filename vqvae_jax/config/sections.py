@@ -170,7 +170,7 @@ def _part(config: dict[str, Any], path: str, table: Mapping[str, Any], inside: t
     values = section(config, path)
     if "name" not in values:
         raise UserError(f"{path}.name is missing: it says which one. There are: {', '.join(table)}")
-    if values["name"] not in table:
+    if not isinstance(values["name"], str) or values["name"] not in table:
         raise UserError(unknown(f"{path}.name: there is no", values["name"], table, "There are"))
     return Block(path, values, table[values["name"]], table, inside)
 
