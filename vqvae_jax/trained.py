@@ -62,6 +62,9 @@ class Trained:
     ):
         self.workdir, self.step, self.autoencoder_step, self.flags = Path(workdir), step, autoencoder_step, flags
         self.config, self.facts = configs.load(workdir), parts.read_facts(self.workdir)
+        if (size := self.facts["image_size"]) % self.stride:
+            where = self.workdir / parts.FACTS
+            raise UserError(f"{where} is damaged (image_size={size} is no multiple of {self.stride}); restore it")
         if autoencoder_step is not None and not self.has_autoencoder:
             flag = flags.autoencoder
             raise UserError(f"{workdir} was trained on tokens, it holds no autoencoder with a step; leave {flag} out")

@@ -54,7 +54,7 @@ def _opened(path: str) -> Iterator[np.lib.npyio.NpzFile]:
                 yield file
     except UserError:
         raise
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, EOFError, OSError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} cannot be read as an .npz of plain arrays: {error}") from error
 
 

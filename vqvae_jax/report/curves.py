@@ -187,12 +187,12 @@ def counts_of(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         return {}
     try:
-        with np.load(path) as file:
+        with path.open("rb") as binary, np.load(binary) as file:  # of one array alone, a TypeError
             counts = {name: file[name] for name in file}
         for name, one in counts.items():
             if one.ndim != 1 or not one.size or one.dtype.kind not in "iuf":
                 raise ValueError(f"{name} is {one.dtype} {list(one.shape)}")
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, TypeError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         again = f"remove it and evaluate again: python -m vqvae_jax evaluate --workdir={path.parent}"
         raise UserError(f"{path} is damaged ({error}); {again}") from error
     return counts

@@ -135,9 +135,10 @@ def _check_metrics(metrics: Mapping[str, Any]) -> None:
         if not isinstance(section, dict):
             raise ValueError(f"{path} is no section")
     for name, prior in priors.items():
-        wanted = {"nll"} | ({"nll_over_position_entropy"} if "position_entropy" in prior else set())
-        if not isinstance(prior, dict) or not wanted <= set(prior):
-            raise ValueError(f"priors.{name} does not hold {', '.join(sorted(wanted))}")
+        if not isinstance(prior, dict) or "nll" not in prior:
+            raise ValueError(f"priors.{name} holds no nll")
+        if ("position_entropy" in prior) != ("nll_over_position_entropy" in prior):
+            raise ValueError(f"priors.{name} holds a position_entropy or a ratio to it, not both")
     for section in (metrics.get("autoencoder", {}), *priors.values()):
         for name, value in section.items():
             if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
