@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from jax.sharding import SingleDeviceSharding
 
-from vqvae_jax.checkpoint import Checkpoints, checksum, set_aside
+from vqvae_jax.checkpoint import Checkpoints, _one_line, checksum, set_aside
 from vqvae_jax.types import Codebook, Model, TrainState, UserError
 
 optax = pytest.importorskip("optax")
@@ -145,7 +145,7 @@ KILLED = """
 import os, signal, sys, time
 from pathlib import Path
 import numpy as np, jax.numpy as jnp
-from vqvae_jax.checkpoint import Checkpoints
+from vqvae_jax.checkpoint import Checkpoints, _one_line
 folder = Path(sys.argv[1])
 checkpoints = Checkpoints(folder, keep=1)
 checkpoints.save(1, {"w": jnp.ones(3)}, {"w": jnp.ones(3)}, {})
@@ -218,7 +218,7 @@ def test_checksum_is_what_it_says():
 WITHOUT_OPTAX = """
 import sys
 sys.modules["optax"] = None  # importing it now fails
-from vqvae_jax.checkpoint import Checkpoints, checksum, set_aside
+from vqvae_jax.checkpoint import Checkpoints, checksum, set_aside, _one_line
 assert "orbax" not in sys.modules, "importing the package must stay cheap"
 print(checksum(Checkpoints(sys.argv[1]).restore_model()))
 """
@@ -235,7 +235,7 @@ ELSEWHERE = """
 import json, sys
 import jax, jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from vqvae_jax.checkpoint import Checkpoints
+from vqvae_jax.checkpoint import Checkpoints, _one_line
 mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
 whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
 model = {"w": jax.device_put(jnp.arange(6.0), whole)}
@@ -560,3 +560,13 @@ def test_later_steps_are_set_aside(tmp_path):
         save(checkpoints, 2)
     with pytest.raises(UserError, match="after_1 holds steps that were set aside before"):
         set_aside(folder, 1)
+
+
+def test_a_full_disk_is_one_line_also_where_causes_go_in_a_ring():
+    """Threads of Orbax raise one error anew; a training would look for its first cause for ever."""
+    disk, other = OSError(28, "No space left on device"), RuntimeError("save failed")
+    disk.__context__, other.__context__ = other, disk
+    with pytest.raises(UserError, match="saving failed: .*No space left on device.*; make room"), _one_line("saving"):
+        raise ValueError from disk
+    with pytest.raises(UserError, match="^said$"), _one_line("saving"):
+        raise ValueError from UserError("said")

@@ -1,12 +1,14 @@
 """What a training tells: metrics.jsonl, TensorBoard, progress, and grids of pictures."""
 
+import contextlib
 import datetime
 import json
 import math
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -93,9 +95,11 @@ class Log:
         """Flushes everything."""
         if self._on:
             self._progress.close()
-            self._metrics.close()
+            with contextlib.suppress(OSError):  # of a full disk, which the checkpoints tell
+                self._metrics.close()
             if vars(self).get("_board") is not None:
-                self._board.close()
+                with contextlib.suppress(OSError):
+                    self._board.close()
             self._on = False
 
 
@@ -239,7 +243,20 @@ def _tensorboard(folder: Path, start_step: int) -> Any:
     except ImportError:
         _say_once("tensorboardX is not installed, so metrics go to metrics.jsonl only: pip install tensorboardX")
         return None
+    _quieten_writers()
     return SummaryWriter(str(folder), purge_step=start_step + 1 if start_step else 0)
+
+
+@cache
+def _quieten_writers() -> None:
+    """A disk that is full is told by the checkpoints; TensorBoard's thread would tell it by a traceback."""
+    hook = threading.excepthook
+
+    def told(what: Any) -> None:
+        if not (isinstance(what.exc_value, OSError) and "tensorboardX" in type(what.thread).__module__):
+            hook(what)
+
+    threading.excepthook = told
 
 
 _said: set[str] = set()
