@@ -145,7 +145,7 @@ KILLED = """
 import os, signal, sys, time
 from pathlib import Path
 import numpy as np, jax.numpy as jnp
-from vqvae_jax.checkpoint import Checkpoints, _one_line
+from vqvae_jax.checkpoint import Checkpoints
 folder = Path(sys.argv[1])
 checkpoints = Checkpoints(folder, keep=1)
 checkpoints.save(1, {"w": jnp.ones(3)}, {"w": jnp.ones(3)}, {})
@@ -218,7 +218,7 @@ def test_checksum_is_what_it_says():
 WITHOUT_OPTAX = """
 import sys
 sys.modules["optax"] = None  # importing it now fails
-from vqvae_jax.checkpoint import Checkpoints, checksum, set_aside, _one_line
+from vqvae_jax.checkpoint import Checkpoints, checksum, set_aside
 assert "orbax" not in sys.modules, "importing the package must stay cheap"
 print(checksum(Checkpoints(sys.argv[1]).restore_model()))
 """
@@ -235,7 +235,7 @@ ELSEWHERE = """
 import json, sys
 import jax, jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from vqvae_jax.checkpoint import Checkpoints, _one_line
+from vqvae_jax.checkpoint import Checkpoints
 mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
 whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
 model = {"w": jax.device_put(jnp.arange(6.0), whole)}

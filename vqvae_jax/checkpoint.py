@@ -448,10 +448,9 @@ def _first_line(error: BaseException) -> str:
 
 
 def _innermost(error: BaseException) -> BaseException:
-    seen = {id(error)}  # threads that raise one error anew make rings of causes
-    while inner := error.__cause__ or (None if error.__suppress_context__ else error.__context__):
-        if id(inner) in seen:
-            break
-        seen.add(id(inner))
-        error = inner
-    return error
+    chain = [error]
+    while inner := chain[-1].__cause__ or (None if chain[-1].__suppress_context__ else chain[-1].__context__):
+        if any(inner is one for one in chain):  # threads that raise one error anew make rings of causes
+            return next((one for one in chain if isinstance(one, OSError)), chain[-1])
+        chain.append(inner)
+    return chain[-1]
