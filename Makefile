@@ -1,5 +1,5 @@
 # Two commands matter: make demo (from images to new images) and make test. Each makes its own environment first.
-#   make test PYTHON=python3.12 VENV=.venv312   uses another Python.
+#   make test PYTHON=python3.13 VENV=.venv-3.13   uses another Python.
 PYTHON ?= python3
 VENV ?= .venv
 UV_VERSION = 0.13.9
@@ -7,7 +7,11 @@ AUDIT_VERSION = 2.10.1
 WORKDIR ?= runs/demo
 export UV_LINK_MODE ?= copy
 
-.PHONY: demo test check bench accelerator accelerator-data audit requirements clean help
+SIDE_BY_SIDE = -n logical --dist loadfile
+CONTRACTS = tests/autoencoders/test_contract.py tests/priors/test_contract.py tests/quantizers/test_quantizers.py \
+  tests/test_golden.py tests/test_launch.py tests/test_bad_input.py
+
+.PHONY: demo test brief check bench accelerator accelerator-data audit requirements clean help
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -16,7 +20,12 @@ demo: $(VENV)/demo.done  ## train the demo on OpenMoji drawings and sample new o
 	$(VENV)/bin/python launch.py --config=configs/openmoji_hierarchical.py --workdir=$(WORKDIR)
 
 test: $(VENV)/test.done  ## all tests
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
+
+brief: $(VENV)/test.done  ## the demo in small, contracts and command lines: make brief PYTHON=python3.13 VENV=.venv-3.13
+	rm -rf $(VENV)/demo
+	$(VENV)/bin/python launch.py --config=configs/openmoji_hierarchical.py:tiny --workdir=$(VENV)/demo
+	$(VENV)/bin/python -m pytest $(SIDE_BY_SIDE) $(CONTRACTS) $(ARGS)
 
 check: $(VENV)/test.done  ## style and types
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
@@ -52,4 +61,4 @@ requirements: $(VENV)/bin/uv  ## pin what requirements*.in ask for
 	  sed -i "1i # Made by \`make requirements\` from $$f.in: Python 3.11 to 3.14." $$f.txt; done
 
 clean:  ## environments, caches and runs
-	rm -rf .venv .venv312 .pytest_cache .mypy_cache .ruff_cache runs
+	rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache runs

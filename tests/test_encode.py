@@ -189,7 +189,7 @@ def test_streamed_pictures_that_cannot_be_read_have_no_tokens(trained, pictures,
 def test_evaluation_refuses_other_data(trained, encoded, of_tokens, tmp_path):
     copy = Path(shutil.copytree(trained[0], tmp_path / "run"))
     facts = parts.read_facts(copy)
-    (copy / "data.json").write_text(json.dumps(facts | {"label_names": ["0", "1"]}))
+    (copy / "data.json").write_text(json.dumps(facts | {"label_names": ["0", "1"], "label_counts": [1, 1]}))
     with pytest.raises(UserError, match="the data have changed since .*label_names was"):
         evaluate.evaluate(copy)
     copy = Path(shutil.copytree(of_tokens, tmp_path / "of_tokens"))

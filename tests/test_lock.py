@@ -12,7 +12,7 @@ from test_recipe import DONE, files, latest, tiny, trained_run
 
 import launch
 from vqvae_jax import __main__ as package
-from vqvae_jax import recipe
+from vqvae_jax import lock, recipe
 from vqvae_jax.lock import LOCK, alone_in
 from vqvae_jax.trained import Trained
 from vqvae_jax.types import UserError
@@ -60,7 +60,7 @@ def test_a_second_writer_is_told_who_is_there(tmp_path, writer):
     other.wait()
     assert (folder / LOCK).is_file()
     with alone_in(folder):  # what was killed locks nothing
-        assert (folder / LOCK).read_text() == f"{socket.gethostname()} {os.getpid()}"
+        assert (folder / LOCK).read_text() == f"{socket.gethostname()} {os.getpid()} 0"
     assert list(folder.iterdir()) == []
 
 
@@ -73,14 +73,26 @@ def test_what_was_made_for_nothing_is_removed(tmp_path):
     assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["mine"]
 
 
-def test_another_host_cannot_be_asked(tmp_path):
-    (tmp_path / LOCK).write_text("elsewhere.example 7")
-    said = f"process 7 of the host elsewhere.example.*if it is no more: rm {tmp_path / LOCK}$"
-    with pytest.raises(UserError, match=said), alone_in(tmp_path):
-        pass
-    (tmp_path / LOCK).unlink()
+def test_another_hosts_writer_that_gives_no_sign_is_dead(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(lock, "SILENCE", 0.2)
+    (tmp_path / LOCK).write_text("elsewhere.example 7 3")
     with alone_in(tmp_path):
-        pass
+        assert (tmp_path / LOCK).read_text() == f"{socket.gethostname()} {os.getpid()} 0"
+    assert capsys.readouterr().err == f"{tmp_path} was process 7's of elsewhere.example; waiting 0 s for a sign of it\n"
+
+
+def test_another_hosts_writer_that_lives_is_let_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "SILENCE", 20.0)
+    monkeypatch.setattr(lock, "BEAT", 0.05)
+    with alone_in(tmp_path):  # this process, as seen from elsewhere
+        shown = tmp_path / "seen"
+        shown.mkdir()
+        os.link(tmp_path / LOCK, shown / LOCK)
+        monkeypatch.setattr(lock, "_opened", lambda path: (path.open("a+", encoding="utf-8"), True))
+        monkeypatch.setattr(lock, "_owner", lambda file: ("elsewhere.example", os.getpid()))
+        said = f"process {os.getpid()} of the host elsewhere.example.; wait for it, or choose another folder$"
+        with pytest.raises(UserError, match=said), alone_in(shown):
+            pass
 
 
 def test_a_file_system_without_locks(tmp_path, writer, monkeypatch):

@@ -4,8 +4,10 @@ What costs time is compiling, so one run is trained once for all tests that only
 Other files of tests take the data, the config and that run from here.
 """
 
+import fcntl
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -68,14 +70,17 @@ def tiny(path, **changes):
 
 
 def trained_run(tmp_path_factory):
-    """(workdir, path of its data) of a finished run, trained once a session; not to be changed."""
-    folder = tmp_path_factory.getbasetemp() / "trained"
+    """(workdir, path of its data) of a finished run, trained once for all processes of tests; not to be changed."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trained"
     path = folder / "data.npz"
-    if not (folder / "run").is_dir():
-        folder.mkdir()
-        write_data(path)
-        recipe.run(tiny(path), folder / "half")
-        (folder / "half").rename(folder / "run")
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "run").is_dir():
+            write_data(path)
+            recipe.run(tiny(path), folder / "half")
+            (folder / "half").rename(folder / "run")
     return folder / "run", path
 
 
@@ -434,3 +439,22 @@ def test_a_checkpoint_under_another_steps_name_is_not_resumed(copy, trained):
     shutil.copytree(folder / "2", folder / "3")
     with pytest.raises(UserError, match=r"/3 is the checkpoint of step 2 under another name; name it 2 again"):
         recipe.run(configs.load(copy), copy)
+
+
+def test_a_relative_path_of_the_data_is_found_from_anywhere(tmp_path, monkeypatch):
+    """From where one stands, else from where the run was begun; also where both were moved together."""
+    (tmp_path / "project" / "data").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "project")
+    write_data(Path("data/images.npz"))
+    config = tiny("data/images.npz", priors={})
+    recipe.run(config, Path("runs/a"))
+    monkeypatch.chdir(tmp_path)
+    shutil.move("project", "moved")
+    workdir = Path("moved/runs/a")
+    assert evaluate.evaluate(workdir)["images"] == 20
+    more = tiny("data/images.npz", priors={}, train__steps=DONE + 2)
+    recipe.run(more, workdir)
+    assert latest(workdir)["autoencoder"] == DONE + 2 and configs.load(workdir)["dataset"]["path"] == "data/images.npz"
+    shutil.rmtree("moved/data")
+    with pytest.raises(UserError, match="data/images.npz: there is no such file"):
+        recipe.run(more, workdir)

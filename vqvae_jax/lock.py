@@ -1,7 +1,14 @@
-"""One writer a folder: a second one is told who is there, a killed one locks nothing, and readers need no lock."""
+"""One writer a folder: a second one is told who is there, a dead one locks nothing, and readers need no lock.
+
+On one host the system knows whether the writer lives. Of another host's it is known by the signs of life that it writes
+into the lock: a job that is put onto another machine, because the first one died, waits for one, and goes on.
+"""
 
 import os
 import socket
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -9,7 +16,9 @@ from typing import TextIO
 
 from vqvae_jax.types import UserError
 
-LOCK = ".lock"  # locked by the system as long as its process lives; names host and process
+LOCK = ".lock"  # locked by the system as long as its process lives; names host, process, and how often it gave a sign
+BEAT = 10.0  # seconds between two signs of life
+SILENCE = 60.0  # seconds without one after which another host's process is taken for dead
 
 
 @contextmanager
@@ -19,7 +28,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     What was made and is empty at the end is removed.
 
     Raises:
-        UserError: another process is at it, or one of another host was and did not say that it ended.
+        UserError: another process is at it.
     """
     if folder.is_symlink() and not folder.exists():
         raise UserError(f"{folder} is a link to a folder that is not there; make it: mkdir -p {folder.resolve()}")
@@ -43,15 +52,54 @@ def _locked(path: Path) -> Iterator[None]:
         return
     with file:
         host, process = _owner(file)
-        if (host and host != socket.gethostname()) or not (by_system or _ended(process)):
+        elsewhere = host not in ("", socket.gethostname())
+        if not (_silent(path) if elsewhere else by_system or _ended(process)):
             raise UserError(_taken(file, path))
-        file.truncate(0)
-        file.write(f"{socket.gethostname()} {os.getpid()}")
-        file.flush()
         try:
-            yield
+            with _beating(file):
+                yield
         finally:
             path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _beating(file: TextIO) -> Iterator[None]:
+    """Signs of life until the end."""
+    _sign(file, 0)
+    over = threading.Event()
+
+    def beat() -> None:
+        count = 0
+        while not over.wait(BEAT):
+            count += 1
+            with suppress(OSError):
+                _sign(file, count)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _sign(file: TextIO, count: int) -> None:
+    file.truncate(0)
+    file.write(f"{socket.gethostname()} {os.getpid()} {count}")
+    file.flush()
+
+
+def _silent(path: Path) -> bool:
+    """Whether a process of another host gives no sign; opened anew each time, for file systems over a network."""
+    before, until = path.read_text("utf-8"), time.monotonic() + SILENCE
+    host, process = before.split()[:2]
+    print(f"{path.parent} was process {process}'s of {host}; waiting {SILENCE:.0f} s for a sign of it", file=sys.stderr)
+    while time.monotonic() < until:
+        time.sleep(min(1.0, SILENCE / 4))
+        if not path.exists() or path.read_text("utf-8") != before:
+            return False
+    return True
 
 
 def _opened(path: Path) -> tuple[TextIO, bool]:
@@ -81,8 +129,8 @@ def _is_there(file: TextIO, path: Path) -> bool:
 def _owner(file: TextIO) -> tuple[str, int]:
     """Host and process; ("", 0) where nobody is named."""
     file.seek(0)
-    host, _, process = file.read().rpartition(" ")
-    return (host, int(process)) if host and process.isdecimal() else ("", 0)
+    host, process, *_ = [*file.read().split(), "", ""]
+    return (host, int(process)) if process.isdecimal() else ("", 0)
 
 
 def _ended(process: int) -> bool:
@@ -99,10 +147,6 @@ def _ended(process: int) -> bool:
 
 def _taken(file: TextIO, path: Path) -> str:
     host, process = _owner(file)
-    if host in ("", socket.gethostname()):
-        who = f" (process {process})" if process else ""
-        return f"another process is writing to {path.parent}{who}; wait for it, or choose another folder"
-    return (
-        f"another process is writing to {path.parent} (process {process} of the host {host}, which cannot be asked "
-        f"from here); wait for it, or choose another folder; if it is no more: rm {path}"
-    )
+    at = "" if host == socket.gethostname() else f" of the host {host}"
+    who = f" (process {process}{at})" if process else ""
+    return f"another process is writing to {path.parent}{who}; wait for it, or choose another folder"

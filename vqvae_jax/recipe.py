@@ -7,6 +7,7 @@ is no autoencoder to train.
 """
 
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -94,11 +95,13 @@ class Recipe:
             what = f"images of {size} x {size} pixels"
             room.check_batch("config.train", batch, VERSIONS * room.FLOAT * size**2, what)
         load: Any = token_files.load if self.from_tokens else data.load
-        self.splits = {part: load(config["dataset"], part) for part in PARTS}
+        here = located(config, self.workdir)
+        self.dataset = here["dataset"]
+        self.splits = {part: load(self.dataset, part) for part in PARTS}
         if not self.from_tokens:
             names = label_order(config, self.workdir)
             self.splits = {part: images.with_labels(names) for part, images in self.splits.items()}
-        self.facts = parts.facts_of_tokens(config) if self.from_tokens else parts.facts_of(self.splits["train"])
+        self.facts = parts.facts_of_tokens(here) if self.from_tokens else parts.facts_of(self.splits["train"])
         self.facts["train_images"] = len(self.splits["train"])
 
     def check(self, stage: str | None = None) -> None:
@@ -334,7 +337,7 @@ class Recipe:
     def _test_split(self) -> Any:
         """What is measured after the training, which is to be there before it."""
         load: Any = token_files.load if self.from_tokens else data.load
-        images = load(self.config["dataset"], "test")
+        images = load(self.dataset, "test")
         if not len(images):
             split = self.config["dataset"]["test_split"]
             raise UserError(
@@ -390,6 +393,12 @@ def label_order(config: Mapping[str, Any], workdir: Path) -> Sequence[str]:
     return parts.read_facts(begun[0])["label_names"] if begun else ()
 
 
+def located(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
+    """The config with its data where they lie; a run that goes on may be called from another folder."""
+    begun = (workdir / parts.FACTS).is_file()
+    return configs.located(config, workdir, parts.read_facts(workdir).get(configs.BEGUN_IN) if begun else None)
+
+
 def check_facts(facts: Mapping[str, Any], workdir: Path) -> None:
     """UserError where the data are not those that the run began with."""
     if not (workdir / parts.FACTS).is_file():
@@ -403,7 +412,8 @@ def check_facts(facts: Mapping[str, Any], workdir: Path) -> None:
 def write_facts(facts: Mapping[str, Any], workdir: Path) -> None:
     """DIR/data.json, once."""
     if not (workdir / parts.FACTS).is_file():
-        write_checked_json(workdir / parts.FACTS, facts)
+        here = os.path.relpath(Path.cwd(), workdir)
+        write_checked_json(workdir / parts.FACTS, {**facts, configs.BEGUN_IN: here})
 
 
 def say(text: str) -> None:

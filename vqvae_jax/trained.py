@@ -61,7 +61,8 @@ class Trained:
         flags: Flags = Flags("step", "autoencoder_step"),
     ):
         self.workdir, self.step, self.autoencoder_step, self.flags = Path(workdir), step, autoencoder_step, flags
-        self.config, self.facts = configs.load(workdir), parts.read_facts(self.workdir)
+        stored, self.facts = configs.load(workdir), parts.read_facts(self.workdir)
+        self.config = configs.located(stored, self.workdir, self.facts.get(configs.BEGUN_IN))
         if (size := self.facts["image_size"]) % self.stride:
             where = self.workdir / parts.FACTS
             raise UserError(f"{where} is damaged (image_size={size} is no multiple of {self.stride}); restore it")

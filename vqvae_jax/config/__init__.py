@@ -9,9 +9,10 @@ from vqvae_jax.config.checking import check, check_stage, nearest_size
 from vqvae_jax.config.numbers import WHOLE
 from vqvae_jax.config.reading import ROOT, as_it_was_meant, available, complete, read
 from vqvae_jax.config.sections import SECTIONS, Dataset, Optimizer, Sample, Train, autoencoder_kind, levels, stages
-from vqvae_jax.config.workdir import FILE, agree, check_saved, differs, load, save
+from vqvae_jax.config.workdir import BEGUN_IN, FILE, agree, check_saved, differs, load, located, save
 
 __all__ = [
+    "BEGUN_IN",
     "FILE",
     "ROOT",
     "SECTIONS",
@@ -31,6 +32,7 @@ __all__ = [
     "differs",
     "levels",
     "load",
+    "located",
     "nearest_size",
     "read",
     "save",

@@ -1,5 +1,6 @@
 """The config of a run, kept in its workdir."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from vqvae_jax.files import read_json, write_json
 from vqvae_jax.types import UserError
 
 FILE = "config.json"
+BEGUN_IN = "begun_in"  # in data.json: the folder that relative paths begin at, as seen from the workdir
 LAYERS = "stack"  # in place of all sections: bare layers, imported
 # What may change when a run goes on, in each `train` section; all of `sample` may.
 CADENCES = {"steps", "epochs", "log_every", "evaluate_every", "checkpoint_every", "pictures_every", "keep", "profile"}
@@ -42,6 +44,15 @@ def load(workdir: str | Path) -> dict[str, Any]:
     if not config:
         raise UserError(f"{workdir} holds layers without embedding and logits; it can be compared and exported only")
     return config
+
+
+def located(config: Mapping[str, Any], workdir: str | Path, begun_in: str | None) -> dict[str, Any]:
+    """The config, its relative `dataset.path` where the data lie: from here, else from where the run was begun."""
+    dataset = config["dataset"]
+    there = Path(workdir) / (begun_in or "") / dataset["path"]
+    if begun_in is None or not dataset["path"] or Path(dataset["path"]).exists() or not there.exists():
+        return dict(config)
+    return {**config, "dataset": {**dataset, "path": os.path.normpath(there)}}
 
 
 def agree(config: Mapping[str, Any], workdir: str | Path) -> None:
