@@ -45,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command line; the exit code is 0, 1 at NaN, 2 where the user has something to put right."""
     argv = sys.argv[1:] if argv is None else argv
     given, overrides = parser().parse_known_args(argv)
+    from vqvae_jax.endings import line_of
     from vqvae_jax.types import UserError
 
     try:
@@ -52,12 +53,17 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print("error:", *str(error).split("\n"), file=sys.stderr)
         return error.exit_code
-    except OSError as error:  # a place that cannot be written, a disk that is full
-        print(f"error: {error}; choose another place, or make room", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("stopped; what was saved stays, the same command goes on from there", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # who reads has seen enough: python launch.py --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        if (line := line_of(error)) is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        return 2
 
 
 def show_help() -> int:
@@ -65,7 +71,7 @@ def show_help() -> int:
     from vqvae_jax import config
 
     print(parser().format_help())
-    print("configs:", *(f"  {path}\n      {line}" for path, line in config.available()), sep="\n")
+    print("configs:", *(f"  {path}\n      {line}" for path, line in config.available()), sep="\n", flush=True)
     return 0
 
 
@@ -81,9 +87,10 @@ def launch(given: argparse.Namespace, overrides: list[str]) -> int:
     if given.stage:
         configs.check_stage(config, given.stage)
     from vqvae_jax import recipe
-    from vqvae_jax.devices import use_compilation_cache
+    from vqvae_jax.devices import check_platform, use_compilation_cache
 
     use_compilation_cache()
+    check_platform()
     workdir = given.workdir or default_workdir(given.config)
     if given.from_step is not None:
         recipe.rewind(config, workdir, given.stage, given.from_step)
@@ -109,12 +116,14 @@ def check_flags(given: argparse.Namespace, overrides: list[str]) -> None:
 
 def check_workdir(given: argparse.Namespace) -> None:
     """UserError where there can be none."""
+    from vqvae_jax.files import check_place
     from vqvae_jax.types import UserError
 
     if given.config.endswith(".json") and not given.workdir:
         raise UserError("--workdir=DIR is missing: the name of a config.json says nothing of where the new run lives")
     if given.workdir and given.workdir.exists() and not given.workdir.is_dir():
         raise UserError(f"--workdir={given.workdir} is a file; name a folder")
+    check_place("--workdir", given.workdir or default_workdir(given.config))
 
 
 def join() -> None:

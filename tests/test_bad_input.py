@@ -5,6 +5,7 @@ Here as the user meets it, through both commands; test_config.py and test_launch
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from test_recipe import DONE, files, tiny, trained_run, write_data
@@ -88,6 +89,7 @@ def data_file(tmp_path, kind):
     """An .npz that is wrong in one way."""
     path = tmp_path / "data.npz"
     images = np.zeros((8, 16, 16, 3), np.uint8)
+    many = np.random.default_rng(0).integers(0, 256, (96, 16, 16, 3), np.uint8)
     arrays = {
         "another size": {"train_image": images[:, :8, :8]},
         "no squares": {"train_image": images[:, :8]},
@@ -96,6 +98,10 @@ def data_file(tmp_path, kind):
         "too few labels": {"train_image": images, "train_label": np.zeros(3, int)},
         "labels that are no integers": {"train_image": images, "train_label": np.zeros(8)},
         "no images": {"train_image": images[:0]},
+        "channels first": {"train_image": np.moveaxis(many, -1, 1)},
+        "Keras' names": {"x_train": many, "x_test": many},
+        "grey to colour": {"train_image": many, "test_image": many[..., :1]},
+        "no test images": {"train_image": many, "test_image": many[:0]},
     }
     np.savez(path, **arrays.get(kind, {"train_image": images}))
     if kind == "half a file":
@@ -111,6 +117,10 @@ DATA = {
     "too few labels": "3 labels for 8 images",
     "labels that are no integers": "train_label",
     "no images": "holds no images",
+    "channels first": "they are [N, C, H, W], the channels go last: np.moveaxis(images, 1, -1)",
+    "Keras' names": "it has: x_train, x_test; x_train, y_train, x_test, y_test are called train_image, train_label",
+    "grey to colour": "all grey or all in colour",
+    "no test images": "the split 'test' holds no images, on which the finished training is measured",
     "half a file": "cannot be read",
 }
 
@@ -123,6 +133,95 @@ def test_launch_refuses_data(kind, refuse, trained, tmp_path):
     )
     holds(line, DATA[kind])
     assert [one.name for one in tmp_path.iterdir()] == ["data.npz"]
+
+
+MUCH = {
+    "images in a batch": ("train.batch_size=1000000000", "--config.train.batch_size=N with N far below"),
+    "tokens in a batch": ("priors.top.train.batch_size=1000000000", "--config.priors.top.train.batch_size=N"),
+    "pixels": ("dataset.image_size=1000000000", "not even one has room"),
+    "codes": ("autoencoder.quantizer.codebook_size=1000000000", "codebook_size"),
+    "channels": ("autoencoder.width=1000000", "width"),
+    "samples": ("sample.count=1000000000000", "config.sample.count"),
+    "steps": ("priors.top.train.epochs=2147483647", "--config.priors.top.train.epochs=N, fewer"),
+    "one grey value": ("autoencoder.classes=1", "classes=1"),
+}
+
+
+@pytest.mark.parametrize("kind", MUCH)
+def test_launch_refuses_what_cannot_be_before_it_is_tried(kind, refuse, trained, tmp_path):
+    typed, words = MUCH[kind]
+    also = ["--config.priors.top.train.steps=0"] if kind == "steps" else []
+    argv = [f"--config={trained[1]}", f"--config.{typed}", *also, f"--workdir={tmp_path / 'run'}"]
+    holds(refuse(launch.main, *argv), words)
+    assert not list(tmp_path.iterdir())
+
+
+NO_CONFIGS = {
+    "returns nothing": ("def get_config(variant=None):\n    config = {}\n", "returned NoneType, not a config"),
+    "returns text": ("def get_config(variant=None):\n    return 'x'\n", "returned str, not a config"),
+    "leaves": ("import sys\n\n\ndef get_config(variant=None):\n    sys.exit(3)\n", "SystemExit: 3"),
+    "leaves at once": ("import sys\n\nsys.exit()\n", "cannot be run: SystemExit"),
+    "raises": ("def get_config(variant=None):\n    return 1 / 0\n", "ZeroDivisionError: division by zero"),
+    "wants more": ("def get_config():\n    return {}\n", "TypeError: get_config() takes 0 positional"),
+    "does not parse": ("def get_config(variant=None:\n", "SyntaxError"),
+    "is no text": ("\udcff\udcfe", "cannot be run: SyntaxError"),
+    "defines nothing": ("config = {}\n", "it defines no get_config(variant=None)"),
+    "says nothing": ("def get_config(variant=None):\n    return {}\n", "config.autoencoder.name is missing"),
+    "names a list": (
+        "def get_config(variant=None):\n    return {'autoencoder': {'name': ['vqvae']}}\n",
+        "config.autoencoder.name: there is no",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", NO_CONFIGS)
+def test_a_file_that_is_no_config(kind, refuse, tmp_path):
+    text, words = NO_CONFIGS[kind]
+    path = tmp_path / "mine.py"
+    path.write_text(text, errors="surrogateescape")
+    holds(refuse(launch.main, f"--config={path}", f"--workdir={tmp_path / 'run'}"), words)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("main", [launch.main, package.main])
+def test_an_accelerator_that_is_not_there(main, refuse, trained, monkeypatch):
+    """Where its plugin is not installed JAX asserts, where its driver is missing it raises a RuntimeError."""
+    asked, devices = jax.config.jax_platforms, jax.devices
+
+    def only_cpu():
+        if jax.config.jax_platforms == "cuda":
+            raise AssertionError
+        return devices()
+
+    monkeypatch.setattr(jax, "devices", only_cpu)
+    jax.config.update("jax_platforms", "cuda")
+    try:
+        argv = ["sample"] if main is package.main else [f"--config={trained[1]}"]
+        line = refuse(main, *argv, f"--workdir={trained[0]}")
+    finally:
+        jax.config.update("jax_platforms", asked)
+    holds(line, "JAX_PLATFORMS=cuda", "only cpu", "leave JAX_PLATFORMS out", "docs/accelerators.md")
+
+
+ENDS = {
+    "a full disk": (OSError(28, "No space left on device", "x"), "No space left on device: 'x'; choose another place"),
+    "a full disk, as Orbax says it": (ValueError("RESOURCE: write: No space left on device"), "make room"),
+    "memory": (MemoryError(), "not enough memory (MemoryError)"),
+    "memory, as XLA says it": (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"), "batch_size"),
+}
+
+
+@pytest.mark.parametrize("kind", ENDS)
+def test_what_the_machine_ends_is_one_line(kind, refuse, trained, monkeypatch):
+    error, words = ENDS[kind]
+
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr("vqvae_jax.recipe.run", fails)
+    monkeypatch.setattr("vqvae_jax.evaluate.evaluate", fails)
+    holds(refuse(launch.main, f"--config={trained[1]}", f"--workdir={trained[0]}"), words)
+    holds(refuse(package.main, "evaluate", f"--workdir={trained[0]}"), words)
 
 
 def test_label_condition_without_labels(refuse, trained, tmp_path):
@@ -204,6 +303,53 @@ def test_the_package_refuses(case, refuse, trained):
     holds(refuse(package.main, *argv, f"--workdir={workdir}"), *words)
     assert files(workdir) == before
     assert not Path("x.jpg").exists()
+
+
+PLACES = {
+    "sample": ["--output=/dev/null/x.png"],
+    "sample, arrays": ["--output=/dev/null/x.npz"],
+    "sample, a folder": ["--output=/proc/x"],
+    "sample, where a folder is": ["--output=DIR.png"],
+    "sample, going on": ["--prefix=nowhere", "--output=/dev/null/x.png"],
+    "encode": ["--output=/dev/null/x"],
+    "decode": ["--tokens=WORKDIR/tokens", "--output=/dev/null/x"],
+    "decode, arrays": ["--tokens=WORKDIR/tokens", "--output=/proc/x.npz"],
+    "reconstruct": ["--images=WORKDIR", "--output=/dev/null/x"],
+    "export": ["--output=/dev/null/x.npz"],
+    "import": ["--checkpoint=nowhere.npz", "--workdir=/dev/null/x"],
+    "compare": ["--against=WORKDIR", "--output=/dev/null/x.png"],
+    "compare, a report": ["--reference=nowhere.npz", "--report=/dev/null/x.json"],
+}
+
+
+@pytest.mark.parametrize("case", PLACES)
+def test_a_place_that_cannot_be_written_is_told_before_the_work(case, refuse, trained, tmp_path, monkeypatch):
+    """As root, who may write anywhere: below what is a file, and where no files can be."""
+    workdir, _ = trained
+    monkeypatch.setattr("vqvae_jax.parts.load_autoencoder", None)  # nothing is read that takes long
+    (folder := tmp_path / "x.png").mkdir()
+    before = files(workdir)
+    argv = [word.replace("WORKDIR", str(workdir)).replace("DIR.png", str(folder)) for word in PLACES[case]]
+    line = refuse(package.main, case.partition(",")[0], f"--workdir={workdir}", *argv)
+    holds(line, argv[-1].partition("=")[0], "is a folder" if str(folder) in line else "cannot be written")
+    assert files(workdir) == before
+
+
+@pytest.mark.parametrize("command", ["evaluate", "report"])
+def test_a_workdir_that_cannot_be_written_is_told_before_the_work(command, refuse, trained, monkeypatch):
+    def read_only(**_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", read_only)
+    monkeypatch.setattr("vqvae_jax.evaluate.load_images", None)
+    monkeypatch.setattr("vqvae_jax.report.contents", None)
+    holds(refuse(package.main, command, f"--workdir={trained[0]}"), str(trained[0]), "Read-only file system")
+
+
+def test_a_training_that_has_no_place_is_told_before_data_are_read(refuse, trained, monkeypatch):
+    monkeypatch.setattr("vqvae_jax.data.load", None)
+    line = refuse(launch.main, f"--config={trained[1]}", "--workdir=/dev/null/run")
+    holds(line, "--workdir=/dev/null/run cannot be written", "/dev/null is a file", "another place")
 
 
 @pytest.mark.parametrize("command", ["sample", "evaluate"])

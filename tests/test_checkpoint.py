@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from jax.sharding import SingleDeviceSharding
 
-from vqvae_jax.checkpoint import Checkpoints, checksum, set_aside
+from vqvae_jax.checkpoint import Checkpoints, _one_line, checksum, set_aside
 from vqvae_jax.types import Codebook, Model, TrainState, UserError
 
 optax = pytest.importorskip("optax")
@@ -560,3 +560,13 @@ def test_later_steps_are_set_aside(tmp_path):
         save(checkpoints, 2)
     with pytest.raises(UserError, match="after_1 holds steps that were set aside before"):
         set_aside(folder, 1)
+
+
+def test_a_full_disk_is_one_line_also_where_causes_go_in_a_ring():
+    """Threads of Orbax raise one error anew; a training would look for its first cause for ever."""
+    disk, other = OSError(28, "No space left on device"), RuntimeError("save failed")
+    disk.__context__, other.__context__ = other, disk
+    with pytest.raises(UserError, match="saving failed: .*No space left on device.*; make room"), _one_line("saving"):
+        raise ValueError from disk
+    with pytest.raises(UserError, match="^said$"), _one_line("saving"):
+        raise ValueError from UserError("said")

@@ -49,6 +49,29 @@ def test_shapes_seeds_and_sizes(model, images):
         model.complete(np.tile(images, (1, 2, 2, 1)))
 
 
+def test_it_refuses_what_sample_refuses(model, images):
+    for asked in ({"temprature": 1.0}, {"count": 0}, {"count": 1.5}, {"seed": "x"}, {"seed": 2**40}, {"top_k": 5.5}):
+        for call in (model.sample, lambda **asked: model.complete(images, **asked)):
+            with pytest.raises(UserError, match=next(iter(asked))):
+                call(**asked)
+
+
+def test_a_label_that_no_prior_knows(model, images, monkeypatch):
+    monkeypatch.setattr(type(model), "_conditional", False)
+    for call in (model.sample, lambda **asked: model.complete(images, **asked)):
+        with pytest.raises(UserError, match="without label_condition; leave --label out"):
+            call(label="1")
+
+
+def test_numbers_of_numpy_and_lists_are_taken(model, images):
+    asked = {"count": np.int64(1), "seed": np.int64(3)}
+    np.testing.assert_array_equal(model.complete(images, **asked), model.complete(images, count=1, seed=3))
+    tokens = model.encode(images)
+    np.testing.assert_array_equal(model.decode([one.tolist() for one in tokens]), model.decode(tokens))
+    with pytest.raises(UserError, match="tokens are whole numbers; got float64"):
+        model.decode([one.astype(float) for one in tokens])
+
+
 def test_the_command(trained, pictures, refuse, tmp_path, capsys):  # noqa: F811
     argv = ("sample", f"--workdir={trained[0]}", f"--prefix={pictures}", "--count=2")
     assert run(*argv, f"--output={tmp_path / 'a.png'}") == 0

@@ -15,6 +15,8 @@ from vqvae_jax import parts
 from vqvae_jax.checkpoint import Checkpoints
 from vqvae_jax.data import tokens
 from vqvae_jax.files import read_checked_json, write_checked_json
+from vqvae_jax.logs import read_metrics
+from vqvae_jax.report.curves import counts_of
 from vqvae_jax.types import UserError
 
 
@@ -199,3 +201,87 @@ def test_data_json_and_tokens_json_are_checked(trained, tmp_path):
     with pytest.raises(UserError, match=r"tokens.json is damaged \(its checksum differs; .*\); rm -r .*encode"):
         tokens.about(path.parent)
     assert files(workdir) != before
+
+
+# --- what people can read, and edit
+
+
+FIELDS = {
+    "config.json": [
+        (("autoencoder", "width"), -1),
+        (("autoencoder", "levels"), 10**9),
+        (("autoencoder",), 3),
+        (("dataset",), []),
+    ],
+    "data.json": [
+        (("image_size",), "16"),
+        (("image_size",), 3),
+        (("channels",), 0),
+        (("label_names",), "abc"),
+        (("label_counts",), [1]),
+        (("label_counts",), [1, None, 2]),
+    ],
+}
+WHOLE = ["", "[]", "{}", "3", "{", "\0", "\udcff"]
+
+
+@pytest.mark.parametrize("file", FIELDS)
+def test_what_is_known_of_a_run_has_its_shape(file, trained, tmp_path, capsys):
+    """An empty object, a list, numbers that cannot be: of use, of the report and of a training that goes on."""
+    workdir = Path(shutil.copytree(trained, tmp_path / "run"))
+    good = {name: value for name, value in json.loads((trained / file).read_text()).items() if name != "crc32"}
+    for bad in [*WHOLE, *(json.dumps(with_field(good, *change)) for change in FIELDS[file])]:
+        (workdir / file).write_text(bad, errors="surrogateescape")
+        lines = [refused(capsys, package.main, name, f"--workdir={workdir}") for name in ("sample", "evaluate")]
+        if '"image_size": 3,' not in bad:  # which a page can show
+            lines += [refused(capsys, package.main, "report", f"--workdir={workdir}")]
+        lines += [refused(capsys, launch.main, f"--config={trained / 'config.json'}", f"--workdir={workdir}")]
+        for line in lines:
+            assert f"{file} is damaged" in line or "data have changed" in line, (bad, line)
+            assert "restore" in line or "another --workdir" in line
+
+
+def with_field(values, path, value):
+    """A copy in which one field, by its path, is another."""
+    if not path:
+        return value
+    return {**values, path[0]: with_field(values[path[0]], path[1:], value)}
+
+
+MEASURED = {
+    "metrics.json": ["[]", "{", '{"autoencoder": 3}', '{"priors": {"top": 3}}', '{"autoencoder": {"psnr": "x"}}'],
+    "top/metrics.jsonl": [
+        "x\n{}\n",
+        "[]\n[]\n",
+        '{"step": "1"}\n{}\n',
+        '{"step": 1, "train/nll": []}\n{}',
+        "\udcff\n{}\n",
+    ],
+    "code_counts.npz": ["", "x", "PK\3\4"],
+}
+
+
+@pytest.mark.parametrize("file", MEASURED)
+def test_what_a_report_shows_has_its_shape(file, trained, tmp_path, capsys):
+    workdir = Path(shutil.copytree(trained, tmp_path / "run"))
+    for bad in MEASURED[file]:
+        (workdir / file).write_text(bad, errors="surrogateescape")
+        line = refused(capsys, package.main, "report", f"--workdir={workdir}")
+        assert f"{workdir / file} is damaged" in line and ("evaluate again" in line or "line 1" in line), line
+
+
+def test_code_counts_that_are_none(tmp_path):
+    for counts in (np.zeros(0), np.zeros((2, 2)), np.array(["x"])):
+        np.savez(tmp_path / "code_counts.npz", top=counts)
+        with pytest.raises(UserError, match=r"code_counts.npz is damaged .* evaluate again"):
+            counts_of(tmp_path / "code_counts.npz")
+    with (tmp_path / "code_counts.npz").open("wb") as file:
+        np.save(file, np.zeros(3))  # no archive
+    with pytest.raises(UserError, match="is damaged"):
+        counts_of(tmp_path / "code_counts.npz")
+
+
+def test_the_half_line_of_a_killed_run_is_no_damage(trained, tmp_path):
+    text = (trained / "top/metrics.jsonl").read_text()
+    (tmp_path / "metrics.jsonl").write_text(text + '{"step": 9, "ti')
+    assert read_metrics(tmp_path / "metrics.jsonl") == read_metrics(trained / "top/metrics.jsonl")

@@ -189,7 +189,7 @@ def test_streamed_pictures_that_cannot_be_read_have_no_tokens(trained, pictures,
 def test_evaluation_refuses_other_data(trained, encoded, of_tokens, tmp_path):
     copy = Path(shutil.copytree(trained[0], tmp_path / "run"))
     facts = parts.read_facts(copy)
-    (copy / "data.json").write_text(json.dumps(facts | {"label_names": ["0", "1"]}))
+    (copy / "data.json").write_text(json.dumps(facts | {"label_names": ["0", "1"], "label_counts": [1, 1]}))
     with pytest.raises(UserError, match="the data have changed since .*label_names was"):
         evaluate.evaluate(copy)
     copy = Path(shutil.copytree(of_tokens, tmp_path / "of_tokens"))
@@ -205,7 +205,7 @@ def test_images_of_other_channels(trained, refuse, tmp_path):
     np.savez(tmp_path / "grey.npz", train_image=np.zeros((4, 16, 16), np.uint8))
     argv = ("encode", f"--workdir={trained[0]}", f"--output={tmp_path / 'new'}", "--split=train")
     line = refuse(*argv, "--dataset=npz", f"--path={tmp_path / 'grey.npz'}")
-    assert "have 1 channels, the autoencoder was trained on 3" in line
+    assert "trained on images of 3 channels, colour; those of" in line and "have 1: give images" in line
 
 
 def test_tokens_of_another_model(encoded, trained, refuse, tmp_path):

@@ -1,5 +1,6 @@
 """launch.py: flags in, exit codes and one line out. The recipe is replaced: here nothing is trained."""
 
+import os
 import subprocess
 import sys
 import types
@@ -35,6 +36,16 @@ def test_bare_launch_shows_help_and_the_configs():
     done = shell()
     assert done.returncode == 0 and not done.stderr
     assert "--workdir" in done.stdout and DEMO in done.stdout and "The demo" in done.stdout
+
+
+@pytest.mark.parametrize("argv", [["launch.py", "--help"], ["-m", "vqvae_jax", "--help"]])
+def test_who_reads_may_have_seen_enough(argv):
+    """python launch.py --help | head -1"""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, *argv], cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert not done.stderr and done.returncode in (0, 141)
 
 
 def test_a_mistake_is_one_line_and_exit_2():

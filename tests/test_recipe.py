@@ -183,6 +183,13 @@ def test_metrics_json_is_about_the_test_split(trained):
     assert metrics["bits_per_pixel"] == pytest.approx(bits)
 
 
+def test_one_code_has_nothing_to_tell_and_divides_nothing():
+    one = np.zeros((4, 2, 2), np.int32)
+    entropy = tokens.entropies([one], [one], vocab_size=1)["position_entropy"]
+    assert entropy == 0 and evaluate.ratio(0.0, entropy) == 1.0
+    assert evaluate.ratio(0.5, 0.0) == math.inf and evaluate.ratio(1.0, 2.0) == 0.5
+
+
 def test_priors_learn_the_codes_that_the_decoder_expects(trained):
     workdir, _ = trained
     config, facts = configs.load(workdir), parts.read_facts(workdir)

@@ -5,12 +5,13 @@ import os
 import sys
 from pathlib import Path
 
-from vqvae_jax.devices import use_compilation_cache, use_large_pages
+from vqvae_jax.devices import check_platform, use_compilation_cache, use_large_pages
 
 if __name__ == "__main__":
     use_large_pages()  # before the imports below, which bring JAX
 
 from vqvae_jax.compare.commands import add_compare
+from vqvae_jax.endings import line_of
 from vqvae_jax.flags import (
     DATASET,
     MEASURED,
@@ -205,10 +206,14 @@ def evaluate(given: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; the exit code is 0, 1 where a comparison fails, 2 where the user has something to put right."""
-    given = parser().parse_args(argv)
     try:
+        given = parser().parse_args(argv)
         use_compilation_cache()
-        return given.command(given) or 0
+        if given.command is not report:  # which computes nothing
+            check_platform()
+        code = given.command(given) or 0
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
@@ -218,8 +223,10 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # who reads has seen enough: python -m vqvae_jax … | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except OSError as error:  # a place that cannot be written, a disk that is full
-        print(f"error: {error}; choose another place, or make room", file=sys.stderr)
+    except Exception as error:
+        if (line := line_of(error)) is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
         return 2
 
 

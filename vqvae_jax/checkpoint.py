@@ -386,7 +386,8 @@ def _checkpointer(directory: Path, keep: int) -> Any:
 
 
 def _not_orbax_chatter(record: logging.LogRecord) -> bool:
-    return record.levelno > logging.INFO or "orbax" not in record.pathname
+    said_again = bool(record.exc_info)  # by a thread whose error is raised, and said in one line
+    return "orbax" not in record.pathname or (record.levelno > logging.INFO and not said_again)
 
 
 def _not_said_already(record: logging.LogRecord) -> bool:
@@ -435,7 +436,10 @@ def _one_line(doing: str) -> Iterator[None]:
         raise
     except Exception as error:
         cause = _innermost(error)
-        raise UserError(f"{doing} failed: {type(cause).__name__}: {_first_line(cause)}") from error
+        if isinstance(cause, UserError):  # said already
+            raise cause from None
+        room = "; make room there, the same command goes on" if isinstance(cause, OSError) else ""
+        raise UserError(f"{doing} failed: {type(cause).__name__}: {_first_line(cause)}{room}") from error
 
 
 def _first_line(error: BaseException) -> str:
@@ -444,6 +448,9 @@ def _first_line(error: BaseException) -> str:
 
 
 def _innermost(error: BaseException) -> BaseException:
-    while inner := error.__cause__ or (None if error.__suppress_context__ else error.__context__):
-        error = inner
-    return error
+    chain = [error]
+    while inner := chain[-1].__cause__ or (None if chain[-1].__suppress_context__ else chain[-1].__context__):
+        if any(inner is one for one in chain):  # threads that raise one error anew make rings of causes
+            return next((one for one in chain if isinstance(one, OSError)), chain[-1])
+        chain.append(inner)
+    return chain[-1]

@@ -26,6 +26,35 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir("compiled")))
 
 
+def check_platform() -> None:
+    """UserError where JAX_PLATFORMS asks for devices that are not there."""
+    import jax
+
+    from vqvae_jax.types import UserError
+
+    asked = getattr(jax.config, "jax_platforms", None)
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # an assertion where its plugin is not installed
+        if not asked:
+            raise
+        raise UserError(
+            f"JAX_PLATFORMS={asked}, but JAX finds no such device here, only {_platforms(asked)}; leave JAX_PLATFORMS "
+            "out, or install what it needs: docs/accelerators.md"
+        ) from error
+
+
+def _platforms(asked: str) -> str:
+    """Those that are there, when no one is asked for."""
+    import jax
+
+    jax.config.update("jax_platforms", "")
+    try:
+        return ", ".join(sorted({device.platform for device in jax.devices()}))
+    finally:
+        jax.config.update("jax_platforms", asked)
+
+
 def use_large_pages() -> None:
     """Starts this program anew, once, with memory in pages of 2 MB: a training step is 15 to 20 % shorter on CPU.
 

@@ -14,9 +14,9 @@ from vqvae_jax import codec, data, logs, parts
 from vqvae_jax.checkpoint import Step
 from vqvae_jax.data import folder
 from vqvae_jax.data import tokens as token_files
-from vqvae_jax.data.arrays import Grey, shares
+from vqvae_jax.data.arrays import Grey, shares, wants
 from vqvae_jax.data.tokens import TokenArrays
-from vqvae_jax.files import atomically, check_new_folder, png_names
+from vqvae_jax.files import atomically, check_file, check_new_folder, check_place, png_names
 from vqvae_jax.trained import Flags, Trained
 from vqvae_jax.types import UserError
 
@@ -45,6 +45,7 @@ def encode(workdir: Path, output: Path, dataset: Mapping[str, Any] | None = None
         UserError: the data are not to be had or do not fit the autoencoder; the folder holds other tokens.
     """
     model = Trained(workdir, autoencoder_step=step, flags=FLAGS)
+    _refuse_strangers(output)
     asked = {**model.config["dataset"], **(dataset or {})}
     _check_model(model, asked)
     splits = {name: arrays for name, arrays in _splits(asked, model.facts) if len(arrays)}
@@ -125,15 +126,22 @@ def _check(model: Trained, dataset: Mapping[str, Any], splits: Mapping[str, data
     channels = model.facts["channels"]
     for name, arrays in splits.items():
         if arrays.image.shape[3] != channels:
-            here = arrays.image.shape[3]
-            raise UserError(f"the images of {name!r} have {here} channels, the autoencoder was trained on {channels}")
+            raise UserError(
+                f"{wants(channels)}; those of {name!r} have {arrays.image.shape[3]}: give images of its kind"
+            )
 
 
 def _refuse_others(output: Path) -> None:
     """UserError where the folder holds something else; what an interrupted call left is not."""
     if (output / token_files.FILE).exists():
         raise UserError(f"{output} holds the tokens of other images or another autoencoder; choose another --output")
-    if not (output / token_files.DRAFT).exists():
+    _refuse_strangers(output)
+
+
+def _refuse_strangers(output: Path) -> None:
+    """UserError where the folder holds what is no tokens; known before any image is read."""
+    check_place("--output", output)
+    if not any((output / name).exists() for name in (token_files.FILE, token_files.DRAFT)):
         check_new_folder(output)
 
 
@@ -186,8 +194,7 @@ def decode(workdir: Path, tokens: Path, output: Path, levels: int = 0, step: Ste
         raise UserError(f"--levels={levels}: the tokens have {len(told['levels'])} levels")
     if output.suffix not in ("", ".npz"):
         raise UserError(f"--output={output}: the name ends in .npz (arrays), or is a new folder")
-    if not output.suffix:
-        check_new_folder(output)
+    check_file("--output", output) if output.suffix else check_new_folder(output)
     splits = {name: token_files.read(tokens, name) for name in told["shards"]}
     bar = logs.progress_bar(sum(map(len, splits.values())), 0, "decoding", "image")
     alone = len(splits) == 1 and output.suffix != ".npz"  # then the folder needs no folder for the split

@@ -13,7 +13,8 @@ from vqvae_jax import codec, data, logs, parts
 from vqvae_jax import config as configs
 from vqvae_jax.checkpoint import Step
 from vqvae_jax.data import tokens as token_files
-from vqvae_jax.files import atomically, write_json
+from vqvae_jax.data.arrays import wants
+from vqvae_jax.files import atomically, check_file, write_json
 from vqvae_jax.tasks.autoencode import AutoencodeTask
 from vqvae_jax.tasks.prior import PriorTask
 from vqvae_jax.trained import Flags, Trained
@@ -57,6 +58,7 @@ def measure(model: Trained, images: Mapping[str, str] | None = None) -> dict[str
     asked = {**model.config["dataset"], **(images or {})}
     suffix = "".join(f"_{Path(asked[name]).stem}" for name in SAID if asked[name] != model.config["dataset"][name])
     suffix += _steps_said(model)
+    check_file("", model.workdir / f"metrics{suffix}.json")
     metrics: dict[str, Any] = {"split": asked["test_split"]}
     if model.has_autoencoder:
         arrays = load_images(model, asked)
@@ -86,6 +88,9 @@ def _steps_said(model: Trained) -> str:
 def load_images(model: Trained, asked: Mapping[str, Any]) -> data.Arrays:
     """The test images of a section `dataset`, of the kind that the model was trained on."""
     arrays = data.load(asked, "test").with_labels(model.facts["label_names"])
+    if not len(arrays):
+        split = asked["test_split"]
+        raise UserError(f"the split {split!r} holds no images; choose another: --config.dataset.test_split=SPLIT")
     _check_same(model, parts.facts_of(arrays), ("image_size", "channels", "label_names"))
     return arrays
 
@@ -104,6 +109,8 @@ def _check_same(model: Trained, facts: Mapping[str, Any], names: tuple[str, ...]
     for name in names:
         before, now = model.facts.get(name), facts[name]
         unlabelled = name == "label_names" and not (before and now)  # secret ones, or a model that knows none
+        if before != now and name == "channels":
+            raise UserError(f"{wants(model.facts[name])}; these have {now}: give images of its kind")
         if before != now and not unlabelled:
             raise UserError(f"the data have changed since {model.workdir} was trained: {name} was {before}, is {now}")
 
@@ -158,9 +165,16 @@ def prior_metrics(
     found = {"nll": nll, "entropy": float(np.mean([token_files.entropy(one, prior.vocab_size) for one in maps]))}
     if seen is not None:
         yardstick = token_files.entropies(maps, seen.maps[own], prior.vocab_size)["position_entropy"]
-        found |= {"position_entropy": yardstick, "nll_over_position_entropy": nll / yardstick}
+        found |= {"position_entropy": yardstick, "nll_over_position_entropy": ratio(nll, yardstick)}
     count, pixels = sum(math.prod(one.shape[1:]) for one in maps), model.facts["image_size"] ** 2
     return found | {"bits_per_pixel": nll * count / math.log(2) / pixels}
+
+
+def ratio(nll: float, entropy: float) -> float:
+    """nll / entropy. Of one code both are 0: the prior knows what the counts know, 1."""
+    if entropy:
+        return nll / entropy
+    return math.inf if nll else 1.0
 
 
 def lines(metrics: Mapping[str, Any]) -> list[str]:

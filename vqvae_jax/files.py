@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import tempfile
 import uuid
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,6 +43,34 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
+def check_place(flag: str, path: Path) -> None:
+    """UserError where nothing can be written at `path`, a file or a folder to be; said before anything is computed.
+
+    Asked by writing, for the permissions of root and of a disk that is mounted to be read say nothing.
+    """
+    try:
+        there = next(one for one in (path, *path.absolute().parents) if one.exists())
+        if not there.is_dir() and there != path:
+            raise NotADirectoryError(f"{there} is a file, not a folder")
+        with tempfile.TemporaryFile(dir=there if there.is_dir() else there.absolute().parent):
+            pass
+    except OSError as error:
+        why = f"{said(flag, path)} cannot be written: {error.strerror or error}"
+        raise UserError(f"{why}; choose another place, or make room there") from error
+
+
+def check_file(flag: str, path: Path) -> None:
+    """The same of a file, which no folder may stand in the way of."""
+    if path.is_dir():
+        raise UserError(f"{said(flag, path)} is a folder, and a file is to be written there; choose another name")
+    check_place(flag, path)
+
+
+def said(flag: str, path: Path) -> str:
+    """A path as it was typed, or without a flag by itself."""
+    return f"{flag}={path}" if flag else str(path)
+
+
 def write_checked_json(path: Path, values: Mapping[str, Any]) -> None:
     """As `write_json`, with a CRC32 of what JSON gives back of the values."""
     values = json.loads(json.dumps(_finite(values)))
@@ -66,6 +95,7 @@ def _crc32(values: Mapping[str, Any]) -> int:
 
 def check_new_folder(output: Path) -> None:
     """UserError unless `output` can become a folder with nothing else in it."""
+    check_place("--output", output)
     if output.exists() and not output.is_dir():
         raise UserError(f"--output={output} is no folder; choose a new one")
     if output.is_dir() and any(output.iterdir()):

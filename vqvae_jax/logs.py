@@ -1,12 +1,14 @@
 """What a training tells: metrics.jsonl, TensorBoard, progress, and grids of pictures."""
 
+import contextlib
 import datetime
 import json
 import math
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -93,9 +95,11 @@ class Log:
         """Flushes everything."""
         if self._on:
             self._progress.close()
-            self._metrics.close()
+            with contextlib.suppress(OSError):  # of a full disk, which the checkpoints tell
+                self._metrics.close()
             if vars(self).get("_board") is not None:
-                self._board.close()
+                with contextlib.suppress(OSError):
+                    self._board.close()
             self._on = False
 
 
@@ -106,9 +110,19 @@ def metrics_line(step: int, scalars: Mapping[str, float]) -> str:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl in order; [] without one. The half line of a killed run is left out."""
-    lines = path.read_text().splitlines() if path.is_file() else []
-    return [entry for line in lines if (entry := _parsed(line)) is not None]
+    """The lines of a metrics.jsonl in order; [] without one. The half line of a killed run, the last, is left out.
+
+    Raises:
+      UserError: another line is damaged.
+    """
+    lines = path.read_text("utf-8", "replace").splitlines() if path.is_file() else []
+    entries = [_parsed(line) for line in lines]
+    if None in entries[:-1]:
+        number = entries.index(None) + 1
+        raise UserError(
+            f"{path} is damaged in line {number}; take that line out, or move the file: it holds curves only"
+        )
+    return [entry for entry in entries if entry is not None]
 
 
 def grid(images: Any, columns: int, scale: int = 1) -> np.ndarray:
@@ -229,7 +243,20 @@ def _tensorboard(folder: Path, start_step: int) -> Any:
     except ImportError:
         _say_once("tensorboardX is not installed, so metrics go to metrics.jsonl only: pip install tensorboardX")
         return None
+    _quieten_writers()
     return SummaryWriter(str(folder), purge_step=start_step + 1 if start_step else 0)
+
+
+@cache
+def _quieten_writers() -> None:
+    """A disk that is full is told by the checkpoints; TensorBoard's thread would tell it by a traceback."""
+    hook = threading.excepthook
+
+    def told(what: Any) -> None:
+        if not (isinstance(what.exc_value, OSError) and "tensorboardX" in type(what.thread).__module__):
+            hook(what)
+
+    threading.excepthook = told
 
 
 _said: set[str] = set()
@@ -254,7 +281,9 @@ def _parsed(line: str) -> dict[str, Any] | None:
         entry = json.loads(line)
     except json.JSONDecodeError:
         return None
-    return entry if isinstance(entry, dict) and "step" in entry else None
+    if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
+        return None
+    return entry if all(value is None or isinstance(value, (int, float)) for value in entry.values()) else None
 
 
 def _scalar(name: str, value: Any) -> float:

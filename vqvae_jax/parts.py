@@ -187,12 +187,37 @@ def read_facts(workdir: Path) -> dict[str, Any]:
         )
     try:
         facts = read_checked_json(path)
-        missing = [name for name in ("image_size", "channels", "label_names", "label_counts") if name not in facts]
-        if missing:
-            raise ValueError(f"without {', '.join(missing)}")
+        check_shape(facts)
         return facts
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); restore it, or use another --workdir") from error
+
+
+def check_shape(facts: Mapping[str, Any]) -> None:
+    """ValueError where what is known of the data is not of the kind that `facts_of` gives."""
+    missing = [name for name in ("image_size", "channels", "label_names", "label_counts") if name not in facts]
+    if missing:
+        raise ValueError(f"without {', '.join(missing)}")
+    for name in ("image_size", "channels"):
+        if not _is_count(facts[name]) or not facts[name]:
+            raise ValueError(f"{name} is {facts[name]!r}, not a whole number above 0")
+    names, counts = facts["label_names"], facts["label_counts"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("label_names is no list of names")
+    if not isinstance(counts, list) or not all(map(_is_count, counts)) or len(counts) != len(names):
+        raise ValueError("label_counts is no list of numbers, one a label")
+    if "levels" in facts and not (isinstance(facts["levels"], list) and all(map(_is_level, facts["levels"]))):
+        raise ValueError("levels is no list of [name, [height, width], codes]")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_level(value: Any) -> bool:
+    if not isinstance(value, list) or len(value) != 3 or not isinstance(value[1], list) or len(value[1]) != 2:
+        return False
+    return isinstance(value[0], str) and all(map(_is_count, (*value[1], value[2])))
 
 
 def load_autoencoder(

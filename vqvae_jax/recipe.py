@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from vqvae_jax import codec, data, evaluate, parts, report, sample, train
+from vqvae_jax import codec, data, evaluate, parts, report, room, sample, train
 from vqvae_jax import config as configs
 from vqvae_jax.checkpoint import GOES_ON, Checkpoints, set_aside
 from vqvae_jax.data import tokens as token_files
@@ -31,6 +32,7 @@ from vqvae_jax.types import UserError
 
 TOKENS = "tokens"
 PARTS = ("train", "validation")
+VERSIONS = 2  # of an image in a training step, at the least: itself and its reconstruction
 
 
 def run(config: Mapping[str, Any], workdir: Path, stage: str | None = None) -> None:
@@ -88,6 +90,10 @@ class Recipe:
     def __init__(self, config: Mapping[str, Any], workdir: Path):
         self.config, self.workdir = config, workdir
         self.from_tokens = "autoencoder" not in configs.stages(config)
+        if not self.from_tokens:  # before images are read, of whose number of channels nothing is known yet
+            size, batch = config["dataset"]["image_size"], config["train"]["batch_size"]
+            what = f"images of {size} x {size} pixels"
+            room.check_batch("config.train", batch, VERSIONS * room.FLOAT * size**2, what)
         load: Any = token_files.load if self.from_tokens else data.load
         here = located(config, self.workdir)
         self.dataset = here["dataset"]
@@ -110,12 +116,13 @@ class Recipe:
             self._check_autoencoder_task()
         elif not self.config["priors"]:
             raise UserError("the data are tokens and the config has no priors, so there is nothing to train")
-        for level in self.config["priors"]:
-            parts.abstract_prior(parts.build_prior(self.config, self.facts, level))
+        else:
+            self._test_split()
         for name in configs.stages(self.config):
             self._check_not_imported(name)
-            train.make_mesh(self._section(name)["train"]["batch_size"])
+            train.make_mesh(self._section(name)["train"]["batch_size"], self._path(name))
             self._check_init_from(name)
+        self._check_room()
         sample.pick_of(self.config["sample"])
         configs.differs(self.config, self.workdir)
         for name in configs.stages(self.config):
@@ -191,6 +198,28 @@ class Recipe:
         images = model.sample(self.config["sample"]["count"], self.config["seed"])
         sample.save(images, self.workdir / "samples.png")
         return True
+
+    def _check_room(self) -> None:
+        """What no memory holds, and steps that no 32 bits count."""
+        for name in configs.stages(self.config):
+            room.check_weights(name, self._abstract(name))
+            if (steps := self._steps(name)) > configs.WHOLE:
+                raise UserError(f"{steps} steps are more than {configs.WHOLE}: --{self._path(name)}.epochs=N, fewer")
+        for level, section in self.config["priors"].items():
+            self._check_logits(parts.build_prior(self.config, self.facts, level), level, section["train"]["batch_size"])
+        if self.config["priors"]:
+            count = self.config["sample"]["count"]
+            room.check_pictures("--config.sample.count", count, self.facts["image_size"], self.facts["channels"])
+
+    def _check_logits(self, prior: Any, level: str, batch_size: int) -> None:
+        """They are the largest that a step of a prior cannot do without."""
+        example = prior.vocab_size * math.prod(prior.shape) * prior.depths * jnp.dtype(prior.dtype).itemsize
+        what = f"maps of {' x '.join(map(str, prior.shape))} tokens, each one of {prior.vocab_size}"
+        room.check_batch(self._path(level), batch_size, example, what)
+
+    def _path(self, name: str) -> str:
+        """Of a stage's section `train`, as it is typed."""
+        return "config.train" if name == "autoencoder" else f"config.priors.{name}.train"
 
     def _section(self, name: str) -> Mapping[str, Any]:
         return self.config if name == "autoencoder" else self.config["priors"][name]
@@ -297,12 +326,25 @@ class Recipe:
     def _check_autoencoder_task(self) -> None:
         task = self._autoencoder()[0]
         task.check(parts.loss_terms(task.autoencoder, self.facts))
-        test = data.load(self.dataset, "test").image.shape[1:]
+        test = self._test_split().image.shape[1:]
         train_shape = self.splits["train"].image.shape[1:]
         if tuple(test) != tuple(train_shape):
             raise UserError(
-                f"images of the test split are {list(test)}, those of training {list(train_shape)}; use one size"
+                f"images of the test split are {list(test)}, those of training {list(train_shape)}; "
+                "use images of one size, all grey or all in colour"
             )
+
+    def _test_split(self) -> Any:
+        """What is measured after the training, which is to be there before it."""
+        load: Any = token_files.load if self.from_tokens else data.load
+        images = load(self.dataset, "test")
+        if not len(images):
+            split = self.config["dataset"]["test_split"]
+            raise UserError(
+                f"the split {split!r} holds no images, on which the finished training is measured; "
+                "choose another --config.dataset.test_split, or add images"
+            )
+        return images
 
     def _check_autoencoder(self) -> None:
         """A prior is trained on the codes of a finished autoencoder."""

@@ -1,7 +1,6 @@
 """How new images are asked for, and how they are written."""
 
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vqvae_jax import logs
-from vqvae_jax.files import atomically, check_new_folder
+from vqvae_jax.files import atomically, check_file, check_new_folder
 from vqvae_jax.types import Pick, UserError, unknown
 
 
@@ -30,26 +29,26 @@ def label_numbers(
     """
     names = facts["label_names"]
     if label is not None:
-        if names and not conditional:
-            raise UserError("the priors were trained without label_condition; leave --label out")
-        return np.full(count, find_label(label, names), np.int32)
+        return np.full(count, find_label(label, names, conditional), np.int32)
     if not names:
         return np.zeros(count, np.int32)
     share = np.asarray(facts["label_counts"], np.float64)
     return np.random.default_rng(seed % 2**64).choice(len(names), count, p=share / share.sum()).astype(np.int32)
 
 
-def find_label(label: str | int, names: list[str]) -> int:
+def find_label(label: str | int, names: list[str], conditional: bool = True) -> int:
     """The number of a label, counted from 0.
 
     Text is a name, and where there is no such name a number. An int is a number, and where there is none such a name:
     of folders 3, 2, 1 the text "1" is the last, the int 1 the one in the middle.
 
     Raises:
-        UserError: there is none such; the message lists them.
+        UserError: there is none such; the message lists them. Or the priors are not `conditional`: they know none.
     """
     if not names:
         raise UserError("the data set has no labels; leave --label out")
+    if not conditional:
+        raise UserError("the priors were trained without label_condition; leave --label out")
     number = int(label) if not isinstance(label, str) or label.isdecimal() else -1
     if 0 <= number < len(names) and not (isinstance(label, str) and label in names):
         return number
@@ -58,11 +57,18 @@ def find_label(label: str | int, names: list[str]) -> int:
     raise UserError(unknown("--label: there is no label", str(label), names, "There are"))
 
 
+def is_whole(value: Any) -> bool:
+    """A whole number, Python's or NumPy's."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
 def pick_of(section: Mapping[str, Any], **said: Any) -> Pick:
     """The Pick of a config's section `sample`, with what was said on the command line over it."""
     values: dict[str, Any] = {name: section[name] if said.get(name) is None else said[name] for name in Pick._fields}
     if not values["temperature"] >= 0 or not 0 < values["top_p"] <= 1 or values["top_k"] < 0:
         raise UserError(f"temperature and top_k are at least 0, top_p is above 0 and at most 1; got {values}")
+    if not is_whole(values["top_k"]):
+        raise UserError(f"top_k is a whole number; got {values['top_k']!r}")
     if not math.isfinite(values["guidance"]) or not math.isfinite(values["temperature"]):
         raise UserError(f"temperature and guidance are plain numbers; got {values}")
     return Pick(**values)
@@ -72,14 +78,10 @@ def check_output(output: Path) -> None:
     """UserError for a name that says no known kind of file; to be called before anything is computed."""
     if output.suffix not in ("", ".png", ".npz"):
         raise UserError(f"--output={output}: the name ends in .png (a grid) or .npz (arrays), or is a folder")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output={output} cannot be written: {error}; choose another place") from error
-    if not output.suffix:
+    if output.suffix:
+        check_file("--output", output)
+    else:
         check_new_folder(output)
-    if not os.access(output if output.is_dir() else output.parent, os.W_OK):
-        raise UserError(f"--output={output} cannot be written: no permission; choose another place")
 
 
 def save(images: np.ndarray, output: Path) -> None:

@@ -155,8 +155,8 @@ def aside(compile: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
     return lambda *inputs: compiled.result()(*inputs)
 
 
-def make_mesh(batch_size: int) -> jax.sharding.Mesh:
-    """One axis, `data`, over all devices.
+def make_mesh(batch_size: int, path: str = "config.train") -> jax.sharding.Mesh:
+    """One axis, `data`, over all devices. `path` is that of the section that says the batch size.
 
     Raises:
         UserError: the batch does not divide among them.
@@ -164,7 +164,8 @@ def make_mesh(batch_size: int) -> jax.sharding.Mesh:
     count = jax.device_count()
     if batch_size % count:
         fit = max(1, round(batch_size / count)) * count
-        raise UserError(f"batch size {batch_size} does not divide among {count} devices; set train.batch_size to {fit}")
+        said = f"{path}.batch_size={batch_size} does not divide among {count} devices"
+        raise UserError(f"{said}: --{path}.batch_size={fit}")
     return jax.make_mesh((count,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 
 

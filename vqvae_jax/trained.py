@@ -15,15 +15,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqvae_jax import codec, parts
+from vqvae_jax import codec, parts, room
 from vqvae_jax import config as configs
 from vqvae_jax.backend import memory
 from vqvae_jax.checkpoint import GOES_ON, Step
+from vqvae_jax.data.arrays import laid_out
 from vqvae_jax.priors.condition import check_no_label, stacked, unstacked
 from vqvae_jax.priors.draw import draw, maps_at_once
-from vqvae_jax.sample import find_label, label_numbers, pick_of
+from vqvae_jax.sample import find_label, is_whole, label_numbers, pick_of
 from vqvae_jax.types import Array, Condition, Model, Pick, Tokens, UserError
 
+SEEDS = 2**31  # negative ones included
 Maps = tuple[np.ndarray, ...]  # token maps, coarse to fine
 
 
@@ -61,6 +63,9 @@ class Trained:
         self.workdir, self.step, self.autoencoder_step, self.flags = Path(workdir), step, autoencoder_step, flags
         stored, self.facts = configs.load(workdir), parts.read_facts(self.workdir)
         self.config = configs.located(stored, self.workdir, self.facts.get(configs.BEGUN_IN))
+        if (size := self.facts["image_size"]) % self.stride:
+            where = self.workdir / parts.FACTS
+            raise UserError(f"{where} is damaged (image_size={size} is no multiple of {self.stride}); restore it")
         if autoencoder_step is not None and not self.has_autoencoder:
             flag = flags.autoencoder
             raise UserError(f"{workdir} was trained on tokens, it holds no autoencoder with a step; leave {flag} out")
@@ -122,6 +127,7 @@ class Trained:
         Raises:
             UserError: maps of other shapes, or with numbers that are no codes.
         """
+        tokens = [np.asarray(one) for one in tokens]
         self._check_tokens(tokens)
         decode = self._apply(codec.decode)
         size = codec.batch_size(*(self.stride * side for side in tokens[0].shape[1:3]))
@@ -149,14 +155,10 @@ class Trained:
 
     def sample_tokens(self, count: int, seed: int = 0, label: str | int | None = None, **pick: Any) -> Maps:
         """As `sample`, but token maps, int32 [count, h, w] each, of the levels that the config has priors for."""
-        if count < 1 or set(pick) - set(Pick._fields):
-            asked = ", ".join(pick) or "nothing else"
-            raise UserError(f"count is at least 1, and {', '.join(Pick._fields)} may be said; got {count}, {asked}")
-        chosen = pick_of(self.config["sample"], **pick)
+        chosen, seed = self._asked(count, seed, pick)
         self._check_priors()
         self._check_no_label(chosen, told=True)
-        conditional = any(getattr(prior, "label_condition", False) for prior, _ in self.priors.values())
-        labels = label_numbers(self.facts, seed, count, label, conditional)
+        labels = label_numbers(self.facts, seed, count, label, self._conditional)
         return self._in_chunks(seed, chosen, labels)
 
     def complete(
@@ -167,19 +169,34 @@ class Trained:
         The upper half of each token map is that of the picture, the lower half is drawn. Without a label the priors
         are told none, which they learn by `label_dropout` alone.
         """
+        chosen, seed = self._asked(count, seed, pick)
         self._check(images)
         size = self.facts["image_size"]
         if images.shape[1:3] != (size, size):
             raise UserError(f"the priors were trained on images of {size} pixels; got {list(images.shape)}")
         self._check_priors()
-        chosen = pick_of(self.config["sample"], **pick)
         self._check_no_label(chosen, told=label is not None)
-        known = tuple(np.repeat(one, count, axis=0) for one in self.encode(images))
         names = self.facts["label_names"]
-        number = len(names) if label is None else find_label(label, names)
+        number = len(names) if label is None else find_label(label, names, self._conditional)
+        known = tuple(np.repeat(one, count, axis=0) for one in self.encode(images))
         labels = np.full(len(images) * count, number, np.int32)
         maps = self._in_chunks(seed, chosen, labels, known)
         return self.decode(maps).reshape(len(images), count, *images.shape[1:])
+
+    def _asked(self, count: Any, seed: Any, pick: dict[str, Any]) -> tuple[Pick, int]:
+        """How tokens are picked, and the seed; checked."""
+        if not is_whole(count) or count < 1 or set(pick) - set(Pick._fields):
+            asked = ", ".join(pick) or "nothing else"
+            raise UserError(f"count is at least 1, and {', '.join(Pick._fields)} may be said; got {count}, {asked}")
+        if not is_whole(seed) or not -SEEDS <= seed < SEEDS:  # JAX would cut off the rest
+            raise UserError(f"seed is a whole number between {-SEEDS} and {SEEDS - 1}; got {seed!r}")
+        room.check_pictures("count", int(count), self.facts["image_size"], self.facts["channels"])
+        return pick_of(self.config["sample"], **pick), int(seed)
+
+    @property
+    def _conditional(self) -> bool:
+        """Whether any prior knows labels."""
+        return any(getattr(prior, "label_condition", False) for prior, _ in self.priors.values())
 
     def _in_chunks(self, seed: int, pick: Pick, labels: np.ndarray, known: Maps = ()) -> Maps:
         """Token maps for so many labels; where maps are known, their upper halves are kept."""
@@ -236,6 +253,8 @@ class Trained:
         if len(sizes) > 1:
             raise UserError(f"the maps do not belong together: {shapes}, here {[level.shape for level in levels]}")
         for one, level in zip(tokens, levels, strict=True):
+            if np.asarray(one).dtype.kind not in "iu":
+                raise UserError(f"{level.name}: tokens are whole numbers; got {np.asarray(one).dtype}")
             if np.min(one) < 0 or np.max(one) >= level.vocab_size:
                 raise UserError(f"{level.name}: tokens are from 0 to {level.vocab_size - 1}; got {np.max(one)}")
 
@@ -245,7 +264,7 @@ class Trained:
             raise UserError(f"images are an array, uint8 [N, H, W, {channels}]; got {type(images).__name__}")
         if getattr(images, "dtype", np.uint8) != np.uint8 or len(images.shape) != 4 or images.shape[3] != channels:
             got = f"{getattr(images, 'dtype', '')} {list(images.shape)}"
-            raise UserError(f"images are uint8 [N, H, W, {channels}], 0 to 255; got {got}")
+            raise UserError(f"images are uint8 [N, H, W, {channels}], 0 to 255; got {got}{laid_out(images.shape)}")
         if not len(images) or any(side % self.stride or not side for side in images.shape[1:3]):
             raise UserError(f"at least one image, H and W multiples of {self.stride}; got {list(images.shape)}")
 

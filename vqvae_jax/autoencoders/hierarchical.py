@@ -63,6 +63,8 @@ class HierarchicalVAE(nn.Module):
         return level_names(self.levels)
 
     def setup(self):
+        if self.classes == 1:
+            raise UserError("classes=1: one grey value has nothing to tell; 0 for squared error, else 2 or more")
         if len(self.quantizers) != self.levels:
             raise UserError(f"{self.levels} levels need as many quantizers, not {len(self.quantizers)}")
         n, width, dtype = self.levels, self.width, self.dtype

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from vqvae_jax.networks.conv import Conv, ConvTranspose, Residual
 from vqvae_jax.quantizers import codebook as cb
-from vqvae_jax.types import Array, Codebook, Quantized, Quantizer, Reconstruction, Tokens
+from vqvae_jax.types import Array, Codebook, Quantized, Quantizer, Reconstruction, Tokens, UserError
 
 LEVEL = "codes"
 
@@ -35,6 +35,8 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        if self.width < 2:
+            raise UserError(f"width={self.width}: the first convolution has half as many channels; 2 or more")
         for i in range(self.halvings):
             width = self.width if i else self.width // 2
             x = nn.relu(Conv(width, 4, 2, (1, 1), self.dtype, name=f"down{i}")(x))

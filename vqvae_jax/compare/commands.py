@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from vqvae_jax.files import check_file
 from vqvae_jax.flags import (
     MEASURED,
     add_autoencoder_step,
@@ -44,6 +45,10 @@ def compare(given: argparse.Namespace) -> int:
         raise UserError(f"--output={given.output}: the strip's name ends in .png")
     if given.reference and (given.output or images_of(given)):
         raise UserError("--output, --dataset, --path and --split go with --against; a recording has its own inputs")
+    if given.report:
+        check_file("--report", given.report)
+    if given.output:
+        check_file("--output", given.output)
     return to_recording(given) if given.reference else to_model(given)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from vqvae_jax import data, evaluate, logs
 from vqvae_jax.checkpoint import Step
 from vqvae_jax.data.tokens import TokenArrays
+from vqvae_jax.files import check_file
 from vqvae_jax.tasks.autoencode import AutoencodeTask
 from vqvae_jax.trained import BOTH, Trained
 from vqvae_jax.types import UserError
@@ -39,6 +40,7 @@ def compare(
     """
     models = [Trained(one, step, autoencoder_step, BOTH) for one in (workdir, against)]
     check(models)
+    check_file("--output", output or workdir / STRIP)
     asked = {**models[0].config["dataset"], **images}
     arrays = evaluate.load_images(models[0], asked)
     found: dict[str, Any] = {"split": asked["test_split"], "images": len(arrays)}

@@ -6,6 +6,7 @@ ml_collections.
 """
 
 from vqvae_jax.config.checking import check, check_stage, nearest_size
+from vqvae_jax.config.numbers import WHOLE
 from vqvae_jax.config.reading import ROOT, as_it_was_meant, available, complete, read
 from vqvae_jax.config.sections import SECTIONS, Dataset, Optimizer, Sample, Train, autoencoder_kind, levels, stages
 from vqvae_jax.config.workdir import BEGUN_IN, FILE, agree, check_saved, differs, load, located, save
@@ -15,6 +16,7 @@ __all__ = [
     "FILE",
     "ROOT",
     "SECTIONS",
+    "WHOLE",
     "Dataset",
     "Optimizer",
     "Sample",

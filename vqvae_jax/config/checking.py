@@ -1,11 +1,12 @@
 """What can be known to be wrong with a config before there are data."""
 
+import math
 import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from vqvae_jax.config.numbers import check_numbers, check_sizes
 from vqvae_jax.config.sections import (
-    POSITIVE,
     SECTIONS,
     TOKENS,
     Block,
@@ -38,7 +39,7 @@ def check(config: dict[str, Any]) -> None:
         raise UserError(f"config.seed must lie between {-SEEDS} and {SEEDS - 1}, got {config['seed']}")
     for block in blocks(config):
         check_fields(block)
-        _check_numbers(block)
+        check_numbers(block)
         if block.kind is Train and not (block.path == "config.train" and config["dataset"]["name"] == TOKENS):
             _check_duration(block)
         if block.kind is Train:
@@ -56,7 +57,7 @@ def check_stage(config: Mapping[str, Any], stage: str) -> None:
 
 
 def check_fields(block: Block) -> None:
-    """No field but the part's own, and each of its type."""
+    """No field but the part's own, each of its type, and no number that cannot be."""
     known = fields(block.kind)
     valid = (*(["name"] if block.table else []), *known, *block.inside)
     for name, value in block.values.items():
@@ -64,6 +65,7 @@ def check_fields(block: Block) -> None:
             raise UserError(unknown(f"{block.path} has no field", name, valid) + _owner(block, name))
         if name in known and name not in block.inside and not fits(value, known[name][0]):
             raise UserError(f"{block.path}.{name} wants {_said(known[name][0])}, got {value!r}")
+    check_sizes(block)
 
 
 def _owner(block: Block, name: str) -> str:
@@ -86,17 +88,6 @@ def _said(hint: Any) -> str:
         many = "any number of values" if inner[-1] is Ellipsis else f"{len(inner)} values"
         return f"{many}, each {words.get(inner[0], inner[0])}, with commas between"
     return words.get(hint, str(hint))
-
-
-def _check_numbers(block: Block) -> None:
-    """What no value of a field can be: sizes and cadences of 0, negative numbers in the plain sections."""
-    for name, value in block.values.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            continue
-        if name in POSITIVE and not value > 0:
-            raise UserError(f"{block.path}.{name} must be above 0, got {value}")
-        if not block.table and not value >= 0:
-            raise UserError(f"{block.path}.{name} must not be negative, got {value}")
 
 
 def _check_duration(block: Block) -> None:
@@ -128,6 +119,10 @@ def _check_dataset(config: Mapping[str, Any]) -> None:
     if not low < high:
         raise UserError(f"config.dataset.range must rise, got {low}, {high}: --config.dataset.range=0,1")
     _check_image_size(config)
+    size, crop = dataset["image_size"], dataset["crop"]
+    if crop >= size:
+        shifts = f"config.dataset.crop={crop} shifts images of {size} pixels away"
+        raise UserError(f"{shifts}: --config.dataset.crop={size // 8}")
 
 
 def _check_image_size(config: Mapping[str, Any]) -> None:
@@ -163,7 +158,7 @@ def _check_labels(level: str, prior: Mapping[str, Any], guidance: float) -> None
 def _check_loss_weights(config: Mapping[str, Any]) -> None:
     """Numbers, each for a term ("commitment") or for one level's ("commitment/top"). The task knows the terms."""
     for term, weight in config["loss_weights"].items():
-        if not fits(weight, float):
+        if not fits(weight, float) or not math.isfinite(weight):
             raise UserError(f"config.loss_weights.{term} wants a number, got {weight!r}")
         base, _, level = term.partition("/")
         if level and level not in levels(config):

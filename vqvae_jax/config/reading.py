@@ -74,7 +74,7 @@ def available() -> list[tuple[str, str]]:
 
 
 def _first_line(path: Path) -> str:
-    with contextlib.suppress(SyntaxError):
+    with contextlib.suppress(SyntaxError, ValueError, OSError):  # ValueError: no text
         return (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
     return "(does not parse)"
 
@@ -89,7 +89,11 @@ def _from_file(argument: str) -> Any:
     if variant and variant not in variants:
         raise UserError(unknown(f"{name} has no variant", variant, variants))
     with _told(name):
-        return module.get_config(variant or None)
+        found = plain(module.get_config(variant or None))
+    if not isinstance(found, dict):
+        kind = type(found).__name__
+        raise UserError(f"get_config of {name} returned {kind}, not a config: end it with return config")
+    return found
 
 
 def _from_json(path: Path) -> Any:
@@ -123,7 +127,7 @@ def _told(name: str) -> Iterator[None]:
     """A mistake inside a config file becomes one line; the traceback stays in __cause__."""
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a config that calls sys.exit is a mistake as well
         cause = " ".join(str(error).split())
         raise UserError(f"{name} cannot be run: {type(error).__name__}: {cause}") from error
 

@@ -15,10 +15,6 @@ SECTIONS = ("seed", "dataset", "autoencoder", "loss_weights", "optimizer", "trai
 FILLED = {"quantizers", "channels", "dtype", "vocab_size", "shape", "coarse_sizes", "num_labels", "parent", "name"}
 FILLED |= {"coarse_shapes", "depths"}
 INNER = "inner"  # the section of the quantizer inside a quantizer
-POSITIVE = {"image_size", "views", "learning_rate", "eps", "batch_size", "keep", "count", "top_p"}
-POSITIVE |= {"log_every", "evaluate_every", "checkpoint_every"}
-POSITIVE |= {"codebook_size", "code_dim", "levels", "width", "depth", "heads", "horizontal", "vertical"}
-POSITIVE |= {"layers", "groups"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +170,7 @@ def _part(config: dict[str, Any], path: str, table: Mapping[str, Any], inside: t
     values = section(config, path)
     if "name" not in values:
         raise UserError(f"{path}.name is missing: it says which one. There are: {', '.join(table)}")
-    if values["name"] not in table:
+    if not isinstance(values["name"], str) or values["name"] not in table:
         raise UserError(unknown(f"{path}.name: there is no", values["name"], table, "There are"))
     return Block(path, values, table[values["name"]], table, inside)
 

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vqvae_jax.config.numbers import check_numbers
 from vqvae_jax.config.reading import as_it_was_meant, complete
-from vqvae_jax.config.sections import plain
+from vqvae_jax.config.sections import blocks, plain
 from vqvae_jax.files import read_json, write_json
 from vqvae_jax.types import UserError
 
@@ -36,6 +37,8 @@ def load(workdir: str | Path) -> dict[str, Any]:
     try:
         written = plain(read_json(path))
         config = {} if LAYERS in written else complete(as_it_was_meant(written))
+        for block in blocks(config) if config else ():
+            check_numbers(block)
     except ValueError as error:  # UserError is one
         raise UserError(f"{path} is damaged ({error}); restore it, or use another --workdir") from error
     if not config:

@@ -28,6 +28,19 @@ class Images(Protocol):
     def __getitem__(self, index: Any, /) -> Any: ...  # a number, a slice, or int [B]
 
 
+def laid_out(shape: Sequence[int]) -> str:
+    """For a message: that images of this shape have their channels first, as PyTorch has them; else nothing."""
+    if len(shape) != 4 or shape[1] not in (1, 3) or shape[3] in (1, 3):
+        return ""
+    return "; they are [N, C, H, W], the channels go last: np.moveaxis(images, 1, -1)"
+
+
+def wants(channels: int) -> str:
+    """For a message: what a trained model takes."""
+    kind = "1 channel, grey" if channels == 1 else f"{channels} channels, colour"
+    return f"the model was trained on images of {kind}"
+
+
 class View:
     """Some rows of images, in the given order, not copied."""
 

@@ -2,13 +2,13 @@
 
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from vqvae_jax.data.arrays import Arrays
+from vqvae_jax.data.arrays import Arrays, laid_out
 from vqvae_jax.types import UserError
 
 LABELS = 1_000_000
@@ -19,7 +19,8 @@ def read(path: str, split: str, image_size: int) -> Arrays:
     with _opened(path) as file:
         splits = [name.removesuffix("_image") for name in file.files if name.endswith("_image")]
         if split not in splits:
-            raise UserError(f"{path} has no array '{split}_image'; its splits: {', '.join(splits) or 'none'}")
+            there = f"its splits: {', '.join(splits)}" if splits else f"it has: {', '.join(file.files) or 'nothing'}"
+            raise UserError(f"{path} has no array '{split}_image'; {there}{_renamed(file.files)}")
         image = _image(file[f"{split}_image"], f"{path}: {split}_image", image_size)
         labels = {name: _label(file[f"{name}_label"], path, name) for name in splits if f"{name}_label" in file.files}
     if split not in labels:
@@ -29,6 +30,13 @@ def read(path: str, split: str, image_size: int) -> Arrays:
     # Named over all splits, so that each part of the data agrees on how many labels there are.
     names = tuple(str(number) for number in range(max(label.max(initial=-1) for label in labels.values()) + 1))
     return Arrays(image, labels[split], names)
+
+
+def _renamed(names: Sequence[str]) -> str:
+    """For arrays under Keras' names: what to type."""
+    if "x_train" not in names:
+        return ""
+    return "; x_train, y_train, x_test, y_test are called train_image, train_label, test_image, test_label here"
 
 
 @contextmanager
@@ -46,7 +54,7 @@ def _opened(path: str) -> Iterator[np.lib.npyio.NpzFile]:
                 yield file
     except UserError:
         raise
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, EOFError, OSError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} cannot be read as an .npz of plain arrays: {error}") from error
 
 
@@ -56,6 +64,8 @@ def _image(image: np.ndarray, name: str, image_size: int) -> np.ndarray:
         raise UserError(f"{name} is {image.dtype}; it must be uint8, 0 to 255")
     if image.ndim not in (3, 4):
         raise UserError(f"{name} has shape {image.shape}; it must be [N, H, W, C] or [N, H, W]")
+    if turned := laid_out(image.shape):
+        raise UserError(f"{name} has shape {image.shape}; it must be [N, H, W, C]{turned}")
     height, width = image.shape[1:3]
     if height != width:
         raise UserError(f"{name} is {height} x {width} pixels; crop or resize the images to squares before saving them")

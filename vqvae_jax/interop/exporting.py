@@ -8,7 +8,7 @@ import numpy as np
 from vqvae_jax import __version__, parts
 from vqvae_jax import config as configs
 from vqvae_jax.checkpoint import Checkpoints, Step
-from vqvae_jax.files import read_json
+from vqvae_jax.files import check_file, read_json
 from vqvae_jax.interop import files, metadata, pixelcnn, stacks
 from vqvae_jax.interop.importing import UNUSED
 from vqvae_jax.interop.places import Places, to_torch
@@ -36,6 +36,7 @@ def export_weights(workdir: Path, output: Path, stage: str = "", step: Step = "b
     Raises:
         UserError: nothing of that stage is there, or PyTorch's references have no names for it.
     """
+    check_file("--output", output)
     stage = chosen(workdir, stage)
     tensors = STAGES.get(stage, of_prior)(workdir, stage, step)
     files.write(output, tensors, {} if stage == STACK else said_of(workdir, stage, tensors))

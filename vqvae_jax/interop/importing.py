@@ -12,7 +12,7 @@ import numpy as np
 from vqvae_jax import config as configs
 from vqvae_jax import parts
 from vqvae_jax.checkpoint import Checkpoints
-from vqvae_jax.files import write_checked_json, write_json
+from vqvae_jax.files import check_place, write_checked_json, write_json
 from vqvae_jax.interop import files, metadata
 from vqvae_jax.interop.matches import Match
 from vqvae_jax.interop.places import Places, from_torch
@@ -54,6 +54,7 @@ def import_weights(
         UserError: the file cannot be read or is no architecture that is known, is an exported one with other tensors or
             another range; the workdir holds something else.
     """
+    check_place("--workdir", workdir)
     tensors = files.read(checkpoint, key or None)
     told = None if key else metadata.read(checkpoint, tensors)
     if told:

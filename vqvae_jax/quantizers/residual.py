@@ -14,6 +14,8 @@ from vqvae_jax.quantizers.cosine import CosineQuantizer
 from vqvae_jax.quantizers.fsq import FiniteScalarQuantizer
 from vqvae_jax.types import Array, Codebook, Quantized, Quantizer, Tokens, UserError
 
+DEPTHS = 1000  # at most; each is traced
+
 
 @dataclasses.dataclass(frozen=True)
 class ResidualQuantizer:
@@ -52,8 +54,9 @@ class ResidualQuantizer:
             )
         if self.shared and getattr(self.inner, "kmeans_iterations", 0):
             raise UserError("with shared=True the first residuals are of random codes: set inner.kmeans_iterations=0")
-        if self.depth < 1 or not 0 <= self.dropout <= 1:
-            raise UserError(f"depth must be 1 or more, dropout from 0 to 1; got {self.depth} and {self.dropout}")
+        if not 1 <= self.depth <= DEPTHS or not 0 <= self.dropout <= 1:
+            got = f"got {self.depth} and {self.dropout}"
+            raise UserError(f"depth must be from 1 to {DEPTHS}, dropout from 0 to 1; {got}")
 
     @property
     def input_dim(self) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 from vqvae_jax import config as configs
 from vqvae_jax import evaluate, logs
 from vqvae_jax.doctor import Doctor
-from vqvae_jax.files import atomically
+from vqvae_jax.files import atomically, check_file
 from vqvae_jax.report.curves import codes, health, stage
 from vqvae_jax.report.libraries import imported
 from vqvae_jax.report.pictures import captions, picture
@@ -34,6 +34,7 @@ def write(workdir: Path) -> Path:
         UserError: no workdir, a damaged file in it, or jinja2 or matplotlib is not installed.
     """
     path = Path(workdir) / FILE
+    check_file("", path)
     jinja2 = imported("jinja2")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -2,6 +2,8 @@
 
 import io
 import re
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +14,7 @@ from vqvae_jax import config as configs
 from vqvae_jax.doctor import RECENT
 from vqvae_jax.report.libraries import imported
 from vqvae_jax.report.words import in_order
+from vqvae_jax.types import UserError
 
 POINTS = 400  # of a curve, at most
 BINS = 30  # of a histogram
@@ -156,31 +159,43 @@ def _line(axes: Any, line: Line, points: list[tuple[int, float]]) -> list[float]
 
 def codes(path: Path, levels: Sequence[str]) -> Iterator[dict[str, Any]]:
     """How often each code is used, most used first, a plot a token map; nothing without the file."""
-    if not path.is_file():
-        return
-    with np.load(path) as counts:
-        for name in in_order([name for name in counts if "/" not in name], levels):
-            share = np.sort(counts[name].astype(np.float64))[::-1] / max(1, counts[name].sum())
-            used = share[share > 0]
-            yield {
-                "name": name,
-                "plot": histogram(share, name),
-                "size": len(share),
-                "usage": f"{len(used) / len(share):.1%}",
-                "perplexity": f"{np.exp(-np.sum(used * np.log(used))):.1f}",
-                "most": f"{share[0]:.1%}",
-            }
+    counts = counts_of(path)
+    for name in in_order([name for name in counts if "/" not in name], levels):
+        share = np.sort(counts[name].astype(np.float64))[::-1] / max(1, counts[name].sum())
+        used = share[share > 0]
+        yield {
+            "name": name,
+            "plot": histogram(share, name),
+            "size": len(share),
+            "usage": f"{len(used) / len(share):.1%}",
+            "perplexity": f"{np.exp(-np.sum(used * np.log(used))):.1f}",
+            "most": f"{share[0]:.1%}",
+        }
 
 
 def health(path: Path, levels: Sequence[str]) -> Iterator[tuple[str, Any]]:
     """Histograms of what the codes themselves are like, (caption, SVG): lengths, and steps unused."""
+    counts = counts_of(path)
+    for name in [name for name in counts if "/" in name]:
+        what, _, level = name.partition("/")
+        if level in levels and what in HISTOGRAMS:
+            yield f"{level}: {HISTOGRAMS[what]}", spread(counts[name], HISTOGRAMS[what])
+
+
+def counts_of(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of code_counts.npz; {} without it. Raises UserError where it is damaged."""
     if not path.is_file():
-        return
-    with np.load(path) as counts:
-        for name in [name for name in counts if "/" in name]:
-            what, _, level = name.partition("/")
-            if level in levels and what in HISTOGRAMS:
-                yield f"{level}: {HISTOGRAMS[what]}", spread(counts[name], HISTOGRAMS[what])
+        return {}
+    try:
+        with path.open("rb") as binary, np.load(binary) as file:  # of one array alone, a TypeError
+            counts = {name: file[name] for name in file}
+        for name, one in counts.items():
+            if one.ndim != 1 or not one.size or one.dtype.kind not in "iuf":
+                raise ValueError(f"{name} is {one.dtype} {list(one.shape)}")
+    except (ValueError, TypeError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        again = f"remove it and evaluate again: python -m vqvae_jax evaluate --workdir={path.parent}"
+        raise UserError(f"{path} is damaged ({error}); {again}") from error
+    return counts
 
 
 def spread(values: np.ndarray, label: str) -> Any:

@@ -120,9 +120,29 @@ def number(value: Any, form: str = ".6g", unit: str = "") -> str:
 def metrics_of(path: Path) -> dict[str, Any]:
     """What metrics.json says; {} before anything was evaluated."""
     try:
-        return read_json(path) if path.is_file() else {}
+        metrics = read_json(path) if path.is_file() else {}
+        _check_metrics(metrics)
+        return metrics
     except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); remove it and evaluate again") from error
+        again = f"remove it and evaluate again: python -m vqvae_jax evaluate --workdir={path.parent}"
+        raise UserError(f"{path} is damaged ({error}); {again}") from error
+
+
+def _check_metrics(metrics: Mapping[str, Any]) -> None:
+    """ValueError where there is something else than numbers, or not all that belong together."""
+    priors = metrics.get("priors", {})
+    for path, section in (("autoencoder", metrics.get("autoencoder", {})), ("priors", priors)):
+        if not isinstance(section, dict):
+            raise ValueError(f"{path} is no section")
+    for name, prior in priors.items():
+        if not isinstance(prior, dict) or "nll" not in prior:
+            raise ValueError(f"priors.{name} holds no nll")
+        if ("position_entropy" in prior) != ("nll_over_position_entropy" in prior):
+            raise ValueError(f"priors.{name} holds a position_entropy or a ratio to it, not both")
+    for section in (metrics.get("autoencoder", {}), *priors.values()):
+        for name, value in section.items():
+            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+                raise ValueError(f"{name} is no number")
 
 
 def in_order(names: Iterable[str], levels: Sequence[str]) -> list[str]:
