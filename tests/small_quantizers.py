@@ -8,20 +8,15 @@ import numpy as np
 from vqvae_jax.quantizers import QUANTIZERS
 
 SMALL = {"codebook_size": 12, "code_dim": 4, "revive_after": 5, "levels": (5, 4, 3)}
-# Case: kind, then what its fields are beside SMALL. `inner` is a case too.
-CASES = {
-    "vq": {},
+# Case: kind, then what its fields are beside SMALL; every kind of the table has one. `inner` is a case too.
+CASES = {name: {} for name in QUANTIZERS} | {
     "vq-kmeans": {"kmeans_iterations": 3},
-    "ema": {},
     "ema-kmeans": {"kmeans_iterations": 3},
-    "cvq": {},
     "cvq-random": {"anchor": "random"},
     "cvq-probabilistic": {"anchor": "probabilistic"},
     "cvq-sphere": {"distance": "sphere"},
     "cvq-cos": {"distance": "cos"},
-    "cosine": {},
     "cosine-kmeans": {"kmeans_iterations": 3},
-    "fsq": {},
     "residual": {"depth": 3, "inner": "vq"},
     "residual-kmeans": {"depth": 2, "inner": "ema-kmeans"},
     "residual-dropout": {"depth": 3, "inner": "ema", "dropout": 0.7},
