@@ -13,7 +13,21 @@ PACKAGE = ROOT / "vqvae_jax"
 
 # A room imports from rooms of lower storeys, and of its own storey without going round in circles.
 STOREYS = (
-    ("backend", "networks", "types", "devices", "doctor", "files", "finite", "flags", "leaves", "lock", "profiling"),
+    (
+        "backend",
+        "networks",
+        "types",
+        "devices",
+        "doctor",
+        "endings",
+        "files",
+        "finite",
+        "flags",
+        "leaves",
+        "lock",
+        "profiling",
+        "room",
+    ),
     ("autoencoders", "priors", "quantizers"),
     ("checkpoint", "logs", "data"),
     ("config",),
