@@ -112,7 +112,8 @@ class Watch:
         """Which step, what of it is not finite, and what it saw."""
         values = {name: float(value) for name, value in jax.device_get(dict(step.metrics)).items()}
         first = int(values.pop(FIRST_BAD))
-        names = [name for name, value in values.items() if not np.isfinite(value)][: 2 * NAMED]
+        names = [name for name, value in values.items() if not np.isfinite(value)]
+        names = sorted(names, key=lambda name: name.startswith(("away/", "code_")))[: 2 * NAMED]  # losses first
         names += [self._names[first]] if first >= 0 and self._names else []
         row = f", as the {self._row - 1} before it," if self._row > 1 else ""
         return f"{self.stage}: step {step.number}{row} is not finite: {', '.join(names)}{_images(step.index)}"
