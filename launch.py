@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command line; the exit code is 0, 1 at NaN, 2 where the user has something to put right."""
     argv = sys.argv[1:] if argv is None else argv
     given, overrides = parser().parse_known_args(argv)
-    from vqvae_jax.endings import line_of
+    from vqvae_jax.endings import exit_code
     from vqvae_jax.types import UserError
 
     try:
@@ -56,14 +56,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; what was saved stays, the same command goes on from there", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # who reads has seen enough: python launch.py --help | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except Exception as error:
-        if (line := line_of(error)) is None:
-            raise
-        print(f"error: {line}", file=sys.stderr)
-        return 2
+        return exit_code(error)
 
 
 def show_help() -> int:

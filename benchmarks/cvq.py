@@ -79,7 +79,7 @@ for _changes in (*TOGETHER, "", *CHANGES):
         VARIANTS[_name] = {Q + "distance": _form, **PUBLISHED} | {k: v for one in _said for k, v in one.items()}
 PIECE = 25  # steps between two looks
 EARLY = 5  # the look that the table has: after 150 steps
-DIM = 64  # of a code
+CURVES = ("away", "code_norm", "code_norm_max", "recent_usage", "commitment", "batch_usage", "distinct")
 
 
 class Trainer:
@@ -91,7 +91,7 @@ class Trainer:
             flags += [f"--config.autoencoder.width={given.width}"]
         config = configs.read(BASE, [*flags, f"--config.dataset.path={given.data}"])
         self.batch_size, self.images = config["train"]["batch_size"], images
-        self.autoencoder = parts.build_autoencoder(config, {**parts.facts_of(data.Arrays(images["train"]))})
+        self.autoencoder = parts.build_autoencoder(config, parts.facts_of(data.Arrays(images["train"])))
         tx = make_optimizer(config["optimizer"], given.steps)
         section = config["dataset"]
         self.task = AutoencodeTask(
@@ -120,13 +120,8 @@ class Trainer:
         for piece in rows:
             state, found = self.piece(state, images, piece)
             seen.append(found | {"distinct": distinct(np.asarray(state.codebooks["codes"].codes))})
-        names = ("code_norm", "code_norm_max", "recent_usage", "commitment", "batch_usage", "distinct")
-        curves = {
-            name: [round(float(one[key]), 5) for one in seen]
-            for key in seen[0]
-            for name in names
-            if key.split("/")[0] == name
-        }
+        level = {key.split("/")[0]: key for key in seen[0]}
+        curves = {name: [round(float(one[level[name]]), 5) for one in seen] for name in CURVES}
         split = data.ArrayData(data.Arrays(self.images["test"]), codec.BATCH, 0)
         found = self.task.summary(evaluate.sums_over(self.task, self.task.model(state), split))
         short = {name.split("/")[0]: value for name, value in found.items()}
@@ -141,6 +136,8 @@ def distinct(codes: np.ndarray) -> int:
 
 def study(given: argparse.Namespace) -> None:
     """All runs that the file does not have yet, some variants at once."""
+    if given.steps < (EARLY + 1) * PIECE:
+        raise UserError(f"--steps={given.steps}: the table wants a look at step {(EARLY + 1) * PIECE}; give as many")
     section = configs.read(BASE, [f"--config.dataset.path={given.data}"])["dataset"]
     images = {part: np.asarray(data.read(section, part).image) for part in ("train", "test")}
     found = read_json(given.json) if given.json.is_file() else {"steps": given.steps, "width": given.width, "runs": {}}
@@ -163,8 +160,10 @@ def study(given: argparse.Namespace) -> None:
                 runs[str(seed)] = one
                 write_json(given.json, found)
             said = ", ".join(f"{metric} {one[metric]:.4g}" for metric in ("psnr", "usage", "perplexity"))
-            longest = one["curves"].get("code_norm_max", [0])[-1]
-            print(f"{name}, {seed}: {said}, longest {longest:.3g}; {time.perf_counter() - began:.0f} s", flush=True)
+            print(
+                f"{name}, {seed}: {said}, away {one['curves']['away'][-1]:.2g}; {time.perf_counter() - began:.0f} s",
+                flush=True,
+            )
 
     wanted = [name for name in VARIANTS if re.search(given.only, name)]
     with ThreadPoolExecutor(given.workers) as pool:
@@ -179,17 +178,11 @@ def table(found: Mapping[str, Any]) -> Iterator[str]:
         if runs:
             mean = {m: np.mean([run[m] for run in runs.values()]) for m in ("psnr", "ssim", "usage", "perplexity")}
             spread = f" ± {np.std([run['psnr'] for run in runs.values()], ddof=1):.1g}" if len(runs) > 1 else ""
-            away = [np.mean([distances(run["curves"])[i] for run in runs.values()]) for i in (EARLY, -1)]
+            away = [np.mean([run["curves"]["away"][i] for run in runs.values()]) for i in (EARLY, -1)]
             yield (
                 f"| {name} | {mean['psnr']:.2f}{spread} | {mean['ssim']:.3f} | {100 * mean['usage']:.0f} % | "
                 f"{mean['perplexity']:.0f} | {away[0]:.2g} | {away[1]:.2g} |"
             )
-
-
-def distances(curves: Mapping[str, list[float]]) -> list[float]:
-    """From vectors to their codes, in lengths of a code."""
-    pairs = zip(curves["commitment"], curves["code_norm"], strict=True)
-    return [(DIM * commitment) ** 0.5 / length for commitment, length in pairs]
 
 
 def main() -> int:

@@ -1,7 +1,6 @@
 """Use what was trained: python -m vqvae_jax COMMAND --workdir=DIR …"""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -11,7 +10,7 @@ if __name__ == "__main__":
     use_large_pages()  # before the imports below, which bring JAX
 
 from vqvae_jax.compare.commands import add_compare
-from vqvae_jax.endings import line_of
+from vqvae_jax.endings import exit_code
 from vqvae_jax.flags import (
     DATASET,
     MEASURED,
@@ -220,14 +219,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; what is whole stays, the same command goes on from there", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # who reads has seen enough: python -m vqvae_jax … | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except Exception as error:
-        if (line := line_of(error)) is None:
-            raise
-        print(f"error: {line}", file=sys.stderr)
-        return 2
+        return exit_code(error)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,22 @@
-"""How a command ends that the machine stopped: a line in place of a traceback."""
+"""How a command ends that the machine, or who reads it, stopped: a line in place of a traceback."""
+
+import os
+import sys
 
 MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "bad_alloc")  # XLA says so, in errors of its own
 DISK = ("No space left on device", "Disk quota exceeded", "ENOSPC")  # Orbax and TensorStore, in theirs
 LONGEST = 300  # characters of an error of theirs
+
+
+def exit_code(error: Exception) -> int:
+    """Says in a line what to put right, and gives the exit code; a mistake of ours is raised again."""
+    if isinstance(error, BrokenPipeError):  # who reads has seen enough: … | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    if (line := line_of(error)) is None:
+        raise error
+    print(f"error: {line}", file=sys.stderr)
+    return 2
 
 
 def line_of(error: BaseException) -> str | None:

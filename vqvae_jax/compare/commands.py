@@ -47,8 +47,6 @@ def compare(given: argparse.Namespace) -> int:
         raise UserError("--output, --dataset, --path and --split go with --against; a recording has its own inputs")
     if given.report:
         check_file("--report", given.report)
-    if given.output:
-        check_file("--output", given.output)
     return to_recording(given) if given.reference else to_model(given)
 
 
