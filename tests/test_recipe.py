@@ -70,18 +70,22 @@ def tiny(path, **changes):
 
 
 def trained_run(tmp_path_factory):
-    """(workdir, path of its data) of a finished run, trained once for all processes of tests; not to be changed."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trained"
-    path = folder / "data.npz"
-    folder.mkdir(exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    """(workdir, path of its data) of a finished run; not to be changed.
+
+    Trained once for all processes of tests; each has a copy, which a command may lock for a moment.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    path = shared / "trained.npz"
+    with (shared / "trained.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "run").is_dir():
+        if not (shared / "trained").is_dir():
             write_data(path)
-            recipe.run(tiny(path), folder / "half")
-            (folder / "half").rename(folder / "run")
-    return folder / "run", path
+            recipe.run(tiny(path), shared / "half")
+            (shared / "half").rename(shared / "trained")
+    if not (own / "trained").is_dir():
+        shutil.copytree(shared / "trained", own / "trained")
+    return own / "trained", path
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,8 @@
 A step is a folder `DIRECTORY/<step>` with two items. `model` is what sampling needs; it is read without optax. `train`
 is the whole train state. Both are guarded by checksums, because Orbax does not notice a flipped bit, and so is what is
 noted beside them: the config, the step, the loss.
-Writing happens in the background; a step appears under its name only once it is complete.
+Writing happens in the background; a step appears under its name only once it is complete, and is given another name
+before it is removed: a run that is killed leaves no half step.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import sys
 import textwrap
 import warnings
@@ -27,7 +29,7 @@ from vqvae_jax.leaves import check_fits, checksum, empty, filled, on_host, place
 from vqvae_jax.types import UserError
 
 Step = int | str | None  # a number, "best", or None for the latest
-METRICS = "metrics"  # Orbax' item with the loss, by which it keeps the best step, and the file in it
+REMOVED = ".removed"  # of the name of a step that is being removed
 GOES_ON = "--stage={stage} --from_step"  # the flag of a training, which goes back to a step before a damaged one
 WHAT = {"model": "model", "train": "train state"}
 
@@ -59,6 +61,7 @@ class Checkpoints:
         self.keep, self.flag = keep, flag
         self._orbax: Any = None
         self._response: Any = None
+        self._losses: dict[int, float | None] = {}  # of what lies there, once this has written
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -85,7 +88,7 @@ class Checkpoints:
         self.wait()
         with _one_line(f"saving {self.directory}/{step}"):
             orbax = self._open()
-            if step in [c.step for c in orbax.checkpoints]:
+            if step in self._losses:
                 return
             loss = None if loss is None or not math.isfinite(loss) else float(loss)
             notes = {"config": config, "loss": loss, "model_crc32": checksum(model), "model_empty": empty(model)}
@@ -95,9 +98,9 @@ class Checkpoints:
                 step,
                 {name: item for name, item in items.items() if jax.tree.leaves(item)},
                 force=True,
-                metrics=None if loss is None else {"loss": loss},
                 custom_metadata={**notes, "notes_crc32": _notes_checksum(notes)},
             )
+            self._losses[step] = loss
 
     def steps(self) -> tuple[int, ...]:
         """All complete steps, ascending."""
@@ -115,9 +118,7 @@ class Checkpoints:
         Raises:
           UserError: a step is damaged, so that nobody knows its loss.
         """
-        noted = {step: self._noted(step)["loss"] for step in self.steps()}
-        losses = {step: loss for step, loss in noted.items() if loss is not None}
-        return min(losses, key=lambda step: (losses[step], -step), default=None)
+        return _best({step: self._noted(step)["loss"] for step in self.steps()})
 
     def config(self, step: Step = None) -> dict[str, Any]:
         """The config that was saved with a step.
@@ -187,6 +188,8 @@ class Checkpoints:
                 response.result()
             if self._orbax is not None:
                 self._orbax.wait()
+            if response is not None:
+                self._keep_some()
 
     def close(self) -> None:
         """Waits, then lets go of Orbax' threads."""
@@ -200,9 +203,20 @@ class Checkpoints:
     def _open(self) -> Any:
         """For writing: what a killed save left is cleared. A reader must not: it may be another process' save."""
         if self._orbax is None:
-            self.best()  # by which Orbax chooses what stays: every loss has to be the one that was noted
-            self._orbax = _checkpointer(self.directory, self.keep)
+            self._losses = {step: self._noted(step)["loss"] for step in self.steps()}
+            self._orbax = _orbax().training.Checkpointer(self.directory, cleanup_tmp_directories=True)
         return self._orbax
+
+    def _keep_some(self) -> None:
+        """Removes what is neither among the last steps nor the best; Orbax would remove a step where it lies."""
+        stay = {*sorted(self._losses)[-self.keep :], _best(self._losses)}
+        self._losses = {step: loss for step, loss in self._losses.items() if step in stay}
+        if jax.process_index() == 0:
+            _remove(self.directory, [step for step in self.steps() if step not in stay])
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            multihost_utils.sync_global_devices("checkpoints are removed")
 
     def _resolve(self, step: Step) -> int:
         steps = self.steps()
@@ -273,6 +287,19 @@ def set_aside(directory: Path, step: int) -> list[int]:
     return later
 
 
+def _best(losses: dict[int, float | None]) -> int | None:
+    known = {step: loss for step, loss in losses.items() if loss is not None}
+    return min(known, key=lambda step: (known[step], -step), default=None)
+
+
+def _remove(directory: Path, steps: list[int]) -> None:
+    """These steps, and what an earlier call was killed over."""
+    for name in map(str, steps):
+        (directory / name).rename(directory / f"{name}{REMOVED}")
+    for path in directory.glob(f"*{REMOVED}"):
+        shutil.rmtree(path)
+
+
 def _is_whole(path: Path, item: str) -> bool:
     try:
         _read(_metadata(path), item, None)
@@ -294,17 +321,7 @@ def _metadata(path: Path) -> Any:
         raise UserError(
             f"{path} is the checkpoint of step {there} under another name; name it {there} again, or remove it"
         )
-    _check_loss(path, notes["loss"])
     return metadata
-
-
-def _check_loss(path: Path, loss: float | None) -> None:
-    """Damaged where Orbax would compare another loss than the one that was noted."""
-    file = path / METRICS / METRICS
-    with _damage("its loss cannot be read"):
-        told = json.loads(file.read_text("utf-8")) if file.is_file() else None
-    if told != (None if loss is None else {"loss": loss}):
-        raise Damaged(f"{METRICS}/{METRICS} says another loss than the one that was noted")
 
 
 def _read(metadata: Any, item: str, abstract: Any) -> Any:
@@ -371,18 +388,6 @@ def _orbax() -> Any:
 
     _quieten()
     return v1
-
-
-def _checkpointer(directory: Path, keep: int) -> Any:
-    policies = _orbax().training.preservation_policies
-    best = policies.BestN(
-        get_metric_fn=lambda metrics: metrics["loss"], reverse=True, n=1, keep_checkpoints_without_metrics=False
-    )
-    return _orbax().training.Checkpointer(
-        directory,
-        preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
-        cleanup_tmp_directories=True,
-    )
 
 
 def _not_orbax_chatter(record: logging.LogRecord) -> bool:
