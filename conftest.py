@@ -1,12 +1,18 @@
 """What all tests share: switches of JAX, set before its first use, and the option --reference."""
 
 import os
+from importlib.metadata import version
 from pathlib import Path
 
 # Compiled programs are kept between runs of the tests; the processes that tests start share them.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "vqvae_jax" / "test-compilation"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+# Most programs here run a few times: LLVM's optimisations take longer than they save, XLA's own stay.
+CHEAP = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
+if version("jaxlib").startswith("0.10."):  # later ones do not know it, and end at a flag that they do not know
+    CHEAP.append("--xla_cpu_use_fusion_emitters=false")
+os.environ["XLA_FLAGS"] = " ".join([*CHEAP, os.environ.get("XLA_FLAGS", "")])  # of two the last one counts
 # [B, C] + [C] is often a [B] that forgot its axis.
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 

@@ -43,6 +43,7 @@ CASES: dict[str, dict[str, Any]] = {
         "coarse_sizes": (5, 4),
         "coarse_shapes": ((1, 2), (1, 2)),
         "depths": 3,
+        "told_above": True,
         **TRANSFORMER,
     },
 }

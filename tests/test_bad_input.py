@@ -278,7 +278,7 @@ def test_a_prior_first(refuse, trained, tmp_path):
 
 USE = {
     "an unknown label": (["sample", "--label=7"], ["'7'", "There are: 0, 1, 2"]),
-    "an unknown step": (["sample", "--step=3"], ["no step 3", "--step=2", "--step=4"]),
+    "an unknown step": (["sample", "--step=3"], ["no step 3", "--step=top:2", "--step=top:4"]),
     "a step that is none": (["sample", "--step=last"], ["--step", "'last'", "best or latest"]),
     "no images": (["sample", "--count=0"], ["--count", "'0'"]),
     "half an image": (["sample", "--count=1.5"], ["--count", "'1.5'"]),

@@ -1,6 +1,6 @@
 """Every config and variant is built and traced at full size: nothing is computed, no data are needed."""
 
-import contextlib
+import functools
 import importlib.util
 from pathlib import Path
 
@@ -57,8 +57,7 @@ def check_float32(state):
 @pytest.mark.parametrize("argument", list(arguments()))
 def test_every_stage_of_every_config_traces_at_full_size(argument):
     config = configs.read(argument)
-    # The large ones as on an accelerator: a CPU's formulations have more operations to trace.
-    with plain() if config["dataset"]["image_size"] > 64 else contextlib.nullcontext():
+    with plain():  # as on an accelerator: a CPU's formulations have more operations to trace
         trace(config)
 
 
@@ -81,23 +80,27 @@ def trace(config):
     maps = [level.shape for level in levels]
     assert [x.shape for x in made] == [images.shape] * len(maps)
 
-    coarse = ()
     for level in configs.levels(config):
-        own = parts.maps_of(levels, level)
-        prior, section = parts.build_prior(config, known, level), config["priors"][level]
-        batch = section["train"]["batch_size"]
-        train.make_mesh(batch)
-        task = PriorTask(prior, own, make_optimizer(section["optimizer"], 1000))
-        tokens = tuple(like((batch, *shape)) for shape in maps[: own.stop])
-        state = trained(task, {"tokens": tokens, "label": like((batch,))})
-        check_float32(state)
-        pick = sample.pick_of(config["sample"])
-        condition = Condition(like((CHUNK,)), coarse)
-        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), CHUNK))
-        model_of = Model(state.params, {})
-        new = jax.eval_shape(lambda *a, p=prior, c=pick: draw_group(p, c, *a, None, None), model_of, keys, condition)
-        depths = own.stop - own.start
-        assert new.shape == (CHUNK, *maps[own.start], *([depths] if depths > 1 else [])) and new.dtype == jnp.int32
-        coarse += jax.eval_shape(unstacked, new)
-    decoded = jax.eval_shape(lambda m, t: codec.decode(autoencoder, dataset["range"], m, t), model, coarse)
+        own, section = parts.maps_of(levels, level), config["priors"][level]
+        optimizer, pick = tuple(section["optimizer"].items()), sample.pick_of(config["sample"])
+        prior = parts.build_prior(config, known, level)
+        trace_prior(prior, tuple(maps), (own.start, own.stop), section["train"]["batch_size"], optimizer, pick)
+    drawn = tuple(like((CHUNK, *shape)) for shape in maps[: own.stop])
+    decoded = jax.eval_shape(lambda m, t: codec.decode(autoencoder, dataset["range"], m, t), model, drawn)
     assert decoded.shape == (CHUNK, size, size, known["channels"]) and decoded.dtype == jnp.uint8
+
+
+@functools.cache  # variants of a config share their priors
+def trace_prior(prior, maps, own, batch, optimizer, pick):
+    """A training step, and CHUNK maps drawn; `maps` the shapes of all levels', of which `own` are the prior's."""
+    train.make_mesh(batch)
+    task = PriorTask(prior, slice(*own), make_optimizer(dict(optimizer), 1000))
+    tokens = tuple(like((batch, *shape)) for shape in maps[: own[1]])
+    state = trained(task, {"tokens": tokens, "label": like((batch,))})
+    check_float32(state)
+    condition = Condition(like((CHUNK,)), tuple(like((CHUNK, *shape)) for shape in maps[: own[0]]))
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), CHUNK))
+    new = jax.eval_shape(lambda *a: draw_group(prior, pick, *a, None, None), Model(state.params, {}), keys, condition)
+    depths = own[1] - own[0]
+    assert new.shape == (CHUNK, *maps[own[0]], *([depths] if depths > 1 else [])) and new.dtype == jnp.int32
+    assert [one.shape for one in jax.eval_shape(unstacked, new)] == [(CHUNK, *shape) for shape in maps[slice(*own)]]

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from test_recipe import files, latest, trained_run
@@ -107,8 +108,33 @@ def test_a_damaged_prior(command, damaged, trained, tmp_path, capsys):
         best = checkpoints.best() == 4
     argv = [word.replace("OTHER", str(trained)).replace("NEW", str(tmp_path / "new")) for word in argv]
     line = refused(capsys, package.main, command, f"--workdir={workdir}", *argv, *([] if best else [f"{flag}=latest"]))
-    assert f"{workdir}/bottom/checkpoints/4 is damaged: " in line and line.endswith(f"; say {flag}=2")
+    said = f"{flag}=2" if command == "export" else f"{flag}=bottom:2"  # of the others the step stays as it was
+    assert f"{workdir}/bottom/checkpoints/4 is damaged: " in line and line.endswith(f"; say {said}")
     assert flag in flags(command)
+
+
+def test_a_step_of_one_prior(damaged, trained, tmp_path, capsys):
+    workdir = damaged["bottom"]
+    argv = ["sample", f"--workdir={workdir}", "--count=2", f"--output={tmp_path / 'new.npz'}"]
+    assert package.main([*argv, "--step=bottom:2,top:latest"]) == 0
+    model = vqvae_jax.load(workdir, step={"bottom": 2, "top": None})
+    with np.load(tmp_path / "new.npz") as file:
+        np.testing.assert_array_equal(file["arr_0"], model.sample(2))
+    want = vqvae_jax.load(trained, step=2).priors["bottom"][1]
+    jax.tree.map(np.testing.assert_array_equal, model.priors["bottom"][1], want)
+    before = files(workdir)
+    assert package.main(["evaluate", f"--workdir={workdir}", "--prior_step=bottom:2"]) == 0
+    assert {path.name for path in set(files(workdir)) - set(before)} == {
+        f"{name}_bottom_2.{kind}"
+        for name, kind in (("metrics", "json"), ("code_counts", "npz"), ("reconstructions", "png"))
+    }
+    capsys.readouterr()
+    line = refused(capsys, package.main, *argv, "--step=botom:2")
+    assert line == "error: --step: there is no prior 'botom'; did you mean 'bottom'? There are: top, bottom"
+    for wrong in ("bottom:", ":2", "bottom:2,3", "bottom:x"):
+        with pytest.raises(SystemExit):
+            package.main([*argv, f"--step={wrong}"])
+        assert "argument --step: wants a" in capsys.readouterr().err
 
 
 def test_python_says_it_in_python(damaged):
@@ -116,7 +142,7 @@ def test_python_says_it_in_python(damaged):
     with pytest.raises(UserError, match=r"4 is damaged: .*; say autoencoder_step=2$"):
         _ = model.autoencoder
     assert vqvae_jax.load(damaged["autoencoder"], autoencoder_step=2).autoencoder
-    with pytest.raises(UserError, match=r"4 is damaged: .*; say step=2$"):
+    with pytest.raises(UserError, match=r"4 is damaged: .*; say step={'bottom': 2}$"):
         _ = vqvae_jax.load(damaged["bottom"], step=None).priors
 
 

@@ -269,7 +269,24 @@ def test_their_samples_are_tokens_and_are_decoded(of_tokens, trained, tmp_path, 
 def test_without_an_autoencoder(of_tokens, refuse, tmp_path):
     assert "want a new folder" in refuse("sample", f"--workdir={of_tokens}", f"--output={tmp_path / 'x.png'}")
     line = refuse("encode", f"--workdir={of_tokens}", f"--output={tmp_path / 'x'}", "--dataset=openmoji")
-    assert "holds no autoencoder" in line and "vqvae_jax decode" in line
+    assert "holds no autoencoder" in line and "--autoencoder=DIR" in line
+
+
+def test_they_sample_pictures_when_told_where_the_autoencoder_is(of_tokens, trained, tmp_path, refuse):
+    argv = ("sample", f"--workdir={of_tokens}", "--count=3", "--seed=2")
+    assert run(*argv, f"--autoencoder={trained[0]}", f"--output={tmp_path / 'new.npz'}") == 0
+    want = vqvae_jax.load(trained[0]).decode(vqvae_jax.load(of_tokens).sample_tokens(3, seed=2))
+    with np.load(tmp_path / "new.npz") as file:
+        np.testing.assert_array_equal(file["arr_0"], want)
+    model = vqvae_jax.load(of_tokens, autoencoder=trained[0])
+    known = model.complete(want, count=2, label=1)
+    assert known.shape == (3, 2, *want.shape[1:]) and model.encode(want)[0].shape[0] == 3
+    line = refuse(*argv, f"--autoencoder={trained[0]}", "--autoencoder_step=2")
+    assert "made by another autoencoder" in line and "--autoencoder_step" in line
+    assert "trained on tokens as well" in refuse(*argv, f"--autoencoder={of_tokens}")
+    line = refuse("sample", f"--workdir={trained[0]}", f"--autoencoder={of_tokens}")
+    assert "has an autoencoder of its own; leave --autoencoder out" in line
+    assert "leave --autoencoder_step out" in refuse(*argv, "--autoencoder_step=2")
 
 
 def test_tokens_of_another_kind_of_autoencoder(encoded, trained):

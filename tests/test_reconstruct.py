@@ -1,13 +1,12 @@
 """Own pictures through a trained autoencoder. The run is the one of test_recipe.py."""
 
 import numpy as np
-import PIL.Image
 import pytest
 from test_encode import pictures, refuse, run, trained  # noqa: F401
 from test_recipe import files, picture
 
 import vqvae_jax
-from vqvae_jax.reconstruct import cut, psnr
+from vqvae_jax.reconstruct import padded, psnr
 
 
 def test_pictures_keep_their_size(trained, pictures, tmp_path, capsys):  # noqa: F811
@@ -16,13 +15,16 @@ def test_pictures_keep_their_size(trained, pictures, tmp_path, capsys):  # noqa:
     out, err = capsys.readouterr()
     assert "dogs/broken.jpg is left out" in err and "mean" in out
     sizes = {name: picture(output / "reconstructions" / "dogs" / f"{name}.png").shape for name in (0, 2, 4)}
-    assert sizes == {0: (16, 32, 3), 2: (32, 32, 3), 4: (24, 32, 3)}  # of 16, 34 and 25 x 35
-    original = np.asarray(PIL.Image.open(pictures / "dogs" / "4.png"))[:24, 1:33]
-    versions = [one[0] for one in vqvae_jax.load(trained[0]).reconstruct(original[None])]
+    originals = {name: picture(pictures / "dogs" / f"{name}.png") for name in sizes}
+    assert sizes == {name: original.shape for name, original in originals.items()}
+    original = originals[4]
+    height, width = original.shape[:2]
+    larger = original[np.minimum(np.arange(32), height - 1)][:, np.minimum(np.arange(48), width - 1)]
+    versions = [one[0, :height, :width] for one in vqvae_jax.load(trained[0]).reconstruct(larger[None])]
     np.testing.assert_array_equal(picture(output / "reconstructions" / "dogs" / "4.png"), versions[-1])
     strip = picture(output / "strips" / "dogs" / "4.png")
     for i, version in enumerate([original, *versions]):
-        np.testing.assert_array_equal(strip[:, 34 * i : 34 * i + 32], version)
+        np.testing.assert_array_equal(strip[:, (width + 2) * i :][:, :width], version)
     assert f"{psnr(original, versions[-1]):.2f} dB" in out
 
 
@@ -37,9 +39,17 @@ def test_psnr_by_hand():
     assert psnr(one, other) == pytest.approx(20 * np.log10(5)) and psnr(one, one) == 99
 
 
-def test_the_middle_is_kept():
-    image = np.arange(11 * 9).reshape(11, 9, 1)
-    np.testing.assert_array_equal(cut(image, 4), image[1:9, :8])
+def test_many_sizes_become_few():
+    sizes = [padded(np.zeros((side, 2 * side, 1), np.uint8), 8).shape for side in range(1, 513)]
+    assert len(set(sizes)) < 30 and {side for height, width, _ in sizes for side in (height, width)} == {
+        8 * strides for strides in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+    }
+    image = np.arange(5 * 9).reshape(5, 9, 1)
+    larger = padded(image, 8)
+    np.testing.assert_array_equal(larger[:5, :9], image)
+    assert (larger[5:, :9] == image[4]).all() and (larger[:5, 9:] == image[:, 8:]).all()
+    same = np.zeros((64, 96, 3), np.uint8)
+    assert padded(same, 8).shape == same.shape
 
 
 def test_refused(trained, pictures, refuse, tmp_path):  # noqa: F811

@@ -17,12 +17,13 @@ from vqvae_jax.flags import (
     Parser,
     add_autoencoder_step,
     add_images,
+    add_prior_step,
     add_workdir,
     flags_in_place_of,
+    folder,
     images_of,
     positive,
     seed,
-    step,
 )
 from vqvae_jax.interop.commands import add_export, add_import
 from vqvae_jax.types import UserError
@@ -51,7 +52,10 @@ def parser() -> Parser:
     one.add_argument("--top_k", type=int, help="likeliest tokens that stay, 0 all (default: the config's)")
     one.add_argument("--top_p", type=float, help="share of the probability that stays (default: the config's)")
     one.add_argument("--guidance", type=float, help="weight of the label, 1 plain (default: the config's)")
-    one.add_argument("--step", type=step, default="best", help="of the priors: a number, best or latest (default best)")
+    add_prior_step(one)
+    one.add_argument(
+        "--autoencoder", type=folder, help="of priors that were trained on tokens: the workdir that made them"
+    )
     add_autoencoder_step(one)
     one.add_argument(
         "--prefix",
@@ -90,7 +94,7 @@ def parser() -> Parser:
         "reconstruct",
         help="own pictures, as the codes keep them",
         description="Writes reconstructions/NAME.png, and strips/NAME.png, a row: "
-        "original | top only | … | all. Pictures keep their size; what the levels do not divide is cut off.",
+        "original | top only | … | all. Pictures keep their size.",
     )
     add_workdir(one, reconstruct)
     one.add_argument("--images", type=Path, required=True, help="a folder of pictures, or one file")
@@ -110,9 +114,7 @@ def parser() -> Parser:
     add_workdir(one, evaluate)
     add_images(one)
     add_autoencoder_step(one, "--step")
-    one.add_argument(
-        "--prior_step", type=step, default="best", help="of the priors: a number, best or latest (default best)"
-    )
+    add_prior_step(one, "--prior_step")
     add_import(under)
     add_export(under)
     add_compare(under)
@@ -125,7 +127,7 @@ def sample(given: argparse.Namespace) -> None:
     from vqvae_jax import sample as drawing
     from vqvae_jax.trained import BOTH, Trained
 
-    model = Trained(given.workdir, given.step, given.autoencoder_step, BOTH)
+    model = Trained(given.workdir, given.step, given.autoencoder_step, BOTH, given.autoencoder)
     pick = {name: getattr(given, name) for name in ("temperature", "top_k", "top_p", "guidance")}
     asked = (given.count or model.config["sample"]["count"], given.seed, given.label)
     drawing.pick_of(model.config["sample"], **pick)  # wrong ones are told before anything is computed
@@ -135,7 +137,7 @@ def sample(given: argparse.Namespace) -> None:
         output = given.output or given.workdir / f"completed_{given.seed}.png"
         drawing.check_output(output)
         complete(model, given.prefix, output, given.count or 4, given.seed, given.label, **pick)
-    elif model.has_autoencoder:
+    elif model.makes_pictures:
         output = given.output or given.workdir / f"samples_{given.seed}.png"
         drawing.check_output(output)
         drawing.save(model.sample(*asked, **pick), output)
@@ -149,7 +151,7 @@ def sample(given: argparse.Namespace) -> None:
 def encode(given: argparse.Namespace) -> None:
     """Images to tokens."""
     from vqvae_jax import encode as coding
-    from vqvae_jax.data import folder
+    from vqvae_jax.data import folder as folders
 
     if given.images is not None and (given.path or not given.images):
         raise UserError("--images=FOLDER says where the images lie, so that --path is for --dataset alone")
@@ -157,12 +159,12 @@ def encode(given: argparse.Namespace) -> None:
     if given.dataset and not given.path:
         asked["path"] = ""
     if given.images:
-        first, *second = folder.splits_in(given.images)
+        first, *second = folders.splits_in(given.images)
         asked |= {"name": "folder", "path": given.images, "split": given.split or first, "test_split": "".join(second)}
     if given.split:
         asked["test_split"] = ""
     asked = {name: value for name, value in asked.items() if value is not None}
-    flags = {folder.TYPE: "--images=FOLDER"} if given.images else {}
+    flags = {folders.TYPE: "--images=FOLDER"} if given.images else {}
     with flags_in_place_of({**flags, **DATASET}):
         counts = coding.encode(given.workdir, given.output, asked, given.step)
     print(f"{given.output}: {', '.join(f'{count} of {split}' for split, count in counts.items())}")
@@ -179,9 +181,9 @@ def decode(given: argparse.Namespace) -> None:
 def reconstruct(given: argparse.Namespace) -> None:
     """Own pictures there and back."""
     from vqvae_jax import reconstruct as showing
-    from vqvae_jax.data import folder
+    from vqvae_jax.data import folder as folders
 
-    with flags_in_place_of({folder.TYPE: "--images=FOLDER"}):
+    with flags_in_place_of({folders.TYPE: "--images=FOLDER"}):
         quality = showing.reconstruct(given.workdir, given.images, given.output, given.image_size, given.step)
     print("\n".join(f"{name:45} {value:.2f} dB" for name, value in quality.items()))
     print(f"{'mean':45} {sum(quality.values()) / len(quality):.2f} dB; look at {given.output / showing.STRIPS}")

@@ -17,7 +17,7 @@ import sys
 import textwrap
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,9 @@ from vqvae_jax.leaves import check_fits, checksum, empty, filled, on_host, place
 from vqvae_jax.types import UserError
 
 Step = int | str | None  # a number, "best", or None for the latest
+Steps = Step | Mapping[str, Step]  # of all stages, or by stage; of one that is not named the best
 REMOVED = ".removed"  # of the name of a step that is being removed
-GOES_ON = "--stage={stage} --from_step"  # the flag of a training, which goes back to a step before a damaged one
+GOES_ON = "--stage={stage} --from_step={step}"  # of a training, which goes back to a step before a damaged one
 WHAT = {"model": "model", "train": "train state"}
 
 
@@ -47,10 +48,11 @@ class Checkpoints:
     Args:
       directory: made by the first `save`; one writer at a time, whose first `save` clears what a killed one left there.
       keep: how many of the last steps stay; the best one stays besides.
-      flag: what the user types for another step, as messages name it; "" where nothing can be typed.
+      flag: what the user types for another step, as messages name it, with {step} and perhaps {stage} in it; "" where
+        nothing can be typed.
     """
 
-    def __init__(self, directory: Path, keep: int = 2, flag: str = "--step"):
+    def __init__(self, directory: Path, keep: int = 2, flag: str = "--step={step}"):
         if keep < 1:
             raise UserError(f"keep={keep}: at least one checkpoint must stay; say keep=1 or more")
         self.directory = Path(directory).absolute()
@@ -142,7 +144,7 @@ class Checkpoints:
             versions have no checksum of their train state: these are believed.
         """
         step = self._resolve(step)
-        with self._told(step, "train", GOES_ON.format(stage=self.directory.parent.name)):
+        with self._told(step, "train", GOES_ON):
             return _read(self._metadata(step), "train", abstract_state)
 
     def restore_model(self, step: Step = None, abstract: Any = None) -> Any:
@@ -234,7 +236,10 @@ class Checkpoints:
     def _say(self, steps: tuple[int, ...]) -> str:
         if not self.flag:
             return f"there are: {', '.join(map(str, steps))}"
-        return f"say {' or '.join(f'{self.flag}={step}' for step in steps)}"
+        return f"say {self._typed(self.flag, steps)}"
+
+    def _typed(self, flag: str, steps: Iterable[int]) -> str:
+        return " or ".join(flag.format(stage=self.directory.parent.name, step=step) for step in steps)
 
     def _noted(self, step: int) -> dict[str, Any]:
         with self._told(step):
@@ -259,10 +264,10 @@ class Checkpoints:
     def _instead(self, step: int, item: str, flag: str) -> str:
         """What to type where a step cannot be used: every step that is named has been read."""
         whole = [other for other in self.steps() if other != step and _is_whole(self.directory / str(other), item)]
-        back = flag.endswith("--from_step")  # from a step after the damaged one nothing would change
+        back = flag == GOES_ON  # from a step after the damaged one nothing would change
         usable = [other for other in whole if other < step or not back] if flag else []
         if usable:
-            return f"say {' or '.join(f'{flag}={other}' for other in usable)}"
+            return f"say {self._typed(flag, usable)}"
         if whole:
             name = f"{self.directory}/{step}"
             return f"without it step {whole[-1]} is the last one: mv {name} {name}.damaged"

@@ -22,7 +22,7 @@ from vqvae_jax.types import UserError
 
 CHUNK = 1024  # images between two looks at the progress, at least
 BATCHES = 8  # of which the device has the next while one is fetched, between two looks, at least
-FLAGS = Flags("", "--step")  # no priors are read
+FLAGS = Flags("", "--step={step}")  # no priors are read
 
 
 def encode(workdir: Path, output: Path, dataset: Mapping[str, Any] | None = None, step: Step = None) -> dict[str, int]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from vqvae_jax import codec, data, logs, parts
 from vqvae_jax import config as configs
-from vqvae_jax.checkpoint import Step
+from vqvae_jax.checkpoint import Step, Steps
 from vqvae_jax.data import tokens as token_files
 from vqvae_jax.data.arrays import wants
 from vqvae_jax.files import atomically, check_file, write_json
@@ -26,11 +26,11 @@ COUNTS = "code_counts.npz"
 BATCH = 64  # images at once, at least
 SAID = ("name", "path", "test_split")  # what of other images stands in the names of files
 SHOWN = 16  # images in the strip
-FLAGS = Flags("--prior_step", "--step")
+FLAGS = Flags("--prior_step={stage}:{step}", "--step={step}")
 
 
 def evaluate(
-    workdir: Path, images: Mapping[str, str] | None = None, step: Step = None, prior_step: Step = "best"
+    workdir: Path, images: Mapping[str, str] | None = None, step: Step = None, prior_step: Steps = "best"
 ) -> dict[str, Any]:
     """Metrics of every trained stage over a split, the config's test split unless others are said.
 
@@ -45,7 +45,7 @@ def evaluate(
         workdir: of a training, or of an import.
         images: changes to the config's section `dataset`: name, path, test_split.
         step: of the autoencoder's checkpoints: a number, "best" or None for the latest.
-        prior_step: the same of the priors'.
+        prior_step: the same of the priors', or by level, {"top": 280}: of the others the best.
 
     Raises:
         UserError: nothing is trained here, or the data are not to be had.
@@ -82,7 +82,8 @@ def measure(model: Trained, images: Mapping[str, str] | None = None) -> dict[str
 def _steps_said(model: Trained) -> str:
     """What of other steps than those of the run stands in the names of files."""
     autoencoder = "" if model.autoencoder_step is None else f"_autoencoder_{model.autoencoder_step}"
-    return autoencoder + ("" if model.step == "best" else f"_priors_{model.step or 'latest'}")
+    steps = model.step.items() if isinstance(model.step, Mapping) else [("priors", model.step)]
+    return autoencoder + "".join(f"_{name}_{step or 'latest'}" for name, step in steps if step != "best")
 
 
 def load_images(model: Trained, asked: Mapping[str, Any]) -> data.Arrays:

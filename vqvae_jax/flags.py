@@ -42,6 +42,12 @@ def add_autoencoder_step(one: argparse.ArgumentParser, flag: str = "--autoencode
     one.add_argument(flag, type=step, help="of the autoencoder: a number, best or latest (default latest)")
 
 
+def add_prior_step(one: argparse.ArgumentParser, flag: str = "--step") -> None:
+    """Which of the priors' checkpoints is used."""
+    said = "of the priors: a number, best or latest; of some of them top:280,bottom:latest (default best)"
+    one.add_argument(flag, type=steps, default="best", help=said)
+
+
 def images_of(given: argparse.Namespace) -> dict[str, str]:
     """Changes to the config's section `dataset`."""
     asked = {"name": given.dataset, "path": given.path, "test_split": given.split}
@@ -94,6 +100,16 @@ def step(text: str) -> int | str | None:
     if not text.isdigit():
         raise argparse.ArgumentTypeError(f"wants a number, best or latest, got {text!r}")
     return int(text)
+
+
+def steps(text: str) -> Any:
+    """A step of all priors, or top:280,bottom:best of some."""
+    if ":" not in text:
+        return step(text)
+    named = [part.split(":", 1) for part in text.split(",")]
+    if any(len(pair) < 2 or not pair[0] for pair in named):
+        raise argparse.ArgumentTypeError(f"wants a step, or LEVEL:STEP,LEVEL:STEP; got {text!r}")
+    return {level: step(number) for level, number in named}
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vqvae_jax.autoencoders import AUTOENCODERS
-from vqvae_jax.checkpoint import Checkpoints, Step
+from vqvae_jax.checkpoint import Checkpoints, Step, Steps
 from vqvae_jax.config.workdir import check_saved
 from vqvae_jax.data import tokens
 from vqvae_jax.data.arrays import Arrays
@@ -221,32 +221,38 @@ def _is_level(value: Any) -> bool:
 
 
 def load_autoencoder(
-    workdir: Path, config: Mapping[str, Any], facts: Mapping[str, Any], step: Step = None, flag: str = "--step"
+    workdir: Path, config: Mapping[str, Any], facts: Mapping[str, Any], step: Step = None, flag: str = "--step={step}"
 ):
     """(module, Model) of the trained autoencoder; the latest step unless another is said.
 
-    `flag` is what a message says of another step, see `Checkpoints`; {stage} in it becomes the stage.
+    `flag` is what a message says of another step, see `Checkpoints`.
     """
     autoencoder = build_autoencoder(config, facts)
     return autoencoder, _restore(workdir, config, "autoencoder", abstract_autoencoder(autoencoder, facts), step, flag)
 
 
 def load_prior(
-    workdir: Path, config: Mapping[str, Any], facts: Mapping[str, Any], level: str, step: Step = "best", flag="--step"
+    workdir: Path,
+    config: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    level: str,
+    step: Steps = "best",
+    flag="--step={step}",
 ):
     """(module, Model) of a trained prior; the best step unless another is said. `flag` as for the autoencoder."""
     prior = build_prior(config, facts, level)
+    step = step.get(level, "best") if isinstance(step, Mapping) else step
     return prior, _restore(workdir, config, level, abstract_prior(prior), step, flag)
 
 
-def autoencoder_checksum(workdir: Path, step: Step = None, flag: str = "--step") -> int:
+def autoencoder_checksum(workdir: Path, step: Step = None, flag: str = "--step={step}") -> int:
     """Of the trained autoencoder's weights and codebooks."""
     with _checkpoints(workdir, "autoencoder", flag) as checkpoints:
         return checkpoints.model_checksum(_known(checkpoints, step))
 
 
 def _checkpoints(workdir: Path, stage: str, flag: str) -> Checkpoints:
-    return Checkpoints(Path(workdir) / stage / "checkpoints", flag=flag.format(stage=stage))
+    return Checkpoints(Path(workdir) / stage / "checkpoints", flag=flag)
 
 
 def _known(checkpoints: Checkpoints, step: Step) -> Step:

@@ -363,7 +363,7 @@ class Recipe:
 
     def _check_saved(self, name: str) -> None:
         """The config is the one that a stage's checkpoint was saved with."""
-        with Checkpoints(self._folder(name), flag=GOES_ON.format(stage=name)) as checkpoints:
+        with Checkpoints(self._folder(name), flag=GOES_ON) as checkpoints:
             if checkpoints.latest() is not None:
                 configs.check_saved(self.config, checkpoints.config(), name, str(self._folder(name)))
 

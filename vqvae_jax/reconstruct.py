@@ -23,7 +23,8 @@ def reconstruct(
 ) -> dict[str, float]:
     """Writes reconstructions/NAME.png, and strips/NAME.png, a row: original | top only | … | all.
 
-    A picture keeps its size; what the levels do not divide is cut off at the edges, alike on both sides.
+    A picture keeps its size. It goes through the model with its right and lower edge repeated up to one of few sizes,
+    so that a folder of many sizes compiles a few programs; of these sizes themselves nothing is repeated.
 
     Args:
         workdir: of the training.
@@ -38,7 +39,7 @@ def reconstruct(
     Raises:
         UserError: no picture there that can be used; the others are named on standard error.
     """
-    model = Trained(workdir, autoencoder_step=step, flags=Flags("", "--step"))
+    model = Trained(workdir, autoencoder_step=step, flags=Flags("", "--step={step}"))
     if image_size is not None and image_size % model.stride:
         raise UserError(f"--image_size={image_size}: it must be a multiple of {model.stride}, which the levels divide")
     root, names = found(images)
@@ -48,7 +49,8 @@ def reconstruct(
     bar = logs.progress_bar(len(names), 0, "reconstructing", "picture")
     quality = {}
     for name, called, original in read(model, root, names, image_size):
-        versions = [version[0] for version in model.reconstruct(original[None])]
+        height, width = original.shape[:2]
+        versions = [one[0, :height, :width] for one in model.reconstruct(padded(original, model.stride)[None])]
         logs.save_png(output / RECONSTRUCTIONS / called, versions[-1])
         logs.save_png(output / STRIPS / called, logs.grid([original, *versions], len(versions) + 1))
         quality[printable(name)] = psnr(original, versions[-1])
@@ -74,18 +76,21 @@ def read(model: Trained, root: Path, names: list[str], size: int | None) -> Iter
             if size:
                 yield name, called, pictures.read(root / name, size, channels)
             else:
-                yield name, called, cut(pictures.whole(root / name, channels, LARGEST), model.stride)
+                yield name, called, pictures.whole(root / name, channels, LARGEST)
         except Unreadable as why:
             print(f"{printable(name)} is left out: {why}", file=sys.stderr)
 
 
-def cut(image: np.ndarray, stride: int) -> np.ndarray:
-    """The middle of [H, W, C] whose sides are multiples of `stride`. Raises Unreadable where there is none."""
-    height, width = (side // stride * stride for side in image.shape[:2])
-    if not height or not width:
-        raise Unreadable(f"{image.shape[1]} x {image.shape[0]} pixels, below {stride}")
-    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-    return image[top : top + height, left : left + width]
+def padded(image: np.ndarray, stride: int) -> np.ndarray:
+    """[H, W, C] with its last row and column repeated, up to sides of 1, 2, 3, 4, 6, 8, 12, 16, … strides."""
+    more = [_few(side, stride) - side for side in image.shape[:2]]
+    return np.pad(image, ((0, more[0]), (0, more[1]), (0, 0)), mode="edge")
+
+
+def _few(side: int, stride: int) -> int:
+    strides = -(-side // stride)
+    power = 1 << (strides - 1).bit_length()
+    return stride * (power * 3 // 4 if power > 2 and strides <= power * 3 // 4 else power)
 
 
 def psnr(image: np.ndarray, other: np.ndarray) -> float:

@@ -51,7 +51,7 @@ def fit(
         SystemExit: 128 + number of the signal that stopped it, after everything was saved.
     """
     steps = settings["steps"]
-    with Checkpoints(folder / "checkpoints", settings["keep"], GOES_ON.format(stage=folder.name)) as checkpoints:
+    with Checkpoints(folder / "checkpoints", settings["keep"], GOES_ON) as checkpoints:
         start = checkpoints.latest() or 0
         if start >= steps:
             return

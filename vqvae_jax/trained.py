@@ -6,7 +6,7 @@ images = model.decode(tokens)           # and back; the top map alone will do: m
 new = model.sample(count=16, seed=1)    # uint8 [16, H, W, C]
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,25 +18,26 @@ import numpy as np
 from vqvae_jax import codec, parts, room
 from vqvae_jax import config as configs
 from vqvae_jax.backend import memory
-from vqvae_jax.checkpoint import GOES_ON, Step
+from vqvae_jax.checkpoint import GOES_ON, Step, Steps
 from vqvae_jax.data.arrays import laid_out
 from vqvae_jax.priors.condition import check_no_label, stacked, unstacked
 from vqvae_jax.priors.draw import draw, maps_at_once
 from vqvae_jax.sample import find_label, is_whole, label_numbers, pick_of
-from vqvae_jax.types import Array, Condition, Model, Pick, Tokens, UserError
+from vqvae_jax.types import Array, Condition, Model, Pick, Tokens, UserError, unknown
 
 SEEDS = 2**31  # negative ones included
 Maps = tuple[np.ndarray, ...]  # token maps, coarse to fine
 
 
 class Flags(NamedTuple):
-    """What a user types for another step of the priors and of the autoencoder."""
+    """What a user types for another step of the priors and of the autoencoder, with {step} and {stage} in it."""
 
     priors: str
     autoencoder: str
 
 
-BOTH = Flags("--step", "--autoencoder_step")
+BOTH = Flags("--step={stage}:{step}", "--autoencoder_step={step}")
+IN_PYTHON = Flags("step={{'{stage}': {step}}}", "autoencoder_step={step}")
 TRAINING = Flags(GOES_ON, GOES_ON)
 
 
@@ -45,20 +46,23 @@ class Trained:
 
     Args:
         workdir: of a training.
-        step: of the priors' checkpoints: a number, "best" or None for the latest.
+        step: of the priors' checkpoints: a number, "best" or None for the latest; by level, {"top": 280}, of some: then
+            of the others the best.
         autoencoder_step: the same of the autoencoder's.
         flags: what messages name these two, see `parts.load_autoencoder`.
+        autoencoder: of priors that were trained on tokens: the workdir of the autoencoder that made these.
 
     Raises:
-        UserError: nothing was trained there, or it is damaged.
+        UserError: nothing was trained there, or it is damaged; the tokens were made by another autoencoder.
     """
 
     def __init__(
         self,
         workdir: str | Path,
-        step: Step = "best",
+        step: Steps = "best",
         autoencoder_step: Step = None,
-        flags: Flags = Flags("step", "autoencoder_step"),
+        flags: Flags = IN_PYTHON,
+        autoencoder: str | Path | None = None,
     ):
         self.workdir, self.step, self.autoencoder_step, self.flags = Path(workdir), step, autoencoder_step, flags
         stored, self.facts = configs.load(workdir), parts.read_facts(self.workdir)
@@ -66,28 +70,36 @@ class Trained:
         if (size := self.facts["image_size"]) % self.stride:
             where = self.workdir / parts.FACTS
             raise UserError(f"{where} is damaged (image_size={size} is no multiple of {self.stride}); restore it")
-        if autoencoder_step is not None and not self.has_autoencoder:
-            flag = flags.autoencoder
+        self._check_levels()
+        self._lender = None if autoencoder is None else self._lent(autoencoder)
+        if autoencoder_step is not None and not self.makes_pictures:
+            flag = flags.autoencoder.partition("=")[0]
             raise UserError(f"{workdir} was trained on tokens, it holds no autoencoder with a step; leave {flag} out")
 
     @property
     def value_range(self) -> tuple[float, float]:
         """What uint8 0 and 255 are to the model."""
-        return self.config["dataset"]["range"]
+        return (self._lender or self).config["dataset"]["range"]
 
     @property
     def has_autoencoder(self) -> bool:
         """False where only priors were trained, on tokens."""
         return "autoencoder" in configs.stages(self.config)
 
+    @property
+    def makes_pictures(self) -> bool:
+        """Whether there is an autoencoder, its own or another workdir's."""
+        return self.has_autoencoder or self._lender is not None
+
     @cached_property
     def autoencoder(self) -> tuple[Any, Model]:
         """The module and what it learned."""
+        if self._lender is not None:
+            return self._lender.autoencoder
         if not self.has_autoencoder:
             raise UserError(
-                f"{self.workdir} was trained on tokens, it holds no autoencoder; its samples are tokens: "
-                f"python -m vqvae_jax sample --workdir={self.workdir} --output=FOLDER, then decode them where they "
-                "were encoded: python -m vqvae_jax decode --workdir=DIR --tokens=FOLDER"
+                f"{self.workdir} was trained on tokens, it holds no autoencoder; use the workdir DIR where they were "
+                f"encoded: python -m vqvae_jax sample --workdir={self.workdir} --autoencoder=DIR samples pictures"
             )
         step, flag = self.autoencoder_step, self.flags.autoencoder
         return parts.load_autoencoder(self.workdir, self.config, self.facts, step, flag)
@@ -182,6 +194,30 @@ class Trained:
         labels = np.full(len(images) * count, number, np.int32)
         maps = self._in_chunks(seed, chosen, labels, known)
         return self.decode(maps).reshape(len(images), count, *images.shape[1:])
+
+    def _check_levels(self) -> None:
+        """UserError where steps of priors are said that there are not."""
+        levels = [stage for stage in configs.stages(self.config) if stage != "autoencoder"]
+        for level in self.step if isinstance(self.step, Mapping) else ():
+            if level not in levels:
+                flag = self.flags.priors.partition("=")[0]
+                raise UserError(unknown(f"{flag}: there is no prior", level, levels, "There are"))
+
+    def _lent(self, workdir: str | Path) -> "Trained":
+        """The workdir whose autoencoder made the tokens."""
+        if self.has_autoencoder:
+            raise UserError(f"{self.workdir} has an autoencoder of its own; leave --autoencoder out")
+        lender = Trained(workdir, autoencoder_step=self.autoencoder_step, flags=self.flags)
+        if not lender.has_autoencoder:
+            raise UserError(f"{workdir} was trained on tokens as well; --autoencoder=DIR is where they were encoded")
+        here, there = (parts.token_levels(one.config, one.facts) for one in (self, lender))
+        # Imported priors do not say of which autoencoder their tokens are.
+        if self.facts["autoencoder"] not in (None, lender.checksum) or here != there:
+            raise UserError(
+                f"the tokens of {self.workdir} were made by another autoencoder than the one in {workdir}, or by "
+                "another step of it; say --autoencoder=DIR, and perhaps --autoencoder_step, as they were encoded"
+            )
+        return lender
 
     def _asked(self, count: Any, seed: Any, pick: dict[str, Any]) -> tuple[Pick, int]:
         """How tokens are picked, and the seed; checked."""

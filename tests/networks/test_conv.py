@@ -163,6 +163,22 @@ def test_plain_ends_with_its_block_even_after_an_error():
     assert convs.fast()
 
 
+@on_cpu
+def test_what_was_compiled_with_other_layers_is_compiled_anew():
+    traced = []
+
+    @jax.jit
+    def program(x):
+        traced.append(convs.fast())
+        return x
+
+    for _ in range(2):
+        program(1.0)
+        with convs.plain():
+            program(1.0)
+    assert traced == [True, False]
+
+
 @pytest.mark.parametrize(
     ("layer", "fan_in"), [(layers.Conv(6, (2, 3)), 2 * 3 * 5), (layers.ConvTranspose(6), 16 * 6)], ids=["conv", "up"]
 )

@@ -314,3 +314,8 @@ def test_coarser_maps_that_it_cannot_bring_to_size_are_refused(shape, sizes, sha
     coarse = tuple(jnp.zeros((1, *one), jnp.int32) for one in shapes)
     with pytest.raises(UserError, match="each size must be half of the next; the prior 'transformer'"):
         jax.eval_shape(prior.init, jax.random.key(0), jnp.zeros((1, *shape), jnp.int32), Condition(None, coarse))
+
+
+def test_a_layer_looks_back_at_all():
+    with pytest.raises(UserError, match="at least one column and one row; got horizontal=2, vertical=0"):
+        PixelCNNPrior(6, (3, 4), vertical=0).init(jax.random.key(0), jnp.zeros((1, 3, 4), jnp.int32))

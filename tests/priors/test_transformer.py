@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_models import quick
-from small_priors import CODES, LABELS, built, listening_sampler, maps, replayed
+from small_priors import CODES, LABELS, built, drawn, listening_sampler, maps, replayed
 
 from vqvae_jax.priors.transformer import TransformerPrior
 from vqvae_jax.types import Condition, Pick, UserError
@@ -36,6 +36,9 @@ def by_hand(prior, params, tokens, condition):
     for row, column, depth in np.ndindex(height, width, prior.depths):
         place = table("place_row")[row] + table("place_column")[column]
         place = place + (table("place_level")[-1] if prior.coarse_sizes else 0)
+        for level, one in enumerate(condition.coarse if prior.told_above else ()):
+            over = np.asarray(one)[row * one.shape[0] // height, column * one.shape[1] // width]
+            place = place + table(f"embed_above_{level}")[over]
         places.append(place + (table("place_depth")[depth] if prior.depths > 1 else 0))
 
     def norm(x, name, inside):
@@ -215,3 +218,20 @@ def test_heads_divide_the_width():
     prior = TransformerPrior(CODES, (2, 2), width=10, heads=4)
     with pytest.raises(UserError, match="width=10 does not divide among heads=4"):
         prior.init(jax.random.key(0), *maps(prior, 1))
+
+
+def test_each_place_is_told_what_lies_over_it():
+    """Without its layers nothing else tells: another coarse token changes the logits of the places under it."""
+    prior = TransformerPrior(6, (4, 6), (5, 7), ((2, 2), (2, 3)), depths=2, width=8, layers=1, heads=2, told_above=True)
+    tokens, condition = maps(prior, 2)
+    variables = drawn(prior, tokens, condition)
+    silent = jax.tree.map(jnp.zeros_like, variables["params"]["blocks_0"])
+    variables = {"params": variables["params"] | {"blocks_0": silent}}
+    before = prior.apply(variables, tokens, condition)
+    for number, (rows, columns) in enumerate([(slice(2, 4), slice(0, 3)), (slice(2, 4), slice(0, 2))]):
+        other = condition.coarse[number].at[:, 1, 0].add(1) % prior.coarse_sizes[number]
+        coarse = tuple(other if i == number else one for i, one in enumerate(condition.coarse))
+        changed = (prior.apply(variables, tokens, Condition(None, coarse)) != before).any(-1)
+        under = np.zeros(changed.shape, bool)
+        under[:, rows, columns] = True
+        np.testing.assert_array_equal(changed, under)

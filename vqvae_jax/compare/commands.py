@@ -9,11 +9,11 @@ from vqvae_jax.flags import (
     MEASURED,
     add_autoencoder_step,
     add_images,
+    add_prior_step,
     add_workdir,
     flags_in_place_of,
     folder,
     images_of,
-    step,
 )
 from vqvae_jax.types import UserError
 
@@ -32,7 +32,7 @@ def add_compare(under: Any) -> None:
     other.add_argument("--against", type=folder, help="another workdir")
     one.add_argument("--report", type=Path, help="all rows, as .json")
     one.add_argument("--output", type=Path, help="the strip of --against (default: DIR/comparison.png)")
-    one.add_argument("--step", type=step, default="best", help="of the priors: a number, best or latest (default best)")
+    add_prior_step(one)
     add_autoencoder_step(one)
     add_images(one)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from vqvae_jax import data, evaluate, logs
-from vqvae_jax.checkpoint import Step
+from vqvae_jax.checkpoint import Step, Steps
 from vqvae_jax.data.tokens import TokenArrays
 from vqvae_jax.files import check_file
 from vqvae_jax.tasks.autoencode import AutoencodeTask
@@ -23,7 +23,7 @@ def compare(
     against: Path,
     output: Path | None,
     images: Mapping[str, str],
-    step: Step = "best",
+    step: Steps = "best",
     autoencoder_step: Step = None,
 ) -> dict[str, Any]:
     """Metrics of both, A and B, as `evaluate` has them; but mse of images in [0, 1], whatever their ranges.

@@ -13,7 +13,7 @@ import numpy as np
 from vqvae_jax import config as configs
 from vqvae_jax import parts
 from vqvae_jax.autoencoders import VQVAE2, HierarchicalVAE
-from vqvae_jax.checkpoint import Step
+from vqvae_jax.checkpoint import Step, Steps
 from vqvae_jax.compare import rows
 from vqvae_jax.compare.recording import HOW, Recording, channels_first
 from vqvae_jax.compare.told import Told
@@ -40,7 +40,7 @@ ADAM = {
 }
 
 
-def compare(workdir: Path, reference: Path, step: Step = "best", autoencoder_step: Step = None) -> list[Row]:
+def compare(workdir: Path, reference: Path, step: Steps = "best", autoencoder_step: Step = None) -> list[Row]:
     """Every output, gradient and step of training that the recording has.
 
     Args:
@@ -97,7 +97,7 @@ def check_kind(workdir: Path, recording: Recording) -> None:
 def autoencoder(workdir: Path, recording: Recording, step: Any) -> list[Row]:
     """Outputs, gradients, a training. Where a tie fell the other way, what lies behind it is taken from the record."""
     config, facts = configs.load(workdir), parts.read_facts(workdir)
-    module, model = parts.load_autoencoder(workdir, config, facts, step, "--autoencoder_step")
+    module, model = parts.load_autoencoder(workdir, config, facts, step, "--autoencoder_step={step}")
     twin = twin_of(module)
     images = jnp.asarray(recording["input/images"], jnp.float32)
     check_images(images, facts["channels"], config, recording)

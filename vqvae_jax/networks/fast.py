@@ -32,23 +32,23 @@ BLOCK = 128  # positions in a row block of attention
 CUDNN_HEAD = 128  # channels of a head; from Hopper on it takes 256
 CACHE_BLOCK = 256  # positions of a cache that are read at once
 
-_plain = os.environ.get("VQVAE_JAX_PLAIN", "") not in ("", "0")
+# Part of what jit compares: a function that was compiled with the other layers is traced anew.
+_plain = jax.make_user_context(os.environ.get("VQVAE_JAX_PLAIN", "") not in ("", "0"))
 
 
-@contextlib.contextmanager
-def plain():
-    """Inside, every layer traced is plain `lax`, whatever the back end."""
-    global _plain
-    before, _plain = _plain, True
-    try:
-        yield
-    finally:
-        _plain = before
+def plain(on: bool = True) -> contextlib.AbstractContextManager[None]:
+    """Inside, in this thread, every layer is plain `lax`, whatever the back end."""
+    return _plain(on)
+
+
+def is_plain() -> bool:
+    """Whether all layers are plain."""
+    return _plain.value
 
 
 def fast() -> bool:
     """Whether the CPU forms are in force."""
-    return not _plain and choices().cpu_layers
+    return not is_plain() and choices().cpu_layers
 
 
 def conv(x: Array, kernel: Array, stride: int = 1, padding: Padding = NONE) -> Array:
@@ -86,7 +86,7 @@ def causal_attention(q: Array, k: Array, v: Array) -> Array:
     `attention_implementation` says how. cuDNN's gradients are atomic sums, not the same bits in every run unless
     XLA_FLAGS=--xla_gpu_deterministic_ops=true.
     """
-    how = "xla" if _plain else attention_implementation(platform(), q.dtype, q.shape[-1], compute_capability())
+    how = "xla" if is_plain() else attention_implementation(platform(), q.dtype, q.shape[-1], compute_capability())
     if how == "blocks":
         return _in_row_blocks(q, k, v)
     if how == "cudnn":

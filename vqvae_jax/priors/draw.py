@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from vqvae_jax.backend import choices, power_of_two
+from vqvae_jax.networks import fast
 from vqvae_jax.types import Array, Condition, Model, Pick
 
 CHUNK = 64  # maps drawn at once on CPU: everywhere the same, so that nothing is compiled twice
@@ -36,11 +37,14 @@ def draw(
     if groups == 1 or traced:
         return draw_group(prior, pick, model, keys, condition, known, keep)
 
+    plainly = fast.is_plain()  # a thread begins with the defaults
+
     def one(group: int) -> Array:
         here = slice(group * len(keys) // groups, (group + 1) * len(keys) // groups)
         rows = jax.tree.map(lambda x: x[here], (keys, condition, known))
         own = keep if keep is None or keep.ndim == 2 else keep[here]
-        return jax.block_until_ready(draw_group(prior, pick, model, *rows, own))
+        with fast.plain(plainly):
+            return jax.block_until_ready(draw_group(prior, pick, model, *rows, own))
 
     with ThreadPoolExecutor(groups) as pool:
         return jnp.concatenate(list(pool.map(one, range(groups))))

@@ -79,6 +79,9 @@ class PixelCNNPrior(nn.Module):
     def setup(self):
         if self.attention_after and self.depth % self.heads:
             raise UserError(f"depth={self.depth} does not divide among heads={self.heads} of the attention; change one")
+        if min(self.horizontal, self.vertical) < 1:
+            far = f"horizontal={self.horizontal}, vertical={self.vertical}"
+            raise UserError(f"a layer looks back at least one column and one row; got {far}")
         self._check_coarse()
         self.embed = Embed(self.vocab_size, self.depth, dtype=self.dtype)
         self.pixel_cnn = PixelCNN(self._layers())

@@ -106,6 +106,8 @@ class TransformerPrior(nn.Module):
         coarse_sizes: codes of each map above, coarse to fine; () for the top.
         coarse_shapes: (h, w) of each of them; () if each is half of the next.
         num_labels: labels of the data set, 0 where it has none.
+        told_above: whether each place is also told, beside the whole maps, which coarse tokens lie over it. Not in the
+            papers: there the transformer has to find them by attention.
         depths: tokens at each place, one for each of a residual quantizer's maps; they share one embedding.
         width: of the residual stream.
         layers: blocks.
@@ -122,6 +124,7 @@ class TransformerPrior(nn.Module):
     shape: tuple[int, int]
     coarse_sizes: tuple[int, ...] = ()
     coarse_shapes: tuple[tuple[int, int], ...] = ()
+    told_above: bool = False
     num_labels: int = 0
     depths: int = 1
     width: int = 128
@@ -143,6 +146,8 @@ class TransformerPrior(nn.Module):
             self.embed_label = embed(self.num_labels + 1, width, dtype)  # the last means "no label"
         self.place_row = embed(self.shape[0], width, dtype)
         self.place_column = embed(self.shape[1], width, dtype)
+        if self.told_above:
+            self.embed_above = [embed(size, width, dtype) for size in self.coarse_sizes]
         if self.coarse_sizes:
             self.place_level = embed(len(self.coarse_sizes) + 1, width, dtype)
         if self.depths > 1:
@@ -177,10 +182,13 @@ class TransformerPrior(nn.Module):
         copies = 1 + guided
         shape = (count, *self.shape, *((self.depths,) if self.depths > 1 else ()))
         given = kept(known, keep, shape)
+        above = self._above(condition) if self.told_above else None
         prior, variables = self.unbind()  # Linen's modules cannot be called inside a loop, their pure form can
 
         def one_token(i, carry):
             tokens, x, past = carry
+            if above is not None:
+                x = x + lax.dynamic_slice_in_dim(above, i, 1, axis=1)
             logits, past = prior.apply(variables, x, past, i, method="_step")
             noise = gumbel(jax.vmap(jax.random.fold_in, (0, None))(keys, i), (self.vocab_size,))
             new = copied(pick_token(noise, guide(logits, guided, pick.guidance), pick), given, i)
@@ -195,6 +203,8 @@ class TransformerPrior(nn.Module):
     def _forward(self, embedded: Array, condition: Condition, train: bool) -> Array:
         """The embeddings of all own tokens, [B, T, W] → logits [B, T, K]."""
         own = jnp.concatenate([self._start(condition, len(embedded), train), embedded[:, :-1]], axis=1)
+        if self.told_above:
+            own = own + self._above(condition)
         x = jnp.concatenate([*self._coarse(condition), own], axis=1) + self._places()[None]
         for block in self.blocks:
             x, _ = block(x, train)
@@ -217,6 +227,18 @@ class TransformerPrior(nn.Module):
         """The coarser maps, one after the other: [B, h · w, W] each."""
         maps = zip(self.embed_coarse, condition.coarse, strict=True)
         return [table(tokens.reshape(len(tokens), -1)) for table, tokens in maps]
+
+    def _above(self, condition: Condition) -> Array:
+        """What each own position is told of the coarse tokens over its place, [B, T, W]."""
+        level, row, column, _ = self._coordinates()
+        row, column = (one[level == len(self.coarse_sizes)] for one in (row, column))
+
+        def told(table: Embed, tokens: Array) -> Array:
+            height, width = tokens.shape[1:]
+            return table(tokens[:, row * height // self.shape[0], column * width // self.shape[1]])
+
+        maps = zip(self.embed_above, condition.coarse, strict=True)
+        return sum((told(table, tokens) for table, tokens in maps), jnp.zeros((), self.dtype))
 
     def _places(self) -> Array:
         """What each position adds: its level, row, column and depth, [P + T, W].
