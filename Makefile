@@ -7,7 +7,7 @@ AUDIT_VERSION = 2.10.1
 WORKDIR ?= runs/demo
 export UV_LINK_MODE ?= copy
 
-SIDE_BY_SIDE = -n logical --dist loadfile
+SIDE_BY_SIDE = -n logical --dist loadfile --no-loadscope-reorder
 CONTRACTS = tests/autoencoders/test_contract.py tests/priors/test_contract.py tests/quantizers/test_quantizers.py \
   tests/test_golden.py tests/test_launch.py tests/test_bad_input.py
 

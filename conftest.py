@@ -17,6 +17,15 @@ os.environ["XLA_FLAGS"] = " ".join([*CHEAP, os.environ.get("XLA_FLAGS", "")])  #
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 
 
+# Files that take minutes; beside several processes they must not be the last.
+FIRST = ("test_models.py", "test_hosts.py", "test_recipe.py", "test_damaged.py", "test_train.py", "test_golden.py")
+
+
+def pytest_collection_modifyitems(items):
+    place = {name: number for number, name in enumerate(FIRST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(FIRST)))
+
+
 def pytest_addoption(parser):
     parser.addoption(
         "--reference",

@@ -32,7 +32,7 @@ def free_port():
 def hosts(count, config, workdir):
     """Runs the recipe on so many processes; their outputs."""
     address = f"localhost:{free_port()}"
-    environment = dict(os.environ, PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu", XLA_FLAGS="")
+    environment = dict(os.environ, PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu")
     command = [sys.executable, "-c", HOST, address, str(count)]
     started = [
         subprocess.Popen(

@@ -64,6 +64,7 @@ class Checkpoints:
         self._orbax: Any = None
         self._response: Any = None
         self._losses: dict[int, float | None] = {}  # of what lies there, once this has written
+        self._saving: dict[int, float | None] = {}  # of what is being written
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -102,7 +103,7 @@ class Checkpoints:
                 force=True,
                 custom_metadata={**notes, "notes_crc32": _notes_checksum(notes)},
             )
-            self._losses[step] = loss
+            self._saving = {step: loss}
 
     def steps(self) -> tuple[int, ...]:
         """All complete steps, ascending."""
@@ -191,6 +192,7 @@ class Checkpoints:
             if self._orbax is not None:
                 self._orbax.wait()
             if response is not None:
+                self._losses |= self._saving
                 self._keep_some()
 
     def close(self) -> None:
