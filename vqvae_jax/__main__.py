@@ -15,12 +15,12 @@ from vqvae_jax.flags import (
     DATASET,
     MEASURED,
     Parser,
+    add_autoencoder,
     add_autoencoder_step,
     add_images,
     add_prior_step,
     add_workdir,
     flags_in_place_of,
-    folder,
     images_of,
     positive,
     seed,
@@ -53,9 +53,7 @@ def parser() -> Parser:
     one.add_argument("--top_p", type=float, help="share of the probability that stays (default: the config's)")
     one.add_argument("--guidance", type=float, help="weight of the label, 1 plain (default: the config's)")
     add_prior_step(one)
-    one.add_argument(
-        "--autoencoder", type=folder, help="of priors that were trained on tokens: the workdir that made them"
-    )
+    add_autoencoder(one)
     add_autoencoder_step(one)
     one.add_argument(
         "--prefix",
@@ -151,7 +149,7 @@ def sample(given: argparse.Namespace) -> None:
 def encode(given: argparse.Namespace) -> None:
     """Images to tokens."""
     from vqvae_jax import encode as coding
-    from vqvae_jax.data import folder as folders
+    from vqvae_jax.data import folder
 
     if given.images is not None and (given.path or not given.images):
         raise UserError("--images=FOLDER says where the images lie, so that --path is for --dataset alone")
@@ -159,12 +157,12 @@ def encode(given: argparse.Namespace) -> None:
     if given.dataset and not given.path:
         asked["path"] = ""
     if given.images:
-        first, *second = folders.splits_in(given.images)
+        first, *second = folder.splits_in(given.images)
         asked |= {"name": "folder", "path": given.images, "split": given.split or first, "test_split": "".join(second)}
     if given.split:
         asked["test_split"] = ""
     asked = {name: value for name, value in asked.items() if value is not None}
-    flags = {folders.TYPE: "--images=FOLDER"} if given.images else {}
+    flags = {folder.TYPE: "--images=FOLDER"} if given.images else {}
     with flags_in_place_of({**flags, **DATASET}):
         counts = coding.encode(given.workdir, given.output, asked, given.step)
     print(f"{given.output}: {', '.join(f'{count} of {split}' for split, count in counts.items())}")
@@ -181,9 +179,9 @@ def decode(given: argparse.Namespace) -> None:
 def reconstruct(given: argparse.Namespace) -> None:
     """Own pictures there and back."""
     from vqvae_jax import reconstruct as showing
-    from vqvae_jax.data import folder as folders
+    from vqvae_jax.data import folder
 
-    with flags_in_place_of({folders.TYPE: "--images=FOLDER"}):
+    with flags_in_place_of({folder.TYPE: "--images=FOLDER"}):
         quality = showing.reconstruct(given.workdir, given.images, given.output, given.image_size, given.step)
     print("\n".join(f"{name:45} {value:.2f} dB" for name, value in quality.items()))
     print(f"{'mean':45} {sum(quality.values()) / len(quality):.2f} dB; look at {given.output / showing.STRIPS}")

@@ -101,6 +101,14 @@ def host() -> jax.Device | None:
         return None
 
 
+def wait_for_all(done: str) -> None:
+    """Returns once every process of a training has come here; `done` names the place."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(done)
+
+
 def power_of_two(number: int) -> int:
     """The largest one that is not above the number; 1 for less."""
     return 1 << max(0, number.bit_length() - 1)

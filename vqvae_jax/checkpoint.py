@@ -24,6 +24,7 @@ from typing import Any
 
 import jax
 
+from vqvae_jax.backend import wait_for_all
 from vqvae_jax.finite import check_finite
 from vqvae_jax.leaves import check_fits, checksum, empty, filled, on_host, placed, without_empty
 from vqvae_jax.types import UserError
@@ -62,9 +63,8 @@ class Checkpoints:
             )
         self.keep, self.flag = keep, flag
         self._orbax: Any = None
-        self._response: Any = None
         self._losses: dict[int, float | None] = {}  # of what lies there, once this has written
-        self._saving: dict[int, float | None] = {}  # of what is being written
+        self._saving: tuple[Any, int, float | None] | None = None  # of what is being written: Orbax' answer, step, loss
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -97,13 +97,13 @@ class Checkpoints:
             notes = {"config": config, "loss": loss, "model_crc32": checksum(model), "model_empty": empty(model)}
             notes |= {"step": step, "train_crc32": checksum(train), "train_empty": empty(train)}
             items = {"model": without_empty(model), "train": without_empty(train)}
-            self._response = orbax.save_checkpointables_async(
+            response = orbax.save_checkpointables_async(
                 step,
                 {name: item for name, item in items.items() if jax.tree.leaves(item)},
                 force=True,
                 custom_metadata={**notes, "notes_crc32": _notes_checksum(notes)},
             )
-            self._saving = {step: loss}
+            self._saving = response, step, loss
 
     def steps(self) -> tuple[int, ...]:
         """All complete steps, ascending."""
@@ -185,14 +185,15 @@ class Checkpoints:
         Raises:
           UserError: the last save failed; the line ends with its innermost cause.
         """
-        response, self._response = self._response, None
+        saving, self._saving = self._saving, None
         with _one_line(f"saving to {self.directory}"):
-            if response is not None:  # asked for its result it lets go of a thread and three descriptors
-                response.result()
+            if saving is not None:
+                response, step, loss = saving
+                response.result()  # asked for it, it lets go of a thread and three descriptors
             if self._orbax is not None:
                 self._orbax.wait()
-            if response is not None:
-                self._losses |= self._saving
+            if saving is not None:
+                self._losses[step] = loss
                 self._keep_some()
 
     def close(self) -> None:
@@ -217,10 +218,7 @@ class Checkpoints:
         self._losses = {step: loss for step, loss in self._losses.items() if step in stay}
         if jax.process_index() == 0:
             _remove(self.directory, [step for step in self.steps() if step not in stay])
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            multihost_utils.sync_global_devices("checkpoints are removed")
+        wait_for_all("checkpoints are removed")
 
     def _resolve(self, step: Step) -> int:
         steps = self.steps()

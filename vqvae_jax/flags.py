@@ -44,8 +44,19 @@ def add_autoencoder_step(one: argparse.ArgumentParser, flag: str = "--autoencode
 
 def add_prior_step(one: argparse.ArgumentParser, flag: str = "--step") -> None:
     """Which of the priors' checkpoints is used."""
-    said = "of the priors: a number, best or latest; of some of them top:280,bottom:latest (default best)"
-    one.add_argument(flag, type=steps, default="best", help=said)
+    one.add_argument(
+        flag,
+        type=steps,
+        default="best",
+        help="of the priors: a number, best or latest; of some of them top:280,bottom:latest (default best)",
+    )
+
+
+def add_autoencoder(one: argparse.ArgumentParser) -> None:
+    """Where it is, if not in the workdir."""
+    one.add_argument(
+        "--autoencoder", type=folder, help="of priors that were trained on tokens: the workdir that made them"
+    )
 
 
 def images_of(given: argparse.Namespace) -> dict[str, str]:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from vqvae_jax import codec, data, evaluate, parts, report, room, sample, train
 from vqvae_jax import config as configs
+from vqvae_jax.backend import wait_for_all
 from vqvae_jax.checkpoint import GOES_ON, Checkpoints, set_aside
 from vqvae_jax.data import tokens as token_files
 from vqvae_jax.data.augment import normalise, view
@@ -291,10 +292,7 @@ class Recipe:
         trained = parts.load_autoencoder(self.workdir, self.config, self.facts, flag=GOES_ON)
         if jax.process_index() == 0 and not token_files.is_written(folder, source):
             self._encode_into(folder, source, *trained)
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            multihost_utils.sync_global_devices("tokens are written")
+        wait_for_all("tokens are written")
         return [token_files.read(folder, part) for part in PARTS]
 
     def _encode_into(self, folder: Path, source: Mapping[str, Any], autoencoder: Any, model: Any) -> None:

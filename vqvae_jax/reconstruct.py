@@ -50,7 +50,8 @@ def reconstruct(
     quality = {}
     for name, called, original in read(model, root, names, image_size):
         height, width = original.shape[:2]
-        versions = [one[0, :height, :width] for one in model.reconstruct(padded(original, model.stride)[None])]
+        larger = padded(original, model.stride)[None]
+        versions = [version[0, :height, :width] for version in model.reconstruct(larger)]
         logs.save_png(output / RECONSTRUCTIONS / called, versions[-1])
         logs.save_png(output / STRIPS / called, logs.grid([original, *versions], len(versions) + 1))
         quality[printable(name)] = psnr(original, versions[-1])

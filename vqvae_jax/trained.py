@@ -107,8 +107,7 @@ class Trained:
     @cached_property
     def priors(self) -> dict[str, tuple[Any, Model]]:
         """By level, coarse to fine: the modules and what they learned; those that were trained so far."""
-        levels = [level for level in configs.stages(self.config) if level != "autoencoder"]
-        trained = [level for level in levels if (self.workdir / level / "checkpoints").is_dir()]
+        trained = [level for level in self._prior_levels if (self.workdir / level / "checkpoints").is_dir()]
         said = self.step, self.flags.priors
         return {level: parts.load_prior(self.workdir, self.config, self.facts, level, *said) for level in trained}
 
@@ -195,13 +194,17 @@ class Trained:
         maps = self._in_chunks(seed, chosen, labels, known)
         return self.decode(maps).reshape(len(images), count, *images.shape[1:])
 
+    @property
+    def _prior_levels(self) -> list[str]:
+        """Those that the config has priors for, coarse to fine."""
+        return [stage for stage in configs.stages(self.config) if stage != "autoencoder"]
+
     def _check_levels(self) -> None:
         """UserError where steps of priors are said that there are not."""
-        levels = [stage for stage in configs.stages(self.config) if stage != "autoencoder"]
         for level in self.step if isinstance(self.step, Mapping) else ():
-            if level not in levels:
+            if level not in self._prior_levels:
                 flag = self.flags.priors.partition("=")[0]
-                raise UserError(unknown(f"{flag}: there is no prior", level, levels, "There are"))
+                raise UserError(unknown(f"{flag}: there is no prior", level, self._prior_levels, "There are"))
 
     def _lent(self, workdir: str | Path) -> "Trained":
         """The workdir whose autoencoder made the tokens."""
@@ -210,9 +213,9 @@ class Trained:
         lender = Trained(workdir, autoencoder_step=self.autoencoder_step, flags=self.flags)
         if not lender.has_autoencoder:
             raise UserError(f"{workdir} was trained on tokens as well; --autoencoder=DIR is where they were encoded")
-        here, there = (parts.token_levels(one.config, one.facts) for one in (self, lender))
+        learned, made = (parts.token_levels(model.config, model.facts) for model in (self, lender))
         # Imported priors do not say of which autoencoder their tokens are.
-        if self.facts["autoencoder"] not in (None, lender.checksum) or here != there:
+        if self.facts["autoencoder"] not in (None, lender.checksum) or learned != made:
             raise UserError(
                 f"the tokens of {self.workdir} were made by another autoencoder than the one in {workdir}, or by "
                 "another step of it; say --autoencoder=DIR, and perhaps --autoencoder_step, as they were encoded"

@@ -220,6 +220,17 @@ def test_heads_divide_the_width():
         prior.init(jax.random.key(0), *maps(prior, 1))
 
 
+def test_where_nothing_lies_over_it_nothing_is_told():
+    """A top level: one set of fields may serve all of a config's priors."""
+    plainly = TransformerPrior(6, (2, 3), width=8, layers=1, heads=2)
+    tokens, condition = maps(plainly, 2)
+    variables, told = drawn(plainly, tokens, condition), plainly.clone(told_above=True)
+    np.testing.assert_array_equal(*(prior.apply(variables, tokens, condition) for prior in (plainly, told)))
+    keys = jax.random.split(jax.random.key(0), 2)
+    new = [prior.apply(variables, keys, condition, Pick(), method="sample") for prior in (plainly, told)]
+    np.testing.assert_array_equal(*new)
+
+
 def test_each_place_is_told_what_lies_over_it():
     """Without its layers nothing else tells: another coarse token changes the logits of the places under it."""
     prior = TransformerPrior(6, (4, 6), (5, 7), ((2, 2), (2, 3)), depths=2, width=8, layers=1, heads=2, told_above=True)

@@ -229,16 +229,16 @@ class TransformerPrior(nn.Module):
         return [table(tokens.reshape(len(tokens), -1)) for table, tokens in maps]
 
     def _above(self, condition: Condition) -> Array:
-        """What each own position is told of the coarse tokens over its place, [B, T, W]."""
-        level, row, column, _ = self._coordinates()
-        row, column = (one[level == len(self.coarse_sizes)] for one in (row, column))
+        """What each own position is told of the coarse tokens over its place, [B, T, W]; zeros where there are none."""
+        length = self.depths * self.shape[0] * self.shape[1]
+        _, row, column, _ = self._coordinates()[:, -length:]
 
         def told(table: Embed, tokens: Array) -> Array:
             height, width = tokens.shape[1:]
             return table(tokens[:, row * height // self.shape[0], column * width // self.shape[1]])
 
         maps = zip(self.embed_above, condition.coarse, strict=True)
-        return sum((told(table, tokens) for table, tokens in maps), jnp.zeros((), self.dtype))
+        return sum((told(table, tokens) for table, tokens in maps), jnp.zeros((1, length, 1), self.dtype))
 
     def _places(self) -> Array:
         """What each position adds: its level, row, column and depth, [P + T, W].
