@@ -6,6 +6,8 @@ UV_VERSION = 0.13.9
 AUDIT_VERSION = 2.10.1
 WORKDIR ?= runs/demo
 export UV_LINK_MODE ?= copy
+# Else every process compiles what it imports, where PYTHONDONTWRITEBYTECODE is set: 3 to 4 seconds each.
+export UV_COMPILE_BYTECODE ?= 1
 
 SIDE_BY_SIDE = -n logical --dist loadfile --no-loadscope-reorder
 CONTRACTS = tests/autoencoders/test_contract.py tests/priors/test_contract.py tests/quantizers/test_quantizers.py \

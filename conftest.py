@@ -8,6 +8,8 @@ from pathlib import Path
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "vqvae_jax" / "test-compilation"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+# So do their modules: many processes start, and each would compile them anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Most programs here run a few times: LLVM's optimisations take longer than they save, XLA's own stay.
 CHEAP = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
 if version("jaxlib").startswith("0.10."):  # later ones do not know it, and end at a flag that they do not know

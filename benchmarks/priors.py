@@ -98,7 +98,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         weights, seconds = train(one, maps, steps, given.seed)
         split = data.ArrayData(TokenArrays(unseen), codec.BATCH, 0)
         nll = one.task.summary(evaluate.sums_over(one.task, weights, split))["nll"]
-        yardstick = entropies(unseen, seen.maps, one.prior.vocab_size)["position_entropy"]
+        yardstick = entropies(unseen, seen.maps, one.prior.maps[0].vocab_size)["position_entropy"]
         found[name] = {"steps": steps, "ms": ms[name], "nll": nll, "share": nll / yardstick, "seconds": seconds}
         print(
             f"{name}: {steps} steps of {ms[name]:.1f} ms, {seconds:.0f} s, nll {nll:.4f} = {nll / yardstick:.3f}",

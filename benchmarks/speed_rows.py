@@ -18,7 +18,7 @@ from vqvae_jax.quantizers import codebook as cb
 from vqvae_jax.tasks.autoencode import AutoencodeTask
 from vqvae_jax.tasks.optimize import make_optimizer
 from vqvae_jax.tasks.prior import PriorTask
-from vqvae_jax.types import Condition, Model, Pick
+from vqvae_jax.types import Condition, Level, Model, Pick
 
 OPTIMIZER = {
     "learning_rate": 1e-3,
@@ -64,7 +64,7 @@ def sampling(count: int, dtype: str, **fields: Any) -> Work:
     """So many maps drawn from a prior with fresh weights."""
     prior = _prior(dtype, **fields)
     model = _fresh(prior)
-    step = lambda keys, model: _next(keys, draw(prior, Pick(), model, keys, Condition()))  # noqa: E731
+    step = lambda keys, model: _next(keys, *draw(prior, Pick(), model, keys, Condition()))  # noqa: E731
     keys = jax.random.split(jax.random.key(0), count)
     program = lambda: draw_group.lower(prior, Pick(), model, keys, Condition(), None, None)  # noqa: E731
     return Work(step, keys, (model,), *_sampling_needs(prior, model, count), program)
@@ -96,8 +96,8 @@ def hierarchy(count: int, dtype: str) -> Work:
 
     def step(keys: Any, models: Any) -> Any:
         above = draw(top, Pick(), models[0], keys, Condition())
-        below = draw(bottom, Pick(), models[1], keys, Condition(None, (above,)))
-        return _next(keys, decode((above, below)))
+        below = draw(bottom, Pick(), models[1], keys, Condition(None, above))
+        return _next(keys, decode(above + below))
 
     keys = jax.random.split(jax.random.key(0), count)
     below = Condition(None, (jnp.zeros((count, *top.shape), jnp.int32),))
@@ -151,8 +151,13 @@ def filled(function: Callable[..., Any], *inputs: Any) -> Any:
     return jax.device_put(jax.tree_util.tree_map_with_path(fill, jax.eval_shape(function, *inputs)))
 
 
-def _prior(dtype: str, name: str, **fields: Any) -> Any:
-    return PRIORS[name](**fields, dtype=jnp.dtype(dtype))
+def _prior(
+    dtype: str, name: str, vocab_size: int, shape: tuple[int, int], coarse_sizes: tuple[int, ...] = (), **fields: Any
+) -> Any:
+    """A prior over one map, each of those above half of the next."""
+    sizes, count = (*coarse_sizes, vocab_size), len(coarse_sizes)
+    levels = [Level(f"map {i}", (shape[0] >> count - i, shape[1] >> count - i), n) for i, n in enumerate(sizes)]
+    return PRIORS[name](maps=(levels[-1],), above=tuple(levels[:-1]), dtype=jnp.dtype(dtype), **fields)
 
 
 def _fresh(prior: Any, condition: Condition = Condition()) -> Model:

@@ -11,9 +11,9 @@ from small_models import quick
 
 from vqvae_jax.networks.likelihood import gumbel, pick_token
 from vqvae_jax.priors import PRIORS
-from vqvae_jax.priors.condition import halves
+from vqvae_jax.priors.condition import stacked, unstacked
 from vqvae_jax.priors.pixelcnn import PixelCNNPrior
-from vqvae_jax.types import Condition
+from vqvae_jax.types import Condition, Level
 
 CODES = 6
 LABELS = 3
@@ -21,7 +21,7 @@ LABELS = 3
 PIXELCNN = {"depth": 8, "layers": 2, "heads": 2, "condition_blocks": 1, "output_blocks": 1}
 TRANSFORMER = {"width": 16, "layers": 2, "heads": 2}
 LABEL = {"num_labels": LABELS, "label_condition": True}
-# A case or more for every name in PRIORS: fields of the constructor. Maps are not square.
+# A case or more for every name in PRIORS, as `made` takes them. Maps are not square.
 CASES: dict[str, dict[str, Any]] = {
     "pixelcnn": {"shape": (4, 6), "coarse_sizes": (5,), "attention_after": (1,), **LABEL, **PIXELCNN},
     "pixelcnn-depths, coarse": {
@@ -49,6 +49,19 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+def levels(vocab_size, shape, coarse_sizes=(), coarse_shapes=(), depths=1):
+    """The fields `maps` and `above`; each map above is half of the next where its shape is not said."""
+    shapes = coarse_shapes or [(shape[0] >> n, shape[1] >> n) for n in range(len(coarse_sizes), 0, -1)]
+    above = tuple(Level(f"above {i}", *level) for i, level in enumerate(zip(shapes, coarse_sizes, strict=True)))
+    return {"maps": tuple(Level(f"own.{i}", tuple(shape), vocab_size) for i in range(depths)), "above": above}
+
+
+def made(kind, vocab_size, shape, coarse_sizes=(), coarse_shapes=(), depths=1, **fields):
+    """A prior, by its class or its name in PRIORS."""
+    kind = PRIORS.get(kind, kind)
+    return kind(**levels(vocab_size, shape, coarse_sizes, coarse_shapes, depths), **fields)
+
+
 def drawn(prior, tokens, condition, seed=0):
     """Parameters drawn by numpy (jax's own take long to compile), so that logits are neither equal nor certain."""
     shapes = jax.eval_shape(lambda key: prior.init(key, tokens, condition), jax.random.key(0))
@@ -69,10 +82,8 @@ def token_shape(prior):
 def maps(prior, count, seed=0):
     """Tokens and a condition that fit a prior."""
     rng = np.random.default_rng(seed)
-    shapes = prior.coarse_shapes or halves(prior.shape, len(prior.coarse_sizes))
     coarse = tuple(
-        jnp.asarray(rng.integers(0, size, (count, *shape)), jnp.int32)
-        for size, shape in zip(prior.coarse_sizes, shapes, strict=True)
+        jnp.asarray(rng.integers(0, level.vocab_size, (count, *level.shape)), jnp.int32) for level in prior.above
     )
     label = jnp.asarray(np.arange(count) % LABELS, jnp.int32) if prior.label_condition else None
     tokens = rng.integers(0, prior.vocab_size, (count, *token_shape(prior)))
@@ -82,7 +93,7 @@ def maps(prior, count, seed=0):
 @functools.cache
 def built(case):
     """(prior, parameters) of a case."""
-    prior = PRIORS[case.partition("-")[0]](CODES, **CASES[case])
+    prior = made(case.partition("-")[0], CODES, **CASES[case])
     return prior, drawn(prior, *maps(prior, 2))
 
 
@@ -95,7 +106,10 @@ def position_noise(prior, keys):
 
 
 def listening_sampler(prior, count, pick, monkeypatch):
-    """A compiled (parameters, keys, condition, known, keep) → tokens and the logits that each was picked from."""
+    """A compiled (parameters, keys, condition, known, keep) → tokens and the logits that each was picked from.
+
+    Tokens, known and keep are as the prior's logits have them: of several depths [B, h, w, depths].
+    """
     overheard = []
 
     def listen(noise, logits):
@@ -111,7 +125,8 @@ def listening_sampler(prior, count, pick, monkeypatch):
 
     def sample(params, keys, condition, known=None, keep=None):
         overheard.clear()
-        tokens = np.asarray(run(params, keys, condition, known, keep))
+        given = () if known is None else (unstacked(known), unstacked(keep))
+        tokens = np.asarray(stacked(run(params, keys, condition, *given)))
         jax.effects_barrier()
         noises, logits = (np.stack(column) for column in zip(*overheard, strict=True))
         wanted = position_noise(prior, keys)

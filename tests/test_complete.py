@@ -38,7 +38,7 @@ def test_upper_codes_are_the_pictures_and_lower_ones_are_drawn(model, images, mo
 
 
 def test_the_middle_row_of_an_odd_number_is_drawn():
-    assert upper_half((7, 2))[:, 0].tolist() == [True] * 3 + [False] * 4
+    assert upper_half(np.zeros((2, 7, 2)))[1, :, 0].tolist() == [True] * 3 + [False] * 4
 
 
 def test_shapes_seeds_and_sizes(model, images):

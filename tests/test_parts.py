@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from small_priors import made
 
 from vqvae_jax import parts
 from vqvae_jax.priors.pixelcnn import PixelCNNPrior
 from vqvae_jax.priors.transformer import TransformerPrior
 from vqvae_jax.tasks.prior import PriorTask
-from vqvae_jax.types import Condition
+from vqvae_jax.types import Condition, Level
 
 FACTS = {"label_names": ["a", "b"], "levels": [["top", [3, 2], 5], ["bottom", [6, 4], 7]]}
 
@@ -24,26 +25,25 @@ def config(name):
 def test_a_prior_knows_its_level_and_those_above(name, kind):
     top, bottom = (parts.build_prior(config(name), FACTS, level) for level in ("top", "bottom"))
     assert type(top) is type(bottom) is kind
-    assert (top.vocab_size, top.shape, top.coarse_sizes) == (5, (3, 2), ())
-    assert (bottom.vocab_size, bottom.shape, bottom.coarse_sizes) == (7, (6, 4), (5,))
+    assert (top.maps, top.above) == ((Level("top", (3, 2), 5),), ())
+    assert (bottom.maps, bottom.above) == ((Level("bottom", (6, 4), 7),), top.maps)
     assert bottom.num_labels == 2 and bottom.dtype == jnp.bfloat16
-    assert (top.coarse_shapes, bottom.coarse_shapes, bottom.depths) == ((), ((3, 2),), 1)
 
 
-@pytest.mark.parametrize("shapes", [(), ((2, 3), (5, 1))])
+@pytest.mark.parametrize("shapes", [((2, 1), (4, 2)), ((2, 3), (5, 1))])
 def test_abstract_parameters_are_those_of_an_initialization(shapes):
     small = {"width": 8, "heads": 2, "layers": 1}
-    prior = TransformerPrior(4, (8, 4), coarse_sizes=(3, 5), coarse_shapes=shapes, depths=2, **small)
-    coarse = tuple(jnp.zeros((1, *shape), jnp.int32) for shape in shapes or ((2, 1), (4, 2)))
+    prior = made("transformer", 4, (8, 4), coarse_sizes=(3, 5), coarse_shapes=shapes, depths=2, **small)
+    coarse = tuple(jnp.zeros((1, *shape), jnp.int32) for shape in shapes)
     tokens = jnp.zeros((1, 8, 4, 2), jnp.int32)
     want = jax.eval_shape(prior.init, jax.random.key(0), tokens, Condition(None, coarse))
     assert parts.abstract_prior(prior).params == want["params"]
 
 
 def test_a_step_and_an_evaluation_of_several_depths():
-    prior = TransformerPrior(4, (2, 3), depths=2, width=8, heads=2, layers=1)
+    prior = made("transformer", 4, (2, 3), depths=2, width=8, heads=2, layers=1)
     task = PriorTask(prior, slice(0, 2), optax.sgd(0.1))
-    batch = {"tokens": (jnp.zeros((5, 2, 3), jnp.int32),) * 2, "mask": jnp.arange(5) < 3}
+    batch = {"tokens": (jnp.zeros((5, 2, 3), jnp.int32),) * 2, "mask": jnp.arange(5) < 3, "index": jnp.arange(5)}
     state = jax.jit(task.init)(jax.random.key(0), batch)
     after, metrics = jax.jit(task.train_step)(state, batch)
     sums = jax.jit(task.eval_step)(task.model(state), batch)

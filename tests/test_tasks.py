@@ -14,6 +14,7 @@ from vqvae_jax.checkpoint import Checkpoints
 from vqvae_jax.data.arrays import ArrayData, Arrays
 from vqvae_jax.data.tokens import TokenArrays, entropy, position_entropy
 from vqvae_jax.networks import measure
+from vqvae_jax.networks.likelihood import nll
 from vqvae_jax.quantizers.ema import EMAQuantizer
 from vqvae_jax.quantizers.vq import VectorQuantizer
 from vqvae_jax.tasks.autoencode import AutoencodeTask
@@ -216,9 +217,10 @@ class Table(nn.Module):
     """The same logits everywhere, whatever is asked."""
 
     @nn.compact
-    def __call__(self, tokens, condition, *, train=False):
+    def loss(self, maps, condition, keys, *, train=False):
+        (tokens,) = maps
         logits = self.param("logits", nn.initializers.normal(1.0), (*tokens.shape[1:], CODES))
-        return jnp.broadcast_to(logits, (*tokens.shape, CODES))
+        return {"nll": nll(jnp.broadcast_to(logits, (*tokens.shape, CODES)), tokens)}
 
 
 def token_maps(count, seed=0):
@@ -243,12 +245,12 @@ def test_a_prior_is_given_the_maps_above_and_the_label():
     maps = token_maps(5)
     batch = next(ArrayData(TokenArrays(maps, np.arange(5, dtype=np.int32)), 5, 0).evaluation())
     tokens, condition = PriorTask(None, slice(1, 2), None)._read(batch)
-    np.testing.assert_array_equal(tokens, maps[1])
+    np.testing.assert_array_equal(*tokens, maps[1])
     np.testing.assert_array_equal(condition.coarse[0], maps[0])
     np.testing.assert_array_equal(condition.label, np.arange(5))
     tokens, condition = PriorTask(None, slice(0, 1), None)._read({"tokens": batch["tokens"]})
-    assert tokens.shape == (5, 2, 2) and condition.coarse == () and condition.label is None
-    assert tokens.dtype == np.int32
+    assert [one.shape for one in tokens] == [(5, 2, 2)] and condition.coarse == () and condition.label is None
+    assert tokens[0].dtype == np.int32
 
 
 def test_entropy_of_codes():

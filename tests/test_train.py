@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_priors import PIXELCNN, TRANSFORMER
+from small_priors import PIXELCNN, TRANSFORMER, made
 
 import launch
 from vqvae_jax import backend, train
@@ -31,7 +31,6 @@ from vqvae_jax.data.tokens import TokenArrays
 from vqvae_jax.logs import Log, read_metrics
 from vqvae_jax.networks import fast
 from vqvae_jax.networks.conv import Conv
-from vqvae_jax.priors import PRIORS
 from vqvae_jax.quantizers.ema import EMAQuantizer
 from vqvae_jax.quantizers.vq import VectorQuantizer
 from vqvae_jax.tasks.autoencode import AutoencodeTask
@@ -296,7 +295,7 @@ def run():
 def prior_run(kind):
     """A training of a small prior of the table."""
     fields = {"pixelcnn": PIXELCNN, "transformer": TRANSFORMER}[kind]
-    prior = PRIORS[kind](CODES, shape=(3, 4), **fields)
+    prior = made(kind, CODES, (3, 4), **fields)
     arrays = TokenArrays((np.random.default_rng(0).integers(0, CODES, (40, 3, 4)),))
     task = PriorTask(prior, slice(0, 1), make_optimizer(section(clip=1.0), 6), ema_rate=0.9)
     return train.Run(task, batches(arrays), batches(arrays), settings(6))

@@ -162,10 +162,10 @@ def prior_metrics(
     own = parts.maps_of(parts.token_levels(model.config, model.facts), level)
     task = PriorTask(prior, own, None)
     nll = task.summary(sums_over(task, weights, data.ArrayData(tokens, BATCH, 0)))["nll"]
-    maps = tokens.maps[own]
-    found = {"nll": nll, "entropy": float(np.mean([token_files.entropy(one, prior.vocab_size) for one in maps]))}
+    maps, codes = tokens.maps[own], prior.maps[0].vocab_size
+    found = {"nll": nll, "entropy": float(np.mean([token_files.entropy(one, codes) for one in maps]))}
     if seen is not None:
-        yardstick = token_files.entropies(maps, seen.maps[own], prior.vocab_size)["position_entropy"]
+        yardstick = token_files.entropies(maps, seen.maps[own], codes)["position_entropy"]
         found |= {"position_entropy": yardstick, "nll_over_position_entropy": ratio(nll, yardstick)}
     count, pixels = sum(math.prod(one.shape[1:]) for one in maps), model.facts["image_size"] ** 2
     return found | {"bits_per_pixel": nll * count / math.log(2) / pixels}

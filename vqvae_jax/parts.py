@@ -17,12 +17,10 @@ from vqvae_jax.checkpoint import Checkpoints, Step, Steps
 from vqvae_jax.config.workdir import check_saved
 from vqvae_jax.data import tokens
 from vqvae_jax.data.arrays import Arrays
-from vqvae_jax.data.tokens import Level
 from vqvae_jax.files import read_checked_json
 from vqvae_jax.priors import PRIORS
-from vqvae_jax.priors.condition import halves
 from vqvae_jax.quantizers import QUANTIZERS
-from vqvae_jax.types import Condition, Model, Reconstruction, UserError, map_names, unknown
+from vqvae_jax.types import Condition, Level, Model, Prior, Reconstruction, UserError, map_names, unknown
 
 FACTS = "data.json"
 # Fields of a section that no constructor takes as they are.
@@ -52,23 +50,25 @@ def build_quantizer(section: Mapping[str, Any]):
     return QUANTIZERS[section["name"]](**inner, **arguments(section))
 
 
-def build_prior(config: Mapping[str, Any], facts: Mapping[str, Any], level: str):
-    """The prior of one level. Its shape and vocabulary come from the autoencoder."""
+def build_prior(config: Mapping[str, Any], facts: Mapping[str, Any], level: str) -> Prior:
+    """The prior of one level. What its maps are like comes from the autoencoder.
+
+    Raises:
+        UserError: it cannot model maps like these, or wants labels where there are none.
+    """
     section = config["priors"][level]
     if section.get("label_condition") and not facts["label_names"]:
         raise UserError(
             f"config.priors.{level}.label_condition is on, but the data set {config['dataset']['name']!r} has no "
             f"labels; add --config.priors.{level}.label_condition=false"
         )
-    levels, kind = token_levels(config, facts), PRIORS[section["name"]]
+    levels, kind = tuple(token_levels(config, facts)), PRIORS[section["name"]]
     own = maps_of(levels, level)
-    above, here = levels[: own.start], levels[own]
+    maps, above = levels[own], levels[: own.start]
+    kind.fits(maps, above)
     return kind(
-        vocab_size=here[0].vocab_size,
-        shape=here[0].shape,
-        coarse_sizes=tuple(one.vocab_size for one in above),
-        coarse_shapes=tuple(one.shape for one in above),
-        depths=len(here),
+        maps=maps,
+        above=above,
         num_labels=len(facts["label_names"]),
         dtype=jnp.dtype(section["train"]["dtype"]),
         **arguments(section),
@@ -121,15 +121,20 @@ def _traced(autoencoder, image_size: int, channels: int) -> tuple[Model, Reconst
     return jax.eval_shape(init, jax.random.key(0), image)
 
 
-def abstract_prior(prior) -> Model:
+def abstract_prior(prior: Any) -> Model:
     """Shapes of its parameters; nothing is computed."""
-    shapes = prior.coarse_shapes or halves(prior.shape, len(prior.coarse_sizes))
-    coarse: Any = tuple(jax.ShapeDtypeStruct((1, *shape), jnp.int32) for shape in shapes)
+    maps, above = (tuple(map(_abstract_map, levels)) for levels in (prior.maps, prior.above))
     label: Any = jax.ShapeDtypeStruct((1,), jnp.int32) if prior.num_labels else None
-    depths = (prior.depths,) if prior.depths > 1 else ()
-    tokens = jax.ShapeDtypeStruct((1, *prior.shape, *depths), jnp.int32)
-    variables = jax.eval_shape(prior.init, jax.random.key(0), tokens, Condition(label, coarse))
+    init = lambda key, *given: prior.init(key, *given, key[None], method="loss")  # noqa: E731
+    variables = jax.eval_shape(init, jax.random.key(0), maps, Condition(label, above))
     return Model(variables["params"], {})
+
+
+def _abstract_map(level: Level) -> Any:
+    """Shape and type of one map of a level."""
+    if level.vocab_size is None:
+        return jax.ShapeDtypeStruct((1, *level.shape, level.channels), jnp.float32)
+    return jax.ShapeDtypeStruct((1, *level.shape), jnp.int32)
 
 
 def facts_of(images: Arrays) -> dict[str, Any]:

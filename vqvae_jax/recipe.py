@@ -214,8 +214,9 @@ class Recipe:
 
     def _check_logits(self, prior: Any, level: str, batch_size: int) -> None:
         """They are the largest that a step of a prior cannot do without."""
-        example = prior.vocab_size * math.prod(prior.shape) * prior.depths * jnp.dtype(prior.dtype).itemsize
-        what = f"maps of {' x '.join(map(str, prior.shape))} tokens, each one of {prior.vocab_size}"
+        example = sum(one.size * (one.vocab_size or 1) for one in prior.maps) * jnp.dtype(prior.dtype).itemsize
+        last = prior.maps[-1]
+        what = f"maps of {' x '.join(map(str, last.shape))} tokens, each one of {last.vocab_size}"
         room.check_batch(self._path(level), batch_size, example, what)
 
     def _path(self, name: str) -> str:
@@ -265,7 +266,7 @@ class Recipe:
         section, maps = self.config["priors"][level], parts.maps_of(parts.token_levels(self.config, self.facts), level)
         prior, trained = parts.build_prior(self.config, self.facts, level), Trained(self.workdir, flags=TRAINING)
         _ = self.from_tokens or trained.autoencoder  # by every process: Orbax reads with all of them or not at all
-        entropies = token_files.entropies(held_out.maps[maps], split.maps[maps], prior.vocab_size)
+        entropies = token_files.entropies(held_out.maps[maps], split.maps[maps], prior.maps[0].vocab_size)
         task = PriorTask(
             prior,
             maps,

@@ -20,7 +20,7 @@ from vqvae_jax import config as configs
 from vqvae_jax.backend import memory
 from vqvae_jax.checkpoint import GOES_ON, Step, Steps
 from vqvae_jax.data.arrays import laid_out
-from vqvae_jax.priors.condition import check_no_label, stacked, unstacked
+from vqvae_jax.priors.condition import check_no_label
 from vqvae_jax.priors.draw import draw, maps_at_once
 from vqvae_jax.sample import find_label, is_whole, label_numbers, pick_of
 from vqvae_jax.types import Array, Condition, Model, Pick, Tokens, UserError, unknown
@@ -235,7 +235,7 @@ class Trained:
     @property
     def _conditional(self) -> bool:
         """Whether any prior knows labels."""
-        return any(getattr(prior, "label_condition", False) for prior, _ in self.priors.values())
+        return any(prior.label_condition for prior, _ in self.priors.values())
 
     def _in_chunks(self, seed: int, pick: Pick, labels: np.ndarray, known: Maps = ()) -> Maps:
         """Token maps for so many labels; where maps are known, their upper halves are kept."""
@@ -258,9 +258,9 @@ class Trained:
             upper: tuple = ()
             if known:
                 own = parts.maps_of(parts.token_levels(self.config, self.facts), level)
-                upper = stacked([jnp.asarray(one) for one in known[own]]), upper_half(prior.shape)
+                upper = tuple(jnp.asarray(one) for one in known[own]), tuple(map(upper_half, known[own]))
             own_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, i)
-            maps += unstacked(draw(prior, pick, model, own_keys, condition, *upper))
+            maps += draw(prior, pick, model, own_keys, condition, *upper)
         return maps
 
     def _check_priors(self) -> None:
@@ -318,6 +318,7 @@ def whole_chunk(rows: np.ndarray, size: int) -> np.ndarray:
     return np.take(rows, np.arange(size) % len(rows), axis=0)
 
 
-def upper_half(shape: tuple[int, int]) -> np.ndarray:
-    """bool [h, w]: True in the upper half; the middle row of an odd number belongs to the lower one."""
-    return np.broadcast_to(np.arange(shape[0])[:, None] < shape[0] // 2, shape)
+def upper_half(maps: np.ndarray) -> np.ndarray:
+    """bool, as maps [B, h, w]: True in the upper half; the middle row of an odd number belongs to the lower one."""
+    height = maps.shape[1]
+    return np.broadcast_to(np.arange(height)[None, :, None] < height // 2, maps.shape[:3])

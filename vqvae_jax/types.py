@@ -11,7 +11,21 @@ import jax
 from flax import struct
 
 Array = jax.Array
-Tokens = tuple[Array, ...]  # int32 maps [B, h, w], coarse to fine
+Tokens = tuple[Array, ...]  # maps coarse to fine: codes int32 [B, h, w], or numbers float32 [B, h, w, C]
+
+
+class Level(NamedTuple):
+    """What one map is like."""
+
+    name: str  # "top"; of a level with several maps "codes.0", "codes.1"
+    shape: tuple[int, int]  # h, w; maps of one level may differ in it
+    vocab_size: int | None  # K; None where a place holds numbers
+    channels: int = 0  # numbers a place
+
+    @property
+    def size(self) -> int:
+        """Codes, or numbers, of a map."""
+        return self.shape[0] * self.shape[1] * max(self.channels, 1)
 
 
 class UserError(ValueError):
@@ -142,15 +156,31 @@ class Pick(NamedTuple):
 
 
 class Prior(Protocol):
-    """A Linen module over one level's token map."""
+    """A Linen module: a distribution over the maps of one level, given a label and the maps above it.
 
-    def __call__(self, tokens: Array, condition: Condition, *, train: bool = False) -> Array: ...  # [B, h, w, K]
+    The stage fills in `maps`, `above`, `num_labels` and `dtype`; all other fields are the config's.
+    """
 
-    # One map a key, [B, h, w]; a map depends on its own key and condition only, whatever is drawn beside it.
-    # keep: bool [h, w] or [B, h, w], True where the token is copied from `known` and not drawn.
+    maps: tuple[Level, ...]  # what it models: one map, or several: one a depth, or of growing sizes
+    above: tuple[Level, ...]  # the maps of the coarser levels, coarse to fine
+    num_labels: int  # of the data set, 0 where it has none
+    dtype: Any  # what the layers compute in
+    label_condition: bool  # whether it is told the label,
+    label_dropout: float  # and from how many training examples that is hidden: 0 means it always wants one
+
+    @staticmethod
+    def fits(maps: tuple[Level, ...], above: tuple[Level, ...]) -> None: ...  # UserError where it cannot model them
+
+    # By name, each [B] and unweighted: "nll" in nats a token where it is a likelihood or bounds one, "mse", …
+    # keys: one an example, for its noise and masks; an example's loss does not depend on the others of its batch.
+    # In training the stream "dropout" is there too.
+    def loss(self, maps: Tokens, condition: Condition, keys: Array, *, train: bool = False) -> dict[str, Array]: ...
+
+    # New maps, one of each an example; they depend on its own key and condition only, whatever is drawn beside it.
+    # keep: a bool map [B, h, w] for each of `known`, True where the place is copied from it and not drawn.
     def sample(
-        self, keys: Array, condition: Condition, pick: Pick, known: Array | None = None, keep: Array | None = None
-    ) -> Array: ...
+        self, keys: Array, condition: Condition, pick: Pick, known: Tokens | None = None, keep: Tokens | None = None
+    ) -> Tokens: ...
 
 
 @struct.dataclass

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from small_models import drawn
+from small_priors import made
 
 import vqvae_jax
 from vqvae_jax import config as configs
@@ -16,7 +17,6 @@ from vqvae_jax.__main__ import main
 from vqvae_jax.autoencoders import HierarchicalVAE
 from vqvae_jax.interop import files, hierarchical, pixelcnn
 from vqvae_jax.interop.places import countdown, to_torch
-from vqvae_jax.priors import PRIORS
 from vqvae_jax.quantizers import EMAQuantizer, VectorQuantizer
 from vqvae_jax.types import Model, UserError
 
@@ -36,7 +36,7 @@ def vae(path, levels=2, width=8, channels=3):
 
 def prior(path, vocab_size=CODES, **fields):
     """A file of a prior."""
-    module = PRIORS["pixelcnn"](vocab_size=vocab_size, shape=(8, 8), **{**SMALL, **fields})
+    module = made("pixelcnn", vocab_size, (8, 8), **{**SMALL, **fields})
     like = parts.abstract_prior(module)
     files.write(path, to_torch(Model(drawn(like.params), {}), pixelcnn.places(module, like)))
     return path
@@ -418,6 +418,6 @@ def test_layers_alone_are_for_comparing(tmp_path, capsys):
 
 @pytest.mark.parametrize("fields", [{"depths": 2}, {"coarse_sizes": (8, 8), "coarse_shapes": ((2, 2), (2, 2))}])
 def test_a_prior_of_residual_codes_has_no_twin_and_is_not_exported(fields):
-    prior = PRIORS["pixelcnn"](8, (4, 4), depth=8, layers=1, **fields)
+    prior = made("pixelcnn", 8, (4, 4), depth=8, layers=1, **fields)
     with pytest.raises(UserError, match="residual codes"):
         pixelcnn.places(prior, parts.abstract_prior(prior))

@@ -36,7 +36,7 @@ def test_logits_are_float32_and_samples_are_maps_of_integers(case, dtype):
     pick = Pick(guidance=2.0, top_p=0.5)
     run = lambda p, keys: prior.apply(p, keys, condition, pick, method="sample")  # noqa: E731
     sampled = jax.eval_shape(run, params, KEYS)
-    assert (sampled.shape, sampled.dtype) == (tokens.shape, jnp.int32)
+    assert [(one.shape, one.dtype) for one in sampled] == [((COUNT, *prior.shape), jnp.int32)] * prior.depths
 
 
 @EVERY
@@ -93,7 +93,9 @@ def test_each_position_sees_all_before_it_and_neither_itself_nor_any_later_one(c
 
 
 def nothing_kept(prior):
-    return jnp.zeros((COUNT, *token_shape(prior)), jnp.int32), jnp.zeros((COUNT, *prior.shape), bool)
+    """Known and keep, as `listening_sampler` takes them."""
+    shape = (COUNT, *token_shape(prior))
+    return jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool)
 
 
 @functools.cache
@@ -120,13 +122,13 @@ def test_cached_sampling_equals_the_full_forward(case, monkeypatch):
     assert (got != other).any()
 
     # Told every token, it sees what the full forward sees.
-    got, logits = sample(params, KEYS, condition, known, jnp.ones((COUNT, *prior.shape), bool))
+    got, logits = sample(params, KEYS, condition, known, jnp.ones(known.shape, bool))
     np.testing.assert_array_equal(got, known)
     want = forward(case)(params, known, condition)
     np.testing.assert_allclose(logits, want, atol=1e-5 * np.abs(want).max())
 
     # Places here and there: kept ones are the known ones, the others are drawn from what the kept ones say.
-    keep = np.random.default_rng(4).random((COUNT, *prior.shape)) < 0.5
+    keep = np.random.default_rng(4).random(known.shape) < 0.5
     got, logits = sample(params, KEYS, condition, known, jnp.asarray(keep))
     np.testing.assert_array_equal(got[keep], np.asarray(known)[keep])
     want = forward(case)(params, jnp.asarray(got), condition)
@@ -138,12 +140,13 @@ def test_the_lower_half_goes_on_from_the_upper_as_the_full_forward_would(case, m
     """Greedy, position by position; every token of the lower half is told of the upper."""
     prior, params = built(case)
     known, condition = maps(prior, COUNT)
-    upper = np.broadcast_to(np.arange(prior.shape[0])[:, None] < prior.shape[0] // 2, prior.shape)
+    half = (np.arange(prior.shape[0]) < prior.shape[0] // 2).reshape(-1, *[1] * (known.ndim - 2))
+    upper = np.broadcast_to(half, known.shape)
     sample = listening_sampler(prior, COUNT, Pick(temperature=0.0), monkeypatch)
     got, logits = sample(params, KEYS, condition, known, jnp.asarray(upper))
 
     want = np.asarray(known).copy()
-    want[:, ~upper] = 0
+    want[~upper] = 0
     flat = want.reshape(COUNT, -1)  # a view
     for i in range(flat.shape[1] // prior.shape[0] * (prior.shape[0] // 2), flat.shape[1]):
         full = forward(case)(params, jnp.asarray(want), condition).reshape(COUNT, -1, CODES)
@@ -151,7 +154,7 @@ def test_the_lower_half_goes_on_from_the_upper_as_the_full_forward_would(case, m
     np.testing.assert_array_equal(got, want)
 
     _, others = sample(params, KEYS, condition, (known + 1) % CODES, jnp.asarray(upper))
-    assert (np.abs(logits - others)[:, ~upper].max(-1) > 0).all()
+    assert (np.abs(logits - others)[~upper].max(-1) > 0).all()
 
 
 @pytest.mark.parametrize("case", ["mnist_generator", "transformer"])
@@ -159,8 +162,8 @@ def test_without_kept_tokens_samples_are_those_with_none_kept(case):
     prior, params = built(case)
     model = Model(params["params"], {})
     plain = draw(prior, Pick(), model, KEYS, Condition())
-    given = draw(prior, Pick(), model, KEYS, Condition(), *nothing_kept(prior))
-    np.testing.assert_array_equal(plain, given)
+    given = draw(prior, Pick(), model, KEYS, Condition(), *((one,) for one in nothing_kept(prior)))
+    np.testing.assert_array_equal(*plain, *given)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if CASES[case].get("label_condition")])
@@ -171,10 +174,12 @@ def test_what_was_never_learned_is_not_asked_for(case):
     never, blind = hiding.clone(label_dropout=0.0), condition._replace(label=None)
 
     def shape(prior, given, pick):
-        return jax.eval_shape(lambda p: prior.apply(p, KEYS, given, pick, method="sample"), params).shape
+        new = jax.eval_shape(lambda p: prior.apply(p, KEYS, given, pick, method="sample"), params)
+        return [one.shape for one in new]
 
-    assert shape(never, condition, Pick()) == tokens.shape
-    assert shape(hiding, condition, Pick(guidance=3.0)) == shape(hiding, blind, Pick()) == tokens.shape
+    every = [(COUNT, *hiding.shape)] * hiding.depths
+    assert shape(never, condition, Pick()) == every
+    assert shape(hiding, condition, Pick(guidance=3.0)) == shape(hiding, blind, Pick()) == every
     for guidance in (3.0, 0.0):
         with pytest.raises(
             UserError, match=f"guidance={guidance:g} .*--config.priors.LEVEL.label_dropout=0.1, or leave"
@@ -190,13 +195,13 @@ def test_what_was_never_learned_is_not_asked_for(case):
 @pytest.mark.parametrize("case", ["mnist_generator", "transformer"])
 def test_known_and_keep_belong_together(case):
     prior, params = built(case)
-    tokens, keep = nothing_kept(prior)
-    ask = functools.partial(prior.apply, params, KEYS, Condition(), Pick(), method="sample")
-    for given in ((tokens, None), (None, keep)):
+    known, keep = ((one,) for one in nothing_kept(prior))
+    ask = functools.partial(draw, prior, Pick(), Model(params["params"], {}), KEYS, Condition())
+    for given in ((known, None), (None, keep)):
         with pytest.raises(UserError, match="known and keep go together"):
             ask(*given)
-    for given in ((tokens[:1], keep), (tokens, keep[:, :1])):
-        with pytest.raises(UserError, match="known is"):
+    for name, given in {"known": ((known[0][:1],), keep), "keep": (known, (keep[0][:, :1],))}.items():
+        with pytest.raises(UserError, match=rf"{name} is a map for each, \[\(3, "):
             ask(*given)
 
 
@@ -205,10 +210,10 @@ def test_a_map_is_the_same_alone_and_among_others():
     prior, params = built("bottom_prior")
     model, keys = Model(params["params"], {}), jax.random.split(jax.random.key(1), 32)
     _, condition = maps(prior, 32)
-    among = draw(prior, Pick(), model, keys, condition)
+    (among,) = draw(prior, Pick(), model, keys, condition)
     assert len(np.unique(among, axis=0)) > 16
     for i in (0, 17, 31):
-        alone = draw(prior, Pick(), model, keys[i : i + 1], jax.tree.map(lambda x, i=i: x[i : i + 1], condition))
+        (alone,) = draw(prior, Pick(), model, keys[i : i + 1], jax.tree.map(lambda x, i=i: x[i : i + 1], condition))
         np.testing.assert_array_equal(alone[0], among[i])
 
 
@@ -216,4 +221,4 @@ def test_maps_are_drawn_inside_of_another_jit_too():
     prior, params = built("mnist_generator")
     model, keys = Model(params["params"], {}), jax.random.split(jax.random.key(1), 16)
     within = jax.jit(lambda model, keys: draw(prior, Pick(), model, keys, Condition()))(model, keys)
-    np.testing.assert_array_equal(within, draw(prior, Pick(), model, keys, Condition()))
+    np.testing.assert_array_equal(*within, *draw(prior, Pick(), model, keys, Condition()))

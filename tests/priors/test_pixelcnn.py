@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_models import quick
-from small_priors import CODES, LABELS, drawn, listening_sampler, maps, replayed
+from small_priors import CODES, LABELS, drawn, levels, listening_sampler, made, maps, replayed
 
 from vqvae_jax.networks.likelihood import cross_entropy, guide
 from vqvae_jax.priors import PRIORS, pixelcnn
@@ -53,7 +53,7 @@ EVERY = pytest.mark.parametrize("case", CASES)
 
 
 def prior_of(**fields):
-    return PixelCNNPrior(CODES, **{"depth": 8, "heads": 2} | fields)
+    return made("pixelcnn", CODES, **{"depth": 8, "heads": 2} | fields)
 
 
 @functools.cache
@@ -65,18 +65,18 @@ def built(case):
 def test_the_reference_s_priors_have_its_sizes():
     def layers(prior):
         shape = prior.shape
-        coarse = tuple(jnp.zeros((1, shape[0] // 2, shape[1] // 2), jnp.int32) for _ in prior.coarse_sizes)
+        coarse = tuple(jnp.zeros((1, shape[0] // 2, shape[1] // 2), jnp.int32) for _ in prior.above)
         tokens = jnp.zeros((1, *shape), jnp.int32)
         return jax.eval_shape(lambda k: prior.init(k, tokens, Condition(None, coarse)), jax.random.key(0))["params"]
 
-    top = layers(PRIORS["top_prior"](512, (4, 4)))
+    top = layers(made("top_prior", 512, (4, 4)))
     names = list(top["pixel_cnn"])
     assert sum("kqv_projection" in top["pixel_cnn"][name] for name in names) == 4
     assert sum("horiz_residual" in top["pixel_cnn"][name] for name in names) == 19
     assert len(names) == 24 and sum(name.startswith("blocks_") for name in top) == 10
-    bottom = layers(PRIORS["bottom_prior"](512, (4, 4), coarse_sizes=(512,)))
+    bottom = layers(made("bottom_prior", 512, (4, 4), coarse_sizes=(512,)))
     assert len(bottom["pixel_cnn"]) == 20 and sum(name.startswith("block") for name in bottom["coarse_stack"]) == 9
-    assert len(layers(PRIORS["mnist_generator"](32, (7, 7)))["pixel_cnn"]) == 8
+    assert len(layers(made("mnist_generator", 32, (7, 7)))["pixel_cnn"]) == 8
 
 
 # --- causality
@@ -136,8 +136,8 @@ def test_conditions_reach_every_position(case):
     prior, params = built(case)
     tokens, condition = maps(prior, 1)
     others = [
-        Condition(condition.label, (*condition.coarse[:i], (c + 1) % size, *condition.coarse[i + 1 :]))
-        for i, (c, size) in enumerate(zip(condition.coarse, prior.coarse_sizes, strict=True))
+        Condition(condition.label, (*condition.coarse[:i], (c + 1) % level.vocab_size, *condition.coarse[i + 1 :]))
+        for i, (c, level) in enumerate(zip(condition.coarse, prior.above, strict=True))
     ]
     if prior.label_condition:
         others.append(condition._replace(label=condition.label + 1))
@@ -228,7 +228,7 @@ def test_guide_of_weight_1_and_0_is_with_and_without_the_label():
 
 def test_samples_are_drawn_by_their_key_and_as_often_as_they_are_likely():
     """All 16 maps of 2 x 2 binary tokens: their probabilities add up to 1, and samples follow them."""
-    prior = PixelCNNPrior(2, (2, 2), depth=4, layers=1)
+    prior = made("pixelcnn", 2, (2, 2), depth=4, layers=1)
     every = jnp.asarray(np.indices((2,) * 4).reshape(4, 16).T.reshape(16, 2, 2), jnp.int32)
     params = drawn(prior, every, Condition())
     params["params"]["to_logits"]["kernel"] *= 3.0  # some maps much likelier than others
@@ -238,7 +238,7 @@ def test_samples_are_drawn_by_their_key_and_as_often_as_they_are_likely():
     assert likely.max() > 2 * likely.min()
 
     count = 4096
-    run = quick(lambda keys: prior.apply(params, keys, Condition(), Pick(), method="sample"))
+    run = quick(lambda keys: prior.apply(params, keys, Condition(), Pick(), method="sample")[0])
     one, again, other = (np.asarray(run(jax.random.split(jax.random.key(seed), count))) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, again)
     assert (one != other).any()
@@ -307,15 +307,20 @@ def test_bfloat16_logits_are_near_those_of_float32():
 
 @pytest.mark.parametrize(
     ("shape", "sizes", "shapes"),
-    [((7, 7), (5,), ()), ((7, 7), (5,), ((3, 3),)), ((8, 8), (5, 5), ((4, 4),)), ((8, 8), (5, 5), ((4, 4), (2, 2)))],
+    [
+        ((7, 7), (5,), ()),
+        ((7, 7), (5,), ((3, 3),)),
+        ((8, 8), (5, 5), ((4, 4), (1, 1))),
+        ((8, 8), (5, 5), ((4, 4), (2, 2))),
+    ],
 )
 def test_coarser_maps_that_it_cannot_bring_to_size_are_refused(shape, sizes, shapes):
-    prior = PixelCNNPrior(CODES, shape, coarse_sizes=sizes, coarse_shapes=shapes, depth=8, layers=1)
-    coarse = tuple(jnp.zeros((1, *one), jnp.int32) for one in shapes)
+    fields = levels(CODES, shape, sizes, shapes)
     with pytest.raises(UserError, match="each size must be half of the next; the prior 'transformer'"):
-        jax.eval_shape(prior.init, jax.random.key(0), jnp.zeros((1, *shape), jnp.int32), Condition(None, coarse))
+        PixelCNNPrior.fits(**fields)
+    PRIORS["transformer"].fits(**fields)
 
 
 def test_a_layer_looks_back_at_all():
     with pytest.raises(UserError, match="at least one column and one row; got horizontal=2, vertical=0"):
-        PixelCNNPrior(6, (3, 4), vertical=0).init(jax.random.key(0), jnp.zeros((1, 3, 4), jnp.int32))
+        made("pixelcnn", 6, (3, 4), vertical=0).init(jax.random.key(0), jnp.zeros((1, 3, 4), jnp.int32))

@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_models import quick
-from small_priors import CODES, LABELS, built, drawn, listening_sampler, maps, replayed
+from small_priors import CODES, LABELS, built, drawn, listening_sampler, made, maps, replayed
 
-from vqvae_jax.priors.transformer import TransformerPrior
 from vqvae_jax.types import Condition, Pick, UserError
 
 LABEL = "transformer-tied, label"
@@ -35,7 +34,7 @@ def by_hand(prior, params, tokens, condition):
     sequence += [start, *(table("embed")[token] for token in flat[:-1])]
     for row, column, depth in np.ndindex(height, width, prior.depths):
         place = table("place_row")[row] + table("place_column")[column]
-        place = place + (table("place_level")[-1] if prior.coarse_sizes else 0)
+        place = place + (table("place_level")[-1] if prior.above else 0)
         for level, one in enumerate(condition.coarse if prior.told_above else ()):
             over = np.asarray(one)[row * one.shape[0] // height, column * one.shape[1] // width]
             place = place + table(f"embed_above_{level}")[over]
@@ -82,7 +81,7 @@ def test_the_logits_recomputed_by_numpy(case):
 
 def test_the_published_sizes():
     """GPT-2's block: 12 W² weights; start and no-label rows beyond the codes and labels."""
-    prior = TransformerPrior(100, (7, 7), num_labels=10, label_condition=True)
+    prior = made("transformer", 100, (7, 7), num_labels=10, label_condition=True)
     shapes = jax.eval_shape(lambda key: prior.init(key, *maps(prior, 1)), jax.random.key(0))["params"]
     assert shapes["embed"]["embedding"].shape == (101, 128) and shapes["to_logits"]["kernel"].shape == (128, 100)
     assert shapes["embed_label"]["embedding"].shape == (11, 128)
@@ -94,7 +93,7 @@ def test_the_published_sizes():
 
 
 def test_fresh_parameters_are_small_and_the_first_guess_is_near_uniform():
-    prior = TransformerPrior(CODES, (3, 4), width=64, layers=2, heads=4)
+    prior = made("transformer", CODES, (3, 4), width=64, layers=2, heads=4)
     tokens, condition = maps(prior, 2)
     params = quick(prior.init)(jax.random.key(0), tokens, condition)
     block = params["params"]["blocks_0"]
@@ -114,7 +113,7 @@ def test_the_start_token_is_no_code_and_is_never_drawn(case):
     assert quick(prior.apply)(params, tokens, condition).shape[-1] == CODES
     pick = Pick(temperature=100.0)
     keys = jax.random.split(jax.random.key(0), 64)
-    drawn = quick(lambda c: prior.apply(params, keys, c, pick, method="sample"))(condition)
+    (drawn,) = quick(lambda c: prior.apply(params, keys, c, pick, method="sample"))(condition)
     assert set(np.unique(drawn)) == set(range(CODES))
 
 
@@ -123,8 +122,8 @@ def test_coarse_maps_and_label_reach_every_position_of_every_depth():
         prior, params = built(case)
         tokens, condition = maps(prior, 1)
         others = [
-            condition._replace(coarse=(*condition.coarse[:i], (c + 1) % size, *condition.coarse[i + 1 :]))
-            for i, (c, size) in enumerate(zip(condition.coarse, prior.coarse_sizes, strict=True))
+            condition._replace(coarse=(*condition.coarse[:i], (c + 1) % level.vocab_size, *condition.coarse[i + 1 :]))
+            for i, (c, level) in enumerate(zip(condition.coarse, prior.above, strict=True))
         ]
         if prior.label_condition:
             others.append(condition._replace(label=condition.label + 1))
@@ -134,18 +133,12 @@ def test_coarse_maps_and_label_reach_every_position_of_every_depth():
 
 
 def test_a_coarse_cell_has_the_place_of_what_lies_under_it():
-    prior = TransformerPrior(CODES, (4, 6), coarse_sizes=(3, 3), coarse_shapes=((2, 2), (2, 3)), depths=2)
+    prior = made("transformer", CODES, (4, 6), coarse_sizes=(3, 3), coarse_shapes=((2, 2), (2, 3)), depths=2)
     level, row, column, depth = prior.bind({})._coordinates()
     assert len(level) == 4 + 6 + 4 * 6 * 2
     assert row[:4].tolist() == [0, 0, 2, 2] and column[:4].tolist() == [0, 3, 0, 3]
     assert column[4:10].tolist() == [0, 2, 4] * 2 and level[:10].tolist() == [0] * 4 + [1] * 6
     assert depth[10:14].tolist() == [0, 1, 0, 1] and column[10:14].tolist() == [0, 0, 1, 1] and set(level[10:]) == {2}
-
-
-def test_maps_above_are_halves_where_nothing_else_is_said():
-    prior = TransformerPrior(CODES, (4, 8), coarse_sizes=(4, 5))
-    said = prior.clone(coarse_shapes=((1, 2), (2, 4)))
-    np.testing.assert_array_equal(prior.bind({})._coordinates(), said.bind({})._coordinates())
 
 
 def test_guidance_moves_away_from_what_is_said_without_the_label(monkeypatch):
@@ -215,32 +208,34 @@ def test_bfloat16_logits_are_near_those_of_float32():
 
 
 def test_heads_divide_the_width():
-    prior = TransformerPrior(CODES, (2, 2), width=10, heads=4)
+    prior = made("transformer", CODES, (2, 2), width=10, heads=4)
     with pytest.raises(UserError, match="width=10 does not divide among heads=4"):
         prior.init(jax.random.key(0), *maps(prior, 1))
 
 
 def test_where_nothing_lies_over_it_nothing_is_told():
     """A top level: one set of fields may serve all of a config's priors."""
-    plainly = TransformerPrior(6, (2, 3), width=8, layers=1, heads=2)
+    plainly = made("transformer", 6, (2, 3), width=8, layers=1, heads=2)
     tokens, condition = maps(plainly, 2)
     variables, told = drawn(plainly, tokens, condition), plainly.clone(told_above=True)
     np.testing.assert_array_equal(*(prior.apply(variables, tokens, condition) for prior in (plainly, told)))
     keys = jax.random.split(jax.random.key(0), 2)
     new = [prior.apply(variables, keys, condition, Pick(), method="sample") for prior in (plainly, told)]
-    np.testing.assert_array_equal(*new)
+    np.testing.assert_array_equal(*(one for maps in new for one in maps))
 
 
 def test_each_place_is_told_what_lies_over_it():
     """Without its layers nothing else tells: another coarse token changes the logits of the places under it."""
-    prior = TransformerPrior(6, (4, 6), (5, 7), ((2, 2), (2, 3)), depths=2, width=8, layers=1, heads=2, told_above=True)
+    prior = made(
+        "transformer", 6, (4, 6), (5, 7), ((2, 2), (2, 3)), depths=2, width=8, layers=1, heads=2, told_above=True
+    )
     tokens, condition = maps(prior, 2)
     variables = drawn(prior, tokens, condition)
     silent = jax.tree.map(jnp.zeros_like, variables["params"]["blocks_0"])
     variables = {"params": variables["params"] | {"blocks_0": silent}}
     before = prior.apply(variables, tokens, condition)
     for number, (rows, columns) in enumerate([(slice(2, 4), slice(0, 3)), (slice(2, 4), slice(0, 2))]):
-        other = condition.coarse[number].at[:, 1, 0].add(1) % prior.coarse_sizes[number]
+        other = condition.coarse[number].at[:, 1, 0].add(1) % prior.above[number].vocab_size
         coarse = tuple(other if i == number else one for i, one in enumerate(condition.coarse))
         changed = (prior.apply(variables, tokens, Condition(None, coarse)) != before).any(-1)
         under = np.zeros(changed.shape, bool)

@@ -197,7 +197,7 @@ def prior(workdir: Path, recording: Recording, step: Any) -> list[Row]:
             f"{recording.path} records a prior under {len(coarse)} coarser maps; {workdir} holds {there} of {levels}"
         )
     module, model = parts.load_prior(workdir, config, facts, levels[len(coarse)], step)
-    sizes = (*module.coarse_sizes, module.vocab_size)
+    sizes = [level.vocab_size for level in (*module.above, *module.maps)]
     for one, size in zip((*coarse, tokens), sizes, strict=True):
         if jnp.max(one) >= size or jnp.min(one) < 0:
             raise UserError(f"{recording.path} has tokens up to {jnp.max(one)}, the model knows {size}")

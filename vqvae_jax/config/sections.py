@@ -12,8 +12,7 @@ from vqvae_jax.types import UserError, unknown
 TOKENS = "tokens"  # the data set that needs no autoencoder
 SECTIONS = ("seed", "dataset", "autoencoder", "loss_weights", "optimizer", "train", "priors", "sample")
 # What the recipe fills in, from the data and the stages before.
-FILLED = {"quantizers", "channels", "dtype", "vocab_size", "shape", "coarse_sizes", "num_labels", "parent", "name"}
-FILLED |= {"coarse_shapes", "depths"}
+FILLED = {"quantizers", "channels", "dtype", "maps", "above", "num_labels", "parent", "name"}
 INNER = "inner"  # the section of the quantizer inside a quantizer
 
 

@@ -24,7 +24,7 @@ from vqvae_jax.data.arrays import HELD_OUT, Arrays, shares
 from vqvae_jax.data.stream import readable
 from vqvae_jax.files import atomically, read_checked_json, read_json, write_checked_json, write_json
 from vqvae_jax.lock import alone_in
-from vqvae_jax.types import UserError, unknown
+from vqvae_jax.types import Level, UserError, unknown
 
 FILE = "tokens.json"  # written last: without it the folder is unfinished
 DRAFT = "unfinished.json"  # written first: what the shards that are already there were made from
@@ -80,14 +80,6 @@ class Shards:
             here = shard == number
             out[here] = self.arrays[number][rows[here] - self.starts[number]]
         return out
-
-
-class Level(NamedTuple):
-    """One level's maps."""
-
-    name: str
-    shape: tuple[int, int]  # h, w
-    vocab_size: int
 
 
 class Part(NamedTuple):

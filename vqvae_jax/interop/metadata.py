@@ -111,8 +111,8 @@ def prior(told: Told) -> Match:
     like = parts.abstract_prior(module)
     levels = parts.token_levels(config, told.facts)
     facts = {name: told.facts[name] for name in FACTS} | {
-        "vocab_size": module.vocab_size,
-        "coarse_sizes": module.coarse_sizes,
+        "vocab_size": module.maps[0].vocab_size,
+        "coarse_sizes": tuple(level.vocab_size for level in module.above),
         "num_labels": module.num_labels if module.label_condition else 0,
         "range": config["dataset"]["range"],
         "autoencoder": config["autoencoder"],

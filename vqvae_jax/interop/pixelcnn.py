@@ -11,10 +11,10 @@ from vqvae_jax.interop.matches import Match, Shapes, Tensors, vote
 from vqvae_jax.interop.places import Places, Renames, Shape, numbers, of_params, shapes_of
 from vqvae_jax.priors import PRIORS
 from vqvae_jax.priors.pixelcnn import PixelCNNPrior
-from vqvae_jax.types import Model, UserError
+from vqvae_jax.types import Level, Model, UserError
 
 KINDS = {"mnist_generator": "MNIST generator", "top_prior": "TopPrior", "bottom_prior": "BottomPrior"}
-SHAPE = (64, 64)  # of the map; no weight depends on it
+SIDE = 64  # of the map; no weight depends on it
 
 
 def match(tensors: Tensors, heads: int) -> Match | None:
@@ -32,11 +32,19 @@ def match(tensors: Tensors, heads: int) -> Match | None:
     facts: dict[str, Any] = {"vocab_size": embed[0], "coarse_sizes": coarse_sizes(shapes), "num_labels": labels}
     if labels:  # whether some were hidden in training no weight shows; a guess would be guided towards noise
         fields |= {"label_condition": True, "label_dropout": 0.0}
-    module = PRIORS["pixelcnn"](shape=SHAPE, **facts, **fields)
+    *above, own = levels(**facts)
+    module = PRIORS["pixelcnn"](maps=(own,), above=tuple(above), num_labels=labels, **fields)
     like = parts.abstract_prior(module)
     name, title = named(fields, facts)
     unused = unused_tensors(shapes, stack, module)
     return Match(title, "prior", {"name": name, **fields}, facts, module, like, places(module, like), unused)
+
+
+def levels(vocab_size: int, coarse_sizes: tuple[int, ...], **_: Any) -> list[Level]:
+    """The map that it models after those above, each half of the next."""
+    sizes = (*coarse_sizes, vocab_size)
+    sides = [SIDE >> (len(coarse_sizes) - i) for i in range(len(sizes))]
+    return [Level(f"map {i}", (side, side), size) for i, (side, size) in enumerate(zip(sides, sizes, strict=True))]
 
 
 def stack_fields(shapes: Shapes, stack: str, layers: list[int]) -> dict[str, Any]:
@@ -83,7 +91,7 @@ def named(fields: dict[str, Any], facts: dict[str, Any]) -> tuple[str, str]:
 
 def unused_tensors(shapes: Shapes, stack: str, module: PixelCNNPrior) -> dict[str, Shape]:
     """The MNIST generator's layers B have a `cond_layer` and never a condition, a slip; where one is, all are."""
-    if module.coarse_sizes or module.label_condition:
+    if module.above or module.label_condition:
         return {}
     found = numbers(shapes, rf"{stack}\.layer_([1-9]\d*)\.cond_layer\.")
     return unused_by_generator(module, stack) if found else {}
@@ -102,7 +110,7 @@ def places(module: PixelCNNPrior, like: Model) -> Places:
     Raises:
         UserError: it reads several tokens a place; no twin does, and `match` would not know it again.
     """
-    if module.depths > 1 or len(set(module.coarse_shapes)) < len(module.coarse_shapes):
+    if module.depths > 1 or len({level.shape for level in module.above}) < len(module.above):
         raise UserError("there is no PyTorch reference of a PixelCNN that reads residual codes; it cannot be exported")
     return of_params(like.params, renames(module))
 
@@ -118,7 +126,7 @@ def renames(module: PixelCNNPrior) -> Renames:
             (r"^blocks_(\d+)\.", lambda found: f"out_stack.{int(found[1]) + 1}."),
             (r"^to_logits\.", f"out_stack.{module.output_blocks + 1}."),
         )
-    if len(module.coarse_sizes) == 1:
+    if len(module.above) == 1:
         rules += (
             (r"^embed\.", "embed_bottom."),
             (r"^coarse_stack\.embed0\.", "embed_top."),

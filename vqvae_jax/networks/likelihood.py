@@ -13,6 +13,11 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
     return jax.nn.logsumexp(logits, axis=-1) - chosen
 
 
+def nll(logits: Array, labels: Array) -> Array:
+    """Mean cross-entropy of each example, in nats a label: [B, …, K], int [B, …] → float32 [B]."""
+    return jnp.mean(cross_entropy(logits, labels), axis=tuple(range(1, labels.ndim)))
+
+
 def gumbel(keys: Array, shape: tuple[int, ...]) -> Array:
     """Noise for `pick_token`, each row from its own key: keys [B] → float32 [B, *shape]."""
     return jax.vmap(lambda key: jax.random.gumbel(key, shape))(keys)

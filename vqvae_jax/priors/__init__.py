@@ -1,9 +1,11 @@
 """One file a paper. To add one: write the file, add its line here, a config that uses it, a test."""
 
+from typing import Any
+
 from vqvae_jax.priors.pixelcnn import BottomPrior, MNISTGenerator, PixelCNNPrior, TopPrior
 from vqvae_jax.priors.transformer import TransformerPrior
 
-PRIORS = {
+PRIORS: dict[str, Any] = {
     "pixelcnn": PixelCNNPrior,
     "mnist_generator": MNISTGenerator,
     "top_prior": TopPrior,

@@ -1,11 +1,30 @@
 """What a prior is told, in the forms that more than one prior wants: labels, coarser maps, tokens that are kept."""
 
 from collections.abc import Sequence
-from typing import Any
 
+import jax
 import jax.numpy as jnp
 
-from vqvae_jax.types import Array, Condition, Pick, Tokens, UserError
+from vqvae_jax.types import Array, Condition, Level, Pick, Prior, Tokens, UserError
+
+
+def check_codes(kind: str, maps: Sequence[Level], above: Sequence[Level]) -> None:
+    """UserError unless all maps are of codes, and a prior's own of one size and one vocabulary: one a depth.
+
+    Args:
+        kind: the prior, as a message names it.
+        maps: its own.
+        above: those of the coarser levels.
+    """
+    for level in (*above, *maps):
+        if level.vocab_size is None:
+            raise UserError(
+                f"{kind} reads codes, and {level.name!r} is a map of {level.channels} numbers a place; "
+                "take a quantizer with codes, or leave the priors out: --config.priors={}"
+            )
+    if len({(level.shape, level.vocab_size) for level in maps}) > 1:
+        several = ", ".join(f"{level.name} {level.shape[0]}x{level.shape[1]}" for level in maps)
+        raise UserError(f"{kind} models maps of one size and one vocabulary, one a depth; these are {several}")
 
 
 def labels(condition: Condition, count: int, none: int) -> Array:
@@ -13,7 +32,12 @@ def labels(condition: Condition, count: int, none: int) -> Array:
     return jnp.full(count, none, jnp.int32) if condition.label is None else condition.label
 
 
-def check_no_label(prior: Any, pick: Pick, told: bool, level: str = "LEVEL") -> None:
+def hide_some(key: Array, label: Array, share: float, none: int) -> Array:
+    """The labels int32 [B], about a share of them hidden: how a prior learns to do without."""
+    return jnp.where(jax.random.bernoulli(key, share, label.shape), none, label)
+
+
+def check_no_label(prior: Prior, pick: Pick, told: bool, level: str = "LEVEL") -> None:
     """UserError where a prior is to say what it would without a label, and never learned that.
 
     Args:
@@ -39,42 +63,35 @@ def with_and_without_label(condition: Condition, count: int, none: int) -> Condi
     return Condition(label, tuple(jnp.concatenate([tokens, tokens]) for tokens in condition.coarse))
 
 
-def halves(shape: tuple[int, int], count: int) -> tuple[tuple[int, int], ...]:
-    """Shapes of so many maps above one of this shape, each half of the next, coarse to fine."""
-    return tuple((shape[0] >> n, shape[1] >> n) for n in range(count, 0, -1))
-
-
 def stacked(maps: Sequence[Array]) -> Array:
-    """The maps of a level as its prior reads them: [B, h, w], or of several depths [B, h, w, depths]."""
+    """Maps of one size as one array: [B, h, w], or of several depths [B, h, w, depths]."""
     return maps[0] if len(maps) == 1 else jnp.stack(list(maps), axis=-1)
 
 
 def unstacked(tokens: Array) -> Tokens:
-    """The inverse."""
+    """The maps that `stacked` made one array of."""
     return (tokens,) if tokens.ndim == 3 else tuple(jnp.moveaxis(tokens, -1, 0))
 
 
-def kept(known: Array | None, keep: Array | None, shape: tuple[int, ...]) -> tuple[Array, Array] | None:
-    """Tokens that are not to be drawn, and where they are: int32 and bool [B, positions]; None where there are none.
+def check_kept(known: Tokens | None, keep: Tokens | None, count: int, maps: Sequence[Level]) -> None:
+    """UserError where one is without the other, or of other shapes than the maps [count, h, w] that are drawn."""
+    if (known is None) != (keep is None):
+        raise UserError("known and keep go together: the maps, and the places where they are copied")
+    want = [(count, *level.shape) for level in maps]
+    for name, given in (("known", known), ("keep", keep)):
+        if given is not None and [one.shape[:3] for one in given] != want:
+            raise UserError(f"{name} is a map for each, {want}; got {[one.shape for one in given]}")
 
-    Args:
-        known: int32 of the tokens' shape.
-        keep: bool [h, w] or [B, h, w], of all depths of a place, or of the tokens' shape; True: copied from `known`.
-        shape: of the tokens, [B, h, w] or [B, h, w, depths].
 
-    Raises:
-        UserError: one without the other, or another shape.
+def kept(known: Tokens | None, keep: Tokens | None) -> tuple[Array, Array] | None:
+    """Codes that are not to be drawn, and where they are: int32 and bool [B, positions]; None where there are none.
+
+    Positions are place by place in raster order, at each place depth by depth. Shapes are as `check_kept` wants them.
     """
-    if known is None and keep is None:
-        return None
     if known is None or keep is None:
-        raise UserError("known and keep go together: the tokens, and the places where they are copied")
-    known, keep = jnp.asarray(known, jnp.int32), jnp.asarray(keep, bool)
-    if known.shape != shape or keep.shape not in (shape[1:3], shape[:3], shape):
-        raise UserError(f"known is {shape}, keep {shape[1:3]} or {shape[:3]}; got {known.shape} and {keep.shape}")
-    keep = keep[None] if keep.ndim == 2 else keep
-    keep = keep[..., None] if keep.ndim < len(shape) else keep
-    return known.reshape(shape[0], -1), jnp.broadcast_to(keep, shape).reshape(shape[0], -1)
+        return None
+    flat = lambda maps: stacked(maps).reshape(len(maps[0]), -1)  # noqa: E731
+    return flat(known).astype(jnp.int32), flat(keep).astype(bool)
 
 
 def copied(drawn: Array, given: tuple[Array, Array] | None, position: Array) -> Array:

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from vqvae_jax.backend import choices, power_of_two
 from vqvae_jax.networks import fast
-from vqvae_jax.types import Array, Condition, Model, Pick
+from vqvae_jax.priors.condition import check_kept
+from vqvae_jax.types import Array, Condition, Model, Pick, Prior, Tokens
 
 CHUNK = 64  # maps drawn at once on CPU: everywhere the same, so that nothing is compiled twice
 MOST = 1024  # maps at once where memory allows
@@ -19,35 +20,38 @@ GROUP = 8  # maps that a core of the CPU draws at least
 
 
 def draw(
-    prior: Any,
+    prior: Prior,
     pick: Pick,
     model: Model,
     keys: Array,
     condition: Condition,
-    known: Array | None = None,
-    keep: Array | None = None,
-) -> Array:
-    """New maps of one level, one a key, int32 [B, h, w]; where `keep` is True, with the tokens of `known`.
+    known: Tokens | None = None,
+    keep: Tokens | None = None,
+) -> Tokens:
+    """New maps of one level, one of each a key; where `keep`, bool [B, h, w] a map, is True, copied from `known`.
 
     On CPU the cores draw a group of the maps each: the products of one pixel are too small to be shared among cores.
     Inside of another jit they are drawn all at once.
+
+    Raises:
+        UserError: `known` and `keep` are not of the maps' shapes.
     """
+    check_kept(known, keep, len(keys), prior.maps)
     groups = _groups(len(keys))
-    traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((model, keys, condition, known, keep)))
+    given = keys, condition, known, keep
+    traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((model, given)))
     if groups == 1 or traced:
-        return draw_group(prior, pick, model, keys, condition, known, keep)
+        return draw_group(prior, pick, model, *given)
 
     plainly = fast.is_plain()  # a thread begins with the defaults
 
-    def one(group: int) -> Array:
+    def one(group: int) -> Tokens:
         here = slice(group * len(keys) // groups, (group + 1) * len(keys) // groups)
-        rows = jax.tree.map(lambda x: x[here], (keys, condition, known))
-        own = keep if keep is None or keep.ndim == 2 else keep[here]
         with fast.plain(plainly):
-            return jax.block_until_ready(draw_group(prior, pick, model, *rows, own))
+            return jax.block_until_ready(draw_group(prior, pick, model, *jax.tree.map(lambda x: x[here], given)))
 
     with ThreadPoolExecutor(groups) as pool:
-        return jnp.concatenate(list(pool.map(one, range(groups))))
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts), *pool.map(one, range(groups)))
 
 
 def maps_at_once(memory: int | None) -> int:
@@ -61,8 +65,10 @@ def maps_at_once(memory: int | None) -> int:
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def draw_group(prior: Any, pick: Pick, model: Model, keys: Array, condition: Condition, known: Any, keep: Any) -> Array:
-    """The same, all maps at once."""
+def draw_group(
+    prior: Any, pick: Pick, model: Model, keys: Array, condition: Condition, known: Tokens | None, keep: Tokens | None
+) -> Tokens:
+    """As `draw`, all maps at once in one compiled program."""
     return prior.apply({"params": model.params}, keys, condition, pick, known, keep, method="sample")
 
 

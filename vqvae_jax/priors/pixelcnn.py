@@ -21,24 +21,30 @@ from jax import lax
 
 from vqvae_jax.networks.conv import Conv
 from vqvae_jax.networks.embed import Embed
-from vqvae_jax.networks.likelihood import guide, gumbel, pick_token
+from vqvae_jax.networks.likelihood import guide, gumbel, nll, pick_token
 from vqvae_jax.priors.blocks import Block, CoarseStack, DepthLogits, MergeStacks
-from vqvae_jax.priors.condition import check_no_label, copied, halves, kept, labels, with_and_without_label
+from vqvae_jax.priors.condition import (
+    check_codes,
+    check_no_label,
+    copied,
+    hide_some,
+    kept,
+    labels,
+    stacked,
+    with_and_without_label,
+)
 from vqvae_jax.priors.layers import PixelAttention, PixelConvA, PixelConvB
 from vqvae_jax.priors.stacks import Past, PixelCNN, at, written
-from vqvae_jax.types import Array, Condition, Pick, UserError
+from vqvae_jax.types import Array, Condition, Level, Pick, Tokens, UserError
 
 
 class PixelCNNPrior(nn.Module):
     """A distribution over one level's token map, given a label and the maps above it.
 
     Attributes:
-        vocab_size: codes of this level, K.
-        shape: (h, w) of the map.
-        coarse_sizes: codes of each map above, coarse to fine; () for the top.
-        coarse_shapes: (h, w) of each of them, each size half of the next; () if there is one map of each size.
+        maps: its own: one, or one for each depth of a residual quantizer; depths share one embedding.
+        above: of the coarser levels, coarse to fine, each size half of the next; () for the top.
         num_labels: labels of the data set, 0 where it has none.
-        depths: tokens at each place, one for each of a residual quantizer's maps; they share one embedding.
         depth: channels of both stacks.
         layers: layers B, after the one layer A.
         attention_after: numbers of the layers B that attention follows, counted from 1.
@@ -55,12 +61,9 @@ class PixelCNNPrior(nn.Module):
         dtype: what the layers compute in; parameters, norms and the likelihood are float32.
     """
 
-    vocab_size: int
-    shape: tuple[int, int]
-    coarse_sizes: tuple[int, ...] = ()
-    coarse_shapes: tuple[tuple[int, int], ...] = ()
+    maps: tuple[Level, ...]
+    above: tuple[Level, ...] = ()
     num_labels: int = 0
-    depths: int = 1
     depth: int = 64
     layers: int = 7
     attention_after: tuple[int, ...] = ()
@@ -82,11 +85,12 @@ class PixelCNNPrior(nn.Module):
         if min(self.horizontal, self.vertical) < 1:
             far = f"horizontal={self.horizontal}, vertical={self.vertical}"
             raise UserError(f"a layer looks back at least one column and one row; got {far}")
-        self._check_coarse()
+        self.fits(self.maps, self.above)
         self.embed = Embed(self.vocab_size, self.depth, dtype=self.dtype)
         self.pixel_cnn = PixelCNN(self._layers())
-        if self.coarse_sizes:
-            self.coarse_stack = CoarseStack(self.coarse_sizes, self.depth, self.condition_blocks, self.dtype)
+        if self.above:
+            sizes = tuple(level.vocab_size or 0 for level in self.above)
+            self.coarse_stack = CoarseStack(sizes, self.depth, self.condition_blocks, self.dtype)
         if self.label_condition:
             self.embed_label = Embed(self.num_labels + 1, self.depth, dtype=self.dtype)  # the last means "no label"
         if self.merge == "concat":
@@ -98,20 +102,36 @@ class PixelCNNPrior(nn.Module):
             self.mix_depths = Conv(self.depth, 1, dtype=self.dtype)
             self.depth_logits = [DepthLogits(self.vocab_size, self.dtype) for _ in range(self.depths)]
 
-    def _check_coarse(self) -> None:
-        """UserError unless each size of the coarser maps is half of the next."""
-        shapes = self.coarse_shapes or halves(self.shape, len(self.coarse_sizes))
-        sizes = (*dict.fromkeys(shapes), self.shape)
-        doubled = all((2 * h, 2 * w) == below for (h, w), below in itertools.pairwise(sizes))
-        if not doubled or len(shapes) != len(self.coarse_sizes):
-            here, said = f"{self.shape[0]}x{self.shape[1]}", " and ".join(f"{h}x{w}" for h, w in shapes)
+    @staticmethod
+    def fits(maps: tuple[Level, ...], above: tuple[Level, ...]) -> None:
+        """UserError unless all are codes, its own of one size, and each size of the coarser ones half of the next."""
+        check_codes("a PixelCNN", maps, above)
+        shapes = [level.shape for level in above]
+        sizes = (*dict.fromkeys(shapes), maps[0].shape)
+        if not all((2 * h, 2 * w) == below for (h, w), below in itertools.pairwise(sizes)):
+            here, said = "x".join(map(str, maps[0].shape)), " and ".join(f"{h}x{w}" for h, w in shapes)
             raise UserError(
-                f"a PixelCNN of a {here} map cannot read {len(self.coarse_sizes)} coarser maps of {said}: each size "
+                f"a PixelCNN of a {here} map cannot read {len(above)} coarser maps of {said}: each size "
                 "must be half of the next; the prior 'transformer' reads any"
             )
 
+    @property
+    def vocab_size(self) -> int:
+        """K, codes of its own maps."""
+        return self.maps[0].vocab_size or 0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(h, w) of its own maps."""
+        return self.maps[0].shape
+
+    @property
+    def depths(self) -> int:
+        """Tokens at each place."""
+        return len(self.maps)
+
     def _layers(self) -> tuple[nn.Module, ...]:
-        cond = self.depth if self.coarse_sizes or self.label_condition else 0
+        cond = self.depth if self.above or self.label_condition else 0
         far: dict[str, Any] = {"horizontal": self.horizontal, "vertical": self.vertical, "dtype": self.dtype}
         layers: list[nn.Module] = [PixelConvA(self.depth, self.depth, cond, **far)]
         for number in range(1, self.layers + 1):
@@ -120,11 +140,13 @@ class PixelCNNPrior(nn.Module):
                 layers.append(PixelAttention(self.depth, self.heads, self.dtype))
         return tuple(layers)
 
-    def __call__(self, tokens: Array, condition: Condition = Condition(), *, train: bool = False) -> Array:
-        """int32 [B, h, w], or [B, h, w, E] where these are several → logits float32 of that shape and K.
+    def loss(self, maps: Tokens, condition: Condition, keys: Array, *, train: bool = False) -> dict[str, Array]:
+        """{"nll": float32 [B]}, in nats a token. In training it needs the stream "dropout"; `keys` is not used."""
+        tokens = stacked(maps)
+        return {"nll": nll(self(tokens, condition, train=train), tokens)}
 
-        In training it needs the rng stream "dropout".
-        """
+    def __call__(self, tokens: Array, condition: Condition = Condition(), *, train: bool = False) -> Array:
+        """int32 [B, h, w], of several depths [B, h, w, E] → logits float32 of that shape and K."""
         cond = self._condition(condition, tokens.shape[0], train)
         embedded = self.embed(tokens.reshape(*tokens.shape[:3], self.depths))
         x = self._merged(*self.pixel_cnn(self._mixed(embedded), cond, train))
@@ -132,21 +154,20 @@ class PixelCNNPrior(nn.Module):
         return jnp.stack(every, axis=3).reshape(*tokens.shape, self.vocab_size)
 
     def sample(
-        self, keys: Array, condition: Condition, pick: Pick, known: Array | None = None, keep: Array | None = None
-    ) -> Array:
-        """New maps, one a key, int32 [B, h, w] or [B, h, w, E], place by place; to be jitted with `pick` static.
+        self, keys: Array, condition: Condition, pick: Pick, known: Tokens | None = None, keep: Tokens | None = None
+    ) -> Tokens:
+        """New maps, one of each depth a key, int32 [B, h, w], place by place; to be jitted with `pick` static.
 
-        Where `keep`, bool [h, w] or [B, h, w], is True, the token is that of `known`.
+        Where `keep`, bool [B, h, w] a map, is True, the token is that of `known`.
         """
         count = len(keys)
-        shape = (count, *self.shape, *((self.depths,) if self.depths > 1 else ()))
         check_no_label(self, pick, condition.label is not None)
         guided = self.label_condition and pick.guidance != 1
         if guided:
             condition = with_and_without_label(condition, count, self.num_labels)
         cond = self._condition(condition, count * (1 + guided), False)
-        given = kept(known, keep, shape)
-        return self._fill(keys, pick, self.pixel_cnn.biases(cond), guided, given).reshape(shape)
+        tokens = self._fill(keys, pick, self.pixel_cnn.biases(cond), guided, kept(known, keep))
+        return tuple(jnp.moveaxis(tokens, -1, 0))
 
     def _fill(self, keys: Array, pick: Pick, biases: list, guided: bool, given: Any) -> Array:
         """The loop over rows and pixels: int32 [B, h, w, E]."""
@@ -237,15 +258,14 @@ class PixelCNNPrior(nn.Module):
 
     def _condition(self, condition: Condition, count: int, train: bool) -> Array | None:
         """Label and coarser maps as one condition: [B, D], [B, h, w, D], or None."""
-        cond = self.coarse_stack(condition.coarse) if self.coarse_sizes else None
+        cond = self.coarse_stack(condition.coarse) if self.above else None
         if not self.label_condition:
             return cond
         if not train:
             check_no_label(self, Pick(), condition.label is not None)
         label = labels(condition, count, self.num_labels)
         if train and self.label_dropout:
-            hidden = jax.random.bernoulli(self.make_rng("dropout"), self.label_dropout, label.shape)
-            label = jnp.where(hidden, self.num_labels, label)
+            label = hide_some(self.make_rng("dropout"), label, self.label_dropout, self.num_labels)
         embedded = self.embed_label(label)
         return embedded if cond is None else cond + embedded[:, None, None]
 

@@ -22,10 +22,19 @@ from jax import lax
 
 from vqvae_jax.networks.embed import Embed
 from vqvae_jax.networks.fast import cached, cached_attention, causal_attention, new_cache
-from vqvae_jax.networks.likelihood import guide, gumbel, pick_token
-from vqvae_jax.priors.condition import check_no_label, copied, halves, kept, labels, with_and_without_label
+from vqvae_jax.networks.likelihood import guide, gumbel, nll, pick_token
+from vqvae_jax.priors.condition import (
+    check_codes,
+    check_no_label,
+    copied,
+    hide_some,
+    kept,
+    labels,
+    stacked,
+    with_and_without_label,
+)
 from vqvae_jax.priors.layers import ChannelNorm
-from vqvae_jax.types import Array, Condition, Pick, UserError
+from vqvae_jax.types import Array, Condition, Level, Pick, Tokens, UserError
 
 STD = 0.02  # of fresh parameters
 
@@ -101,14 +110,12 @@ class TransformerPrior(nn.Module):
     """A distribution over one level's tokens, given a label and the maps above it.
 
     Attributes:
-        vocab_size: codes of this level, K. The start token is index K of the embedding: no code, and never drawn.
-        shape: (h, w) of the map.
-        coarse_sizes: codes of each map above, coarse to fine; () for the top.
-        coarse_shapes: (h, w) of each of them; () if each is half of the next.
+        maps: its own: one, or one for each depth of a residual quantizer; depths share one embedding. The start token
+            is index K of it: no code, and never drawn.
+        above: of the coarser levels, coarse to fine, of any size; () for the top.
         num_labels: labels of the data set, 0 where it has none.
         told_above: whether each place is also told, beside the whole maps, which coarse tokens lie over it. Not in the
             papers: there the transformer has to find them by attention.
-        depths: tokens at each place, one for each of a residual quantizer's maps; they share one embedding.
         width: of the residual stream.
         layers: blocks.
         heads: of the attention.
@@ -120,13 +127,10 @@ class TransformerPrior(nn.Module):
         dtype: what the blocks compute in; parameters, norms, softmax and logits are float32.
     """
 
-    vocab_size: int
-    shape: tuple[int, int]
-    coarse_sizes: tuple[int, ...] = ()
-    coarse_shapes: tuple[tuple[int, int], ...] = ()
-    told_above: bool = False
+    maps: tuple[Level, ...]
+    above: tuple[Level, ...] = ()
     num_labels: int = 0
-    depths: int = 1
+    told_above: bool = False
     width: int = 128
     layers: int = 3
     heads: int = 8
@@ -136,20 +140,42 @@ class TransformerPrior(nn.Module):
     label_dropout: float = 0.1
     dtype: jnp.dtype = jnp.float32
 
+    @staticmethod
+    def fits(maps: tuple[Level, ...], above: tuple[Level, ...]) -> None:
+        """UserError unless all are codes, and its own of one size."""
+        check_codes("a transformer over tokens", maps, above)
+
+    @property
+    def vocab_size(self) -> int:
+        """K, codes of its own maps."""
+        return self.maps[0].vocab_size or 0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(h, w) of its own maps."""
+        return self.maps[0].shape
+
+    @property
+    def depths(self) -> int:
+        """Tokens at each place."""
+        return len(self.maps)
+
     def setup(self):
+        self.fits(self.maps, self.above)
         if self.width % self.heads:
             raise UserError(f"width={self.width} does not divide among heads={self.heads}; change one")
         width, dtype = self.width, self.dtype
         self.embed = embed(self.vocab_size + 1, width, dtype)  # the last is the start token
-        self.embed_coarse = [embed(size, width, dtype) for size in self.coarse_sizes]
+        coarse_sizes = [level.vocab_size or 0 for level in self.above]
+        self.embed_coarse = [embed(size, width, dtype) for size in coarse_sizes]
         if self.label_condition:
             self.embed_label = embed(self.num_labels + 1, width, dtype)  # the last means "no label"
         self.place_row = embed(self.shape[0], width, dtype)
         self.place_column = embed(self.shape[1], width, dtype)
         if self.told_above:
-            self.embed_above = [embed(size, width, dtype) for size in self.coarse_sizes]
-        if self.coarse_sizes:
-            self.place_level = embed(len(self.coarse_sizes) + 1, width, dtype)
+            self.embed_above = [embed(size, width, dtype) for size in coarse_sizes]
+        if self.above:
+            self.place_level = embed(len(self.above) + 1, width, dtype)
         if self.depths > 1:
             self.place_depth = embed(self.depths, width, dtype)
         std = STD * (2 * self.layers) ** -0.5
@@ -158,21 +184,23 @@ class TransformerPrior(nn.Module):
         if not self.tied:
             self.to_logits = Dense(self.vocab_size, jnp.float32, bias=False)
 
-    def __call__(self, tokens: Array, condition: Condition = Condition(), *, train: bool = False) -> Array:
-        """int32 [B, h, w], or [B, h, w, depths] where these are several → logits float32 of that shape and K.
+    def loss(self, maps: Tokens, condition: Condition, keys: Array, *, train: bool = False) -> dict[str, Array]:
+        """{"nll": float32 [B]}, in nats a token. In training it needs the stream "dropout"; `keys` is not used."""
+        tokens = stacked(maps)
+        return {"nll": nll(self(tokens, condition, train=train), tokens)}
 
-        In training it needs the rng stream "dropout".
-        """
+    def __call__(self, tokens: Array, condition: Condition = Condition(), *, train: bool = False) -> Array:
+        """int32 [B, h, w], of several depths [B, h, w, depths] → logits float32 of that shape and K."""
         embedded = self.embed(tokens.reshape(len(tokens), -1))
         return self._forward(embedded, condition, train).reshape(*tokens.shape, self.vocab_size)
 
     def sample(
-        self, keys: Array, condition: Condition, pick: Pick, known: Array | None = None, keep: Array | None = None
-    ) -> Array:
-        """New maps, one a key, int32 [B, h, w] or [B, h, w, depths]; to be jitted with `pick` static.
+        self, keys: Array, condition: Condition, pick: Pick, known: Tokens | None = None, keep: Tokens | None = None
+    ) -> Tokens:
+        """New maps, one of each depth a key, int32 [B, h, w]; to be jitted with `pick` static.
 
-        Where `keep`, bool [h, w] or [B, h, w], is True, the token is that of `known`. Keys and values of all tokens
-        before are kept, so that a step costs one token.
+        Where `keep`, bool [B, h, w] a map, is True, the token is that of `known`. Keys and values of all tokens before
+        are kept, so that a step costs one token.
         """
         count = len(keys)
         check_no_label(self, pick, condition.label is not None)
@@ -180,8 +208,7 @@ class TransformerPrior(nn.Module):
         if guided:
             condition = with_and_without_label(condition, count, self.num_labels)
         copies = 1 + guided
-        shape = (count, *self.shape, *((self.depths,) if self.depths > 1 else ()))
-        given = kept(known, keep, shape)
+        given = kept(known, keep)
         above = self._above(condition) if self.told_above else None
         prior, variables = self.unbind()  # Linen's modules cannot be called inside a loop, their pure form can
 
@@ -195,10 +222,10 @@ class TransformerPrior(nn.Module):
             x = prior.apply(variables, jnp.tile(new, copies)[:, None], method="_embed")
             return lax.dynamic_update_slice_in_dim(tokens, new[:, None], i, axis=1), x, past
 
-        length = int(np.prod(shape[1:]))
+        length = self.depths * self.shape[0] * self.shape[1]
         start = self._start(condition, count * copies, False), self._past(condition, count * copies)
         tokens = lax.fori_loop(0, length, one_token, (jnp.zeros((count, length), jnp.int32), *start))[0]
-        return tokens.reshape(shape)
+        return tuple(jnp.moveaxis(tokens.reshape(count, *self.shape, self.depths), -1, 0))
 
     def _forward(self, embedded: Array, condition: Condition, train: bool) -> Array:
         """The embeddings of all own tokens, [B, T, W] → logits [B, T, K]."""
@@ -219,8 +246,7 @@ class TransformerPrior(nn.Module):
             check_no_label(self, Pick(), condition.label is not None)
         label = labels(condition, count, self.num_labels)
         if train and self.label_dropout:
-            hidden = jax.random.bernoulli(self.make_rng("dropout"), self.label_dropout, label.shape)
-            label = jnp.where(hidden, self.num_labels, label)
+            label = hide_some(self.make_rng("dropout"), label, self.label_dropout, self.num_labels)
         return start + self.embed_label(label)[:, None]
 
     def _coarse(self, condition: Condition) -> list[Array]:
@@ -248,16 +274,16 @@ class TransformerPrior(nn.Module):
         """
         level, row, column, depth = self._coordinates()
         places = self.place_row(row) + self.place_column(column)
-        if self.coarse_sizes:
+        if self.above:
             places = places + self.place_level(level)
         if self.depths > 1:
-            own = level == len(self.coarse_sizes)
+            own = level == len(self.above)
             places = places + jnp.where(own[:, None], self.place_depth(depth), 0)
         return places
 
     def _coordinates(self) -> np.ndarray:
         """Level, row, column and depth of each position, int [4, P + T]."""
-        shapes = (*(self.coarse_shapes or halves(self.shape, len(self.coarse_sizes))), self.shape)
+        shapes = (*(level.shape for level in self.above), self.shape)
         every = []
         for level, (height, width) in enumerate(shapes):
             depths = self.depths if level == len(shapes) - 1 else 1

@@ -11,8 +11,6 @@ import optax
 
 from vqvae_jax import logs
 from vqvae_jax.finite import kept_if_finite
-from vqvae_jax.networks.likelihood import cross_entropy
-from vqvae_jax.priors.condition import stacked, unstacked
 from vqvae_jax.priors.draw import draw
 from vqvae_jax.tasks.optimize import apply_gradients, new_state, trainable, with_model
 from vqvae_jax.types import Array, Condition, Model, Pick, Tokens, TrainState
@@ -22,46 +20,50 @@ SHOWN = 64  # samples in a grid
 
 @dataclasses.dataclass(frozen=True)
 class PriorTask:
-    """Training of a prior by cross-entropy, in nats a token.
+    """Training of a prior by the weighted sum of its loss terms, whatever these are.
 
     Attributes:
         prior: a Linen module, see `types.Prior`.
-        maps: which of the token maps it models, counted from the coarsest: one, or all depths of a level.
+        maps: which of the maps it models, counted from the coarsest: one, or all of a level.
         tx: the optimizer.
-        decode: token maps, this level's last → uint8 images, for pictures.
+        decode: maps, this level's last → uint8 images, for pictures.
         entropies: of the training codes, nats a token, shown beside the nll: {"entropy": …}.
         pick: how tokens are picked in pictures.
         ema_rate: of the weights, 0 for none.
+        loss_weights: by term; a term that is not there weighs 1.
     """
 
     prior: Any
     maps: slice
-    tx: optax.GradientTransformation
+    tx: optax.GradientTransformation | None
     decode: Callable[[Tokens], np.ndarray] | None = None
     entropies: Mapping[str, float] = dataclasses.field(default_factory=dict)
     pick: Pick = dataclasses.field(default_factory=Pick)
     ema_rate: float = 0.0
+    loss_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def init(self, key: Array, batch: Mapping[str, Any]) -> TrainState:
         """The state before the first step; to be jitted."""
         network, steps = jax.random.split(key)
-        tokens, condition = self._read(batch)
-        params = self.prior.init(network, tokens[:1], jax.tree.map(lambda x: x[:1], condition))["params"]
+        maps, condition = jax.tree.map(lambda x: x[:1], self._read(batch))
+        params = self.prior.init(network, maps, condition, jax.random.split(steps, 1), method="loss")["params"]
         return new_state(steps, params, {}, self.tx, self.ema_rate)
 
     def train_step(self, state: TrainState, batch: Mapping[str, Any]) -> tuple[TrainState, dict[str, Array]]:
-        """One step on token maps: to be jitted, with `state` donated. Where it is not finite the state stays."""
-        tokens, condition = self._read(batch)
-        dropout = {"dropout": jax.random.fold_in(state.key, state.step)}
+        """One step on maps: to be jitted, with `state` donated. Where it is not finite the state stays."""
+        maps, condition = self._read(batch)
+        key = jax.random.fold_in(state.key, state.step)
+        keys = example_keys(key, jnp.arange(len(maps[0])))
 
         def loss(moving):
-            variables = {"params": moving["network"]}
-            logits = self.prior.apply(variables, tokens, condition, train=True, rngs=dropout)
-            return jnp.mean(cross_entropy(logits, tokens))
+            given: Any = ({"params": moving["network"]}, maps, condition, keys)
+            terms = self.prior.apply(*given, train=True, rngs={"dropout": key}, method="loss")
+            means = jax.tree.map(jnp.mean, terms)
+            return self.total(means), means
 
-        nll, grads = jax.value_and_grad(loss)(trainable(state.params, {}))
+        (total, terms), grads = jax.value_and_grad(loss, has_aux=True)(trainable(state.params, {}))
         new = apply_gradients(state, grads, self.tx, ema_rate=self.ema_rate)
-        return kept_if_finite(state, new, {"loss": nll, "nll": nll, "grad_norm": optax.tree.norm(grads)})
+        return kept_if_finite(state, new, {"loss": total, **terms, "grad_norm": optax.tree.norm(grads)})
 
     def model(self, state: TrainState) -> Model:
         """Averaged weights where they are kept."""
@@ -72,16 +74,24 @@ class PriorTask:
         return with_model(state, model)
 
     def eval_step(self, model: Model, batch: Mapping[str, Any]) -> dict[str, Array]:
-        """Sums over the maps that `mask` counts; to be jitted."""
-        tokens, condition = self._read(batch)
+        """Sums over the maps that `mask` counts; to be jitted. An example's noise is the same at every evaluation."""
+        maps, condition = self._read(batch)
         mask = batch["mask"].astype(jnp.float32)
-        nll = cross_entropy(self.prior.apply({"params": model.params}, tokens, condition), tokens)
-        return {"count": jnp.sum(mask), "nll": jnp.sum(mask * jnp.mean(nll, axis=tuple(range(1, nll.ndim))))}
+        keys = example_keys(jax.random.key(0), batch["index"])
+        terms = self.prior.apply({"params": model.params}, maps, condition, keys, method="loss")
+        return {"count": jnp.sum(mask), **{name: jnp.sum(mask * value) for name, value in terms.items()}}
 
     def summary(self, sums: Mapping[str, Any]) -> dict[str, float]:
-        """nll in nats a token, beside the entropy of the codes: where both are near 0 the codes have collapsed."""
-        nll = float(sums["nll"]) / float(sums["count"])
-        return {"loss": nll, "nll": nll, **self.entropies}
+        """The mean of each term: nll in nats a token, beside the entropy of the codes.
+
+        Where both of these are near 0 the codes have collapsed. The held-out loss is the weighted sum.
+        """
+        terms = {name: float(sums[name]) / float(sums["count"]) for name in sums if name != "count"}
+        return {"loss": float(self.total(terms)), **terms, **self.entropies}
+
+    def total(self, terms: Mapping[str, Any]) -> Any:
+        """The weighted sum of the loss terms."""
+        return sum(self.loss_weights.get(name, 1.0) * value for name, value in terms.items())
 
     def pictures(self, model: Model, batch: Mapping[str, Any], key: Array) -> dict[str, np.ndarray]:
         """Samples of this level under held-out labels and coarser maps, decoded."""
@@ -91,10 +101,15 @@ class PriorTask:
         count = len(batch["tokens"][0])
         fill = lambda x: jnp.take(x, jnp.arange(SHOWN) % count, axis=0)  # noqa: E731
         condition = jax.tree.map(fill, condition)
-        tokens = draw(self.prior, self.pick, model, jax.random.split(key, SHOWN), condition)
-        images = self.decode((*condition.coarse, *unstacked(tokens)))
+        maps = draw(self.prior, self.pick, model, jax.random.split(key, SHOWN), condition)
+        images = self.decode((*condition.coarse, *maps))
         return {"samples": logs.grid(images, columns=8, scale=max(1, 64 // images.shape[1]))}
 
-    def _read(self, batch: Mapping[str, Any]) -> tuple[Array, Condition]:
-        maps = batch["tokens"]
-        return stacked(maps[self.maps]), Condition(batch.get("label"), tuple(maps[: self.maps.start]))
+    def _read(self, batch: Mapping[str, Any]) -> tuple[Tokens, Condition]:
+        maps = tuple(batch["tokens"])
+        return maps[self.maps], Condition(batch.get("label"), maps[: self.maps.start])
+
+
+def example_keys(key: Array, numbers: Array) -> Array:
+    """A key for each example, from its number [B]."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)

@@ -1,0 +1,136 @@
+"""What holds for every prior, of whatever kind: `types.Prior`, by two of the table and by toys of kinds to come."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_models import quick
+from small_priors import CASES, CODES, made
+from toy_priors import MaskedPrior, NextScalePrior
+
+from vqvae_jax.data.arrays import ArrayData
+from vqvae_jax.data.tokens import TokenArrays
+from vqvae_jax.priors.draw import draw
+from vqvae_jax.tasks.optimize import make_optimizer
+from vqvae_jax.tasks.prior import PriorTask
+from vqvae_jax.types import Condition, Level, Model, Pick
+
+SCALES = tuple(Level(f"codes.{i}", (side, side), CODES) for i, side in enumerate((1, 2, 4)))
+COARSE = Level("top", (2, 2), 5)
+PRIORS = {
+    "pixelcnn": made("pixelcnn", CODES, **CASES["pixelcnn-depths, coarse"]),
+    "transformer": made("transformer", CODES, **CASES["transformer"]),
+    "masked": MaskedPrior((Level("bottom", (4, 4), CODES),), (COARSE,)),
+    "next scale": NextScalePrior(SCALES),
+}
+EVERY = pytest.mark.parametrize("kind", PRIORS)
+OPTIMIZER = {"learning_rate": 0.02, "schedule": "constant", "warmup_steps": 0, "clip": 0.0, "weight_decay": 0.0}
+OPTIMIZER |= {"b1": 0.9, "b2": 0.999, "eps": 1e-8}
+COUNT = 24
+
+
+def drawn_maps(prior, count=COUNT, seed=0):
+    """Maps of a few values, so that there is something to learn: of the levels above, then its own."""
+    noise = np.random.default_rng(seed)
+    return tuple(noise.integers(0, 3, (count, *level.shape)) for level in (*prior.above, *prior.maps))
+
+
+def task_of(prior, **fields):
+    own = slice(len(prior.above), len(prior.above) + len(prior.maps))
+    return PriorTask(prior, own, make_optimizer(OPTIMIZER, 100), **fields)
+
+
+def arrays(prior):
+    label = np.arange(COUNT, dtype=np.int32) % max(prior.num_labels, 1)
+    return TokenArrays(drawn_maps(prior), label if prior.num_labels else None)
+
+
+@functools.cache
+def learned(kind):
+    """(task, the loss before and after some steps, what it learned)."""
+    prior = PRIORS[kind]
+    task, data = task_of(prior), ArrayData(arrays(prior), 8, 0)
+    state, step = quick(task.init)(jax.random.key(0), data.batch(0)), quick(task.train_step)
+    losses = []
+    for number in range(25):
+        state, metrics = step(state, data.batch(number))
+        losses.append(float(metrics["loss"]))
+    assert {"loss", "nll", "grad_norm"} <= set(metrics)
+    return task, losses, task.model(state)
+
+
+def given(prior, count):
+    """(keys, condition, own maps) of so many examples."""
+    maps = tuple(jnp.asarray(one, jnp.int32) for one in drawn_maps(prior, count))
+    label = jnp.zeros(count, jnp.int32) if prior.num_labels else None
+    condition = Condition(label, maps[: len(prior.above)])
+    return jax.random.split(jax.random.key(3), count), condition, maps[len(prior.above) :]
+
+
+@EVERY
+def test_it_learns(kind):
+    _, losses, _ = learned(kind)
+    assert np.mean(losses[-5:]) < 0.8 * losses[0]
+
+
+@EVERY
+def test_an_evaluation_depends_on_neither_batch_size_nor_order(kind):
+    task, _, model = learned(kind)
+    step = quick(task.eval_step)
+
+    def measured(size):
+        sums = [step(model, batch) for batch in ArrayData(arrays(task.prior), size, 0).evaluation()]
+        return task.summary(jax.tree.map(lambda *one: sum(np.asarray(x) for x in one), *sums))
+
+    one, other = measured(24), measured(7)
+    assert set(one) == {"loss", "nll"} and one["nll"] == pytest.approx(other["nll"], rel=1e-5)
+
+
+@EVERY
+def test_an_examples_loss_is_its_own(kind):
+    task, _, model = learned(kind)
+    keys, condition, maps = given(task.prior, 6)
+    run = quick(lambda *a: task.prior.apply({"params": model.params}, *a, method="loss"))
+    among = run(maps, condition, keys)["nll"]
+    assert among.shape == (6,) and among.dtype == jnp.float32 and len(np.unique(among)) > 1
+    alone = run(*jax.tree.map(lambda x: x[2:3], (maps, condition, keys)))["nll"]
+    np.testing.assert_allclose(alone[0], among[2], rtol=1e-5)
+
+
+@EVERY
+def test_drawn_maps_are_codes_depend_on_their_key_and_copy_what_is_kept(kind):
+    task, _, model = learned(kind)
+    prior = task.prior
+    keys, condition, known = given(prior, 6)
+    new = draw(prior, Pick(), model, keys, condition)
+    shapes = [(6, *level.shape) for level in prior.maps]
+    assert [one.shape for one in new] == shapes and {one.dtype for one in new} == {jnp.dtype("int32")}
+    assert all(int(one.min()) >= 0 and int(one.max()) < CODES for one in new)
+    among = draw(prior, Pick(), model, *jax.tree.map(lambda x: x[1:4], (keys, condition)))
+    for one, other in zip(among, new, strict=True):
+        np.testing.assert_array_equal(one, other[1:4])
+    other = draw(prior, Pick(), model, jax.random.split(jax.random.key(4), 6), condition)
+    assert any((a != b).any() for a, b in zip(new, other, strict=True))
+    keep = tuple(jnp.asarray(np.random.default_rng(1).random(shape) < 0.5) for shape in shapes)
+    filled = draw(prior, Pick(), model, keys, condition, known, keep)
+    for one, wanted, here in zip(filled, known, keep, strict=True):
+        np.testing.assert_array_equal(one[here], wanted[here])
+    assert any((a != b)[~k].any() for a, b, k in zip(filled, known, keep, strict=True))
+
+
+def test_terms_are_weighted_by_name():
+    """What is logged is unweighted; what is minimized and what decides the best checkpoint is the weighted sum."""
+
+    class Two(MaskedPrior):
+        def loss(self, *given, **how):
+            nll = super().loss(*given, **how)["nll"]
+            return {"nll": nll, "text": 0 * nll + 4}
+
+    task = task_of(Two(PRIORS["masked"].maps, (COARSE,)), loss_weights={"text": 0.125})
+    batch = next(ArrayData(arrays(task.prior), 8, 0).evaluation())
+    state, metrics = quick(task.train_step)(quick(task.init)(jax.random.key(0), batch), batch)
+    assert metrics["loss"] == pytest.approx(metrics["nll"] + 0.5) and metrics["text"] == 4
+    said = task.summary(quick(task.eval_step)(Model(state.params, {}), batch))
+    assert said["loss"] == pytest.approx(said["nll"] + 0.5) and said["text"] == 4
