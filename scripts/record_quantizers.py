@@ -9,6 +9,7 @@ vq                               a checkout of github.com/unixpickle/vq-vae-2
 cosine_llamagen                  a checkout of github.com/FoundationVision/LlamaGen
 cosine_enhancing_transformers    a checkout of github.com/thuanz123/enhancing-transformers
 fsq                              fsq/fsq.ipynb of github.com/google-research/google-research; needs JAX, not torch
+kl                               a checkout of github.com/CompVis/latent-diffusion
 
     weight_on_z_q                     of mean(z_q · weight), whose gradient is grad_z_e_of_z_q
     state{s}/…                        before step s, and after the last one, by the names of their code
@@ -17,6 +18,7 @@ fsq                              fsq/fsq.ipynb of github.com/google-research/goo
     eval/z_e, z_q, indices            with the last state
 
 The finite scalar quantizers know neither states nor steps: all this once for each of LEVELS, below levels_8_6_5/ ….
+Nor does `kl`: z_e, the noise of its sample, mode, z_q (the sample), kl [B] (a sum over an image), and both gradients.
 """
 
 from __future__ import annotations  # torch may be missing
@@ -233,6 +235,27 @@ def name_of(levels: tuple[int, ...]) -> str:
     return "levels_" + "_".join(map(str, levels))
 
 
+# --- a continuous bottleneck
+
+
+def kl_of_latent_diffusion(path: Path) -> Iterator[tuple[str, Any]]:
+    import torch
+
+    source = read(path / "ldm" / "modules" / "distributions" / "distributions.py")
+    given = 2 * normal(0, *SHAPE)
+    given[0, 0, 0] *= 20  # beyond where the log-variance is clipped
+    noise, weight = (normal(number, *SHAPE[:-1], SHAPE[-1] // 2) for number in (1, 2))
+    z_e = torch.from_numpy(given).requires_grad_()
+    posterior = source.DiagonalGaussianDistribution(z_e.moveaxis(-1, 1))
+    torch.randn = lambda *shape: torch.from_numpy(noise).moveaxis(-1, 1)
+    z_q, kl = posterior.sample().moveaxis(1, -1), posterior.kl()
+    of_z_q = torch.autograd.grad((z_q * torch.from_numpy(weight)).mean(), z_e, retain_graph=True)[0]
+    of_kl = torch.autograd.grad(kl.mean(), z_e)[0]
+    found = {"z_e": z_e, "noise": noise, "mode": posterior.mode().moveaxis(1, -1), "z_q": z_q, "kl": kl}
+    found |= {"weight_on_z_q": weight, "grad_z_e_of_z_q": of_z_q, "grad_z_e_of_loss": of_kl}
+    yield from below("step0", found)
+
+
 WITH_STATE = {
     "ema": ema,
     "residual": residual,
@@ -240,13 +263,13 @@ WITH_STATE = {
     "cosine_llamagen": llamagen,
     "cosine_enhancing_transformers": enhancing_transformers,
 }
-SCALAR = {"fsq": fsq_of_its_authors, "fsq_lucidrains": fsq_of_lucidrains}
+STATELESS = {"fsq": fsq_of_its_authors, "fsq_lucidrains": fsq_of_lucidrains, "kl": kl_of_latent_diffusion}
 
 
 def recorded(whose: str, path: Path) -> Arrays:
     """All arrays of a recording."""
-    if whose in SCALAR:
-        return dict(SCALAR[whose](path))
+    if whose in STATELESS:
+        return dict(STATELESS[whose](path))
     import torch
 
     random.seed(0)  # revival draws from it
@@ -258,7 +281,7 @@ def recorded(whose: str, path: Path) -> Arrays:
 def main() -> int:
     """0, or 2 where --path is not what it should be."""
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("whose", metavar="WHOSE", choices=[*WITH_STATE, *SCALAR], help="one of those above")
+    flags.add_argument("whose", metavar="WHOSE", choices=[*WITH_STATE, *STATELESS], help="one of those above")
     flags.add_argument("--path", type=Path, required=True, help="where their code lies, as above")
     flags.add_argument("--output", metavar="FILE", type=Path, required=True, help="the .npz to write")
     given = flags.parse_args()

@@ -79,12 +79,13 @@ def trace(config):
     maps = [level.shape for level in levels]
     assert [x.shape for x in made] == [images.shape] * len(maps)
 
-    for level in configs.levels(config):
+    own = slice(0, len(maps))
+    for level in (level for level in configs.levels(config) if level in config["priors"]):
         own, section = parts.maps_of(levels, level), config["priors"][level]
         optimizer, pick = tuple(section["optimizer"].items()), sample.pick_of(config["sample"])
         prior = parts.build_prior(config, known, level)
         trace_prior(prior, tuple(maps), (own.start, own.stop), section["train"]["batch_size"], optimizer, pick)
-    drawn = tuple(like((CHUNK, *shape)) for shape in maps[: own.stop])
+    drawn = tuple(like((CHUNK, *level.form), level.dtype) for level in levels[: own.stop])
     decoded = jax.eval_shape(lambda m, t: codec.decode(autoencoder, dataset["range"], m, t), model, drawn)
     assert decoded.shape == (CHUNK, size, size, known["channels"]) and decoded.dtype == jnp.uint8
 

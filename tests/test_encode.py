@@ -9,6 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from test_recipe import files, picture, tiny, trained_run
+from toy_priors import GaussianPrior
 
 import vqvae_jax
 from vqvae_jax import __main__ as package
@@ -17,6 +18,7 @@ from vqvae_jax import data, encode, evaluate, parts, recipe
 from vqvae_jax.data import tokens
 from vqvae_jax.files import read_checked_json, write_checked_json
 from vqvae_jax.logs import read_metrics
+from vqvae_jax.priors import PRIORS
 from vqvae_jax.types import UserError
 
 
@@ -301,3 +303,40 @@ def test_tokens_of_another_kind_of_autoencoder(encoded, trained):
 def test_several_batches_lie_between_two_looks_at_the_progress(memory, side, images, monkeypatch):
     monkeypatch.setattr("vqvae_jax.codec.memory", lambda: memory)
     assert encode._chunk(side, side) == images
+
+
+def test_maps_of_numbers_are_written_and_decoded(tmp_path, monkeypatch):
+    """As float16: read back they are the maps to its 11 bits, and the pictures those of the very numbers."""
+    from test_models import config, write_images
+
+    path, folder = write_images(tmp_path / "data.npz", 3, 16), tmp_path / "run"
+    monkeypatch.setitem(PRIORS, "gaussian", GaussianPrior)
+    recipe.run(config("numbers and a toy prior", path, epochs=1), folder, "autoencoder")
+    model, images = vqvae_jax.load(folder), np.load(path)["test_image"]
+    levels = parts.token_levels(model.config, model.facts)
+    assert list(map(str, levels)) == ["codes 4x4 of 3 numbers"]
+    assert run("encode", f"--workdir={folder}", f"--output={tmp_path / 'maps'}") == 0
+    assert tokens.about(tmp_path / "maps")["levels"] == levels
+    kept, (exact,) = tokens.read(tmp_path / "maps", "test"), model.encode(images)
+    assert kept.maps[0].dtype == np.float16 and exact.dtype == kept.rows(np.arange(3))["tokens"][0].dtype == np.float32
+    np.testing.assert_allclose(kept.maps[0], exact, rtol=1e-3, atol=1e-4)
+    made = tmp_path / "x.npz"
+    assert run("decode", f"--workdir={folder}", f"--tokens={tmp_path / 'maps'}", f"--output={made}") == 0
+    assert np.abs(np.load(made)["test_image"].astype(int) - model.reconstruct(images)[-1]).max() <= 1
+    for wrong in (exact[..., 0], exact[..., :2], exact * np.nan):
+        with pytest.raises(UserError, match=r"\[N, h, w, C\] of numbers|finite numbers"):
+            model.decode([wrong])
+    metrics = evaluate.evaluate(folder)["autoencoder"]
+    assert set(metrics) == {"mse", "psnr", "ssim"}
+    assert run("compare", f"--workdir={folder}", f"--against={folder}") == 0
+
+
+def test_a_prior_of_codes_is_not_trained_on_numbers(tmp_path, monkeypatch):
+    from test_models import PIXELCNN, config, write_images
+
+    monkeypatch.setitem(PRIORS, "gaussian", GaussianPrior)
+    said = config("numbers and a toy prior", write_images(tmp_path / "data.npz", 3, 16), epochs=1)
+    said["priors"]["codes"] = {**PIXELCNN, "train": said["priors"]["codes"]["train"]}
+    with pytest.raises(UserError, match="a PixelCNN reads codes, and 'codes' is a map of 3 numbers a place"):
+        recipe.run(configs.complete(said), tmp_path / "run")
+    assert not (tmp_path / "run" / "autoencoder").exists()

@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pytest
 from test_recipe import picture, tiny
+from toy_priors import GaussianPrior
 
 import vqvae_jax
 from vqvae_jax import parts, recipe
 from vqvae_jax.checkpoint import Checkpoints
+from vqvae_jax.priors import PRIORS
 
 GENERATOR = {"name": "mnist_generator", "depth": 8, "layers": 1}
 PIXELCNN = {"name": "pixelcnn", "depth": 8, "layers": 1, "condition_blocks": 1}
@@ -18,9 +20,10 @@ RESIDUAL = {"name": "residual", "depth": 3, "inner": QUANTIZER}
 EVERY = {"batch_size": 16, "log_every": 1, "evaluate_every": 2, "checkpoint_every": 1}
 CLUSTERING = {"name": "cvq", "codebook_size": 8, "code_dim": 8, "distance": "sphere"}
 SCALARS = {"name": "fsq", "levels": (3, 3)}
+NUMBERS = {"name": "kl", "code_dim": 3}
 # Autoencoder, prior, levels, channels, image size: as fashion_mnist_pixelcnn, openmoji_vqvae2,
 # fashion_mnist_transformer, cifar10_cvqvae (cifar10_vqvae with other codes), openmoji_hierarchical:fsq,
-# cifar10_rvqvae, smaller; and transformers over two levels.
+# cifar10_rvqvae, openmoji_kl, smaller; and transformers over two levels.
 KINDS = {
     "one level and the reference's generator": ({"levels": 1, "width": 8}, GENERATOR, ("codes",), 1, 12),
     "vqvae2": ({"name": "vqvae2", "width": 8, "residual_width": 4}, PIXELCNN, ("top", "bottom"), 3, 16),
@@ -47,6 +50,13 @@ KINDS = {
         3,
         16,
     ),
+    "numbers and a toy prior": (
+        {"name": "vqvae", "width": 8, "residual_width": 4, "quantizer": NUMBERS},
+        {"name": "gaussian"},
+        ("codes",),
+        3,
+        16,
+    ),
 }
 
 
@@ -64,6 +74,8 @@ def config(kind, path, epochs):
 
 def weights_of(autoencoder):
     """Of the terms that there are beside the reconstruction."""
+    if autoencoder["quantizer"] is NUMBERS:
+        return {"kl": 1e-3}
     of_codes = {} if autoencoder["quantizer"] is SCALARS else {"codebook": 1.0, "commitment": 0.25}
     two_levels = autoencoder["name"] == "hierarchical" and autoencoder.get("levels", 2) > 1
     return of_codes | ({"feature": 0.5} if two_levels else {})
@@ -77,7 +89,8 @@ def write_images(path, channels, size):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_trained_gone_on_with_evaluated_and_sampled(kind, tmp_path):
+def test_trained_gone_on_with_evaluated_and_sampled(kind, tmp_path, monkeypatch):
+    monkeypatch.setitem(PRIORS, "gaussian", GaussianPrior)
     _, _, levels, channels, size = KINDS[kind]
     path = write_images(tmp_path / "data.npz", channels, size)
     run = tmp_path / "run"
@@ -97,6 +110,6 @@ def test_trained_gone_on_with_evaluated_and_sampled(kind, tmp_path):
     assert picture(run / "samples.png").size and (run / "report.html").is_file()
     maps = parts.token_levels(model.config, model.facts)
     tokens = model.encode(new)
-    assert [one.shape for one in tokens] == [(4, *level.shape) for level in maps]
+    assert [(one.shape, str(one.dtype)) for one in tokens] == [((4, *level.form), level.dtype) for level in maps]
     assert len(model.reconstruct(new)) == len(maps)
     np.testing.assert_array_equal(model.decode(tokens[:1]), model.reconstruct(new)[0])

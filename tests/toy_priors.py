@@ -1,5 +1,6 @@
 """Priors that are no autoregressive model of one size, in a few lines each: what `types.Prior` leaves room for."""
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -56,7 +57,7 @@ class MaskedPrior(nn.Module):
             logits = self.logits(tokens, condition.coarse)
             hidden, guess = tokens == level.vocab_size, pick_token(noise, logits, pick)
             unsure = jnp.where(hidden, cross_entropy(logits, guess), jnp.inf)
-            left = (level.size * (step + 1)) // self.sample_steps  # of the hidden ones, the surest
+            left = (math.prod(level.shape) * (step + 1)) // self.sample_steps  # of the hidden ones, the surest
             least = jnp.sort(unsure.reshape(len(keys), -1), -1)[:, left - 1][:, None, None]
             tokens = jnp.where(hidden & (unsure <= least), guess, tokens)
         return (tokens,)
@@ -93,11 +94,11 @@ class NextScalePrior(nn.Module):
 
     def loss(self, maps, condition, keys, *, train=False):
         """The nll a code, over all maps."""
-        count = sum(level.size for level in self.maps)
+        count = sum(math.prod(level.shape) for level in self.maps)
         every = []
         for number, (level, one) in enumerate(zip(self.maps, maps, strict=True)):
             logits = jnp.broadcast_to(self.logits(maps[:number], number), (*one.shape, level.vocab_size))
-            every.append(level.size / count * nll(logits, one))
+            every.append(math.prod(level.shape) / count * nll(logits, one))
         return {"nll": sum(every)}
 
     def sample(self, keys, condition, pick, known=None, keep=None):
@@ -107,3 +108,32 @@ class NextScalePrior(nn.Module):
             guess = pick_token(noise, self.logits(new, number), pick)
             new += (guess if keep is None else jnp.where(keep[number], known[number], guess),)
         return new
+
+
+class GaussianPrior(nn.Module):
+    """Numbers: each a normal of its own, told nothing. What a diffusion model is in an outline: no code, no nll."""
+
+    maps: tuple[Level, ...]
+    above: tuple[Level, ...] = ()
+    num_labels: int = 0
+    label_condition: bool = False
+    label_dropout: float = 0.1
+    sample_noise: float = 0.1
+    dtype: Any = jnp.float32
+
+    @staticmethod
+    def fits(maps, above):
+        assert [level.vocab_size for level in maps] == [None]
+
+    def setup(self):
+        self.mean = self.param("mean", nn.initializers.zeros, self.maps[0].form)
+
+    def loss(self, maps, condition, keys, *, train=False):
+        noise = jax.vmap(lambda key: jax.random.normal(key, self.maps[0].form))(keys)
+        foretold = self.mean[None] + self.sample_noise * noise
+        return {"mse": jnp.mean(jnp.square(maps[0] - foretold), (1, 2, 3))}
+
+    def sample(self, keys, condition, pick, known=None, keep=None):
+        noise = jax.vmap(lambda key: jax.random.normal(key, self.maps[0].form))(keys)
+        new = self.mean[None] + self.sample_noise * pick.temperature * noise
+        return (new if known is None else jnp.where(keep[0][..., None], known[0], new),)

@@ -5,6 +5,7 @@ batch_perplexity/LEVEL of one batch
 code_norm/LEVEL        median length of the codes; code_norm_max/LEVEL the longest
 away/LEVEL             root mean square of the distance from a vector to its code, in lengths of a code
 revived/LEVEL          codes that got a new value in this step
+active/LEVEL           of a map of numbers, the share that varies from place to place and image to image
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,6 +16,8 @@ LOW = 0.2  # of the codes: below, a level has collapsed
 FEW = 2.0  # perplexity of a batch: below, one code does nearly all
 LONG = 100.0  # times the median length: such a code flew off
 AWAY = 5.0  # lengths of a code between a vector and its code: above, the encoder has run away; healthy is below 1
+STILL = 0.1  # standard deviation of a number, that of the prior is 1: below, it says nothing
+IDLE = 0.5  # share of a place's numbers: where fewer vary, the level has collapsed
 PATIENCE = 3  # logged steps in a row before anything is said
 
 
@@ -42,7 +45,7 @@ class Doctor:
     def see(self, step: int, values: Mapping[str, Any]) -> list[Illness]:
         """What becomes certain with this logged step: an illness is told once, when it has lasted."""
         told = []
-        for level in (name.removeprefix("recent_usage/") for name in values if name.startswith("recent_usage/")):
+        for level in (level for name in values for kind, _, level in [name.partition("/")] if kind in WATCHED):
             found = look(level, step, values)
             before = self._ill.get(level, [])
             self._ill[level] = [*before[:PATIENCE], (step, found)] if found else []
@@ -66,6 +69,9 @@ def look(level: str, step: int, values: Mapping[str, Any]) -> Illness | None:
         return Illness(level, step, f"a code is {longest / usual:.0f} times as long as most", FLOWN)
     if step < RECENT:
         return None
+    active = values.get(f"active/{level}")
+    if active is not None and active < IDLE:
+        return Illness(level, step, f"only {active:.0%} of its numbers vary", CLOSED)
     away = values.get(f"away/{level}")
     if away is not None and away > AWAY:
         return Illness(level, step, f"vectors lie {away:.0f} times a code's length from their codes", RUN)
@@ -87,6 +93,8 @@ def unused(level: str, values: Mapping[str, Any]) -> str:
     )
 
 
+WATCHED = ("recent_usage", "active")  # one of them is logged for every level
+CLOSED = "they are held at the prior and tell the decoder nothing: try a smaller --config.loss_weights.kl"
 FLOWN = (
     "it flew off, or the encodings have shrunk away from it: lower the learning rate, or a larger "
     "--config.loss_weights.reconstruction"

@@ -73,8 +73,9 @@ def measure(model: Trained, images: Mapping[str, str] | None = None) -> dict[str
     if model.priors:
         seen = training_tokens(model)
         metrics["priors"] = {level: prior_metrics(model, level, tokens, seen) for level in model.priors}
-        if len(model.priors) == len(configs.levels(model.config)):
-            metrics["bits_per_pixel"] = sum(prior["bits_per_pixel"] for prior in metrics["priors"].values())
+        bits = [prior.get("bits_per_pixel") for prior in metrics["priors"].values()]
+        if len(bits) == len(configs.levels(model.config)) and None not in bits:
+            metrics["bits_per_pixel"] = sum(bits)
     write_json(model.workdir / f"metrics{suffix}.json", metrics)
     return metrics
 
@@ -157,13 +158,19 @@ def sums_over(task: Any, model: Model, split: Any) -> dict[str, np.ndarray]:
 def prior_metrics(
     model: Trained, level: str, tokens: token_files.TokenArrays, seen: token_files.TokenArrays | None
 ) -> dict[str, float]:
-    """nll of one level's test tokens, and what it is to be compared with, where the training's tokens are `seen`."""
+    """The losses of one level's test maps; of an nll also what it is to be compared with.
+
+    That wants the maps of the training, `seen`; without them only the entropy of these is there.
+    """
     prior, weights = model.priors[level]
     own = parts.maps_of(parts.token_levels(model.config, model.facts), level)
     task = PriorTask(prior, own, None)
-    nll = task.summary(sums_over(task, weights, data.ArrayData(tokens, BATCH, 0)))["nll"]
-    maps, codes = tokens.maps[own], prior.maps[0].vocab_size
-    found = {"nll": nll, "entropy": float(np.mean([token_files.entropy(one, codes) for one in maps]))}
+    found = task.summary(sums_over(task, weights, data.ArrayData(tokens, BATCH, 0)))
+    maps, codes, nll = tokens.maps[own], prior.maps[0].vocab_size, found.get("nll")
+    if codes is None or nll is None:
+        return found
+    del found["loss"]  # the same, or weighted
+    found["entropy"] = float(np.mean([token_files.entropy(one, codes) for one in maps]))
     if seen is not None:
         yardstick = token_files.entropies(maps, seen.maps[own], codes)["position_entropy"]
         found |= {"position_entropy": yardstick, "nll_over_position_entropy": ratio(nll, yardstick)}

@@ -90,12 +90,15 @@ def maps_of(levels: Sequence[Level], level: str) -> slice:
 def token_levels(config: Mapping[str, Any], facts: Mapping[str, Any]) -> list[Level]:
     """The token maps, coarse to fine: as the data say where they are tokens, else the autoencoder's."""
     if "levels" in facts:
-        return [Level(name, (height, width), size) for name, (height, width), size in facts["levels"]]
+        return [Level(name, tuple(shape), *more) for name, shape, *more in facts["levels"]]
     autoencoder = build_autoencoder(config, facts)
     maps = _traced(autoencoder, facts["image_size"], facts["channels"])[1].tokens
     sizes = sum((q.vocab_sizes for q in autoencoder.quantizers), ())
     names = map_names(autoencoder.level_names, autoencoder.quantizers)
-    return [Level(name, (one.shape[1], one.shape[2]), size) for name, one, size in zip(names, maps, sizes, strict=True)]
+    return [
+        Level(name, (one.shape[1], one.shape[2]), size, *one.shape[3:])
+        for name, one, size in zip(names, maps, sizes, strict=True)
+    ]
 
 
 def loss_terms(autoencoder, facts: Mapping[str, Any]) -> tuple[str, ...]:
@@ -132,9 +135,7 @@ def abstract_prior(prior: Any) -> Model:
 
 def _abstract_map(level: Level) -> Any:
     """Shape and type of one map of a level."""
-    if level.vocab_size is None:
-        return jax.ShapeDtypeStruct((1, *level.shape, level.channels), jnp.float32)
-    return jax.ShapeDtypeStruct((1, *level.shape), jnp.int32)
+    return jax.ShapeDtypeStruct((1, *level.form), level.dtype)
 
 
 def facts_of(images: Arrays) -> dict[str, Any]:
@@ -168,15 +169,17 @@ def facts_of_tokens(config: Mapping[str, Any]) -> dict[str, Any]:
     here = token_levels(config, facts)
     if here != told["levels"]:
         raise UserError(
-            f"the tokens in {folder} are {_said(told['levels'])}, the config's autoencoder makes {_said(here)}; "
+            f"the tokens in {folder} are {', '.join(map(str, told['levels']))}, the config's autoencoder makes "
+            f"{', '.join(map(str, here))}; "
             "use the config that they were encoded with"
         )
-    levels = [[level.name, list(level.shape), level.vocab_size] for level in here]
-    return {**facts, "levels": levels, "autoencoder": told["source"]["autoencoder"]}
+    return {**facts, "levels": [as_list(level) for level in here], "autoencoder": told["source"]["autoencoder"]}
 
 
-def _said(levels: list[Level]) -> str:
-    return ", ".join(f"{one.name} {one.shape[0]}x{one.shape[1]} of {one.vocab_size} codes" for one in levels)
+def as_list(level: Level) -> list[Any]:
+    """A level as data.json has it: [name, [height, width], codes], or [name, [height, width], null, numbers]."""
+    numbers = [level.channels] if level.vocab_size is None else []
+    return [level.name, list(level.shape), level.vocab_size, *numbers]
 
 
 def read_facts(workdir: Path) -> dict[str, Any]:
@@ -212,7 +215,7 @@ def check_shape(facts: Mapping[str, Any]) -> None:
     if not isinstance(counts, list) or not all(map(_is_count, counts)) or len(counts) != len(names):
         raise ValueError("label_counts is no list of numbers, one a label")
     if "levels" in facts and not (isinstance(facts["levels"], list) and all(map(_is_level, facts["levels"]))):
-        raise ValueError("levels is no list of [name, [height, width], codes]")
+        raise ValueError("levels is no list of [name, [height, width], codes or null, numbers]")
 
 
 def _is_count(value: Any) -> bool:
@@ -220,9 +223,12 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_level(value: Any) -> bool:
-    if not isinstance(value, list) or len(value) != 3 or not isinstance(value[1], list) or len(value[1]) != 2:
+    if not isinstance(value, list) or len(value) not in (3, 4) or not isinstance(value[1], list):
         return False
-    return isinstance(value[0], str) and all(map(_is_count, (*value[1], value[2])))
+    name, shape, codes, *numbers = value
+    of_numbers = codes is None and len(numbers) == 1
+    counts = [*shape, *(numbers if of_numbers else (codes, *numbers))]
+    return isinstance(name, str) and len(shape) == 2 and all(map(_is_count, counts))
 
 
 def load_autoencoder(

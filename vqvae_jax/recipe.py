@@ -214,9 +214,9 @@ class Recipe:
 
     def _check_logits(self, prior: Any, level: str, batch_size: int) -> None:
         """They are the largest that a step of a prior cannot do without."""
-        example = sum(one.size * (one.vocab_size or 1) for one in prior.maps) * jnp.dtype(prior.dtype).itemsize
-        last = prior.maps[-1]
-        what = f"maps of {' x '.join(map(str, last.shape))} tokens, each one of {last.vocab_size}"
+        numbers = sum(math.prod(one.form) * (one.vocab_size or 1) for one in prior.maps)
+        example = numbers * jnp.dtype(prior.dtype).itemsize
+        what = f"maps {', '.join(map(str, prior.maps))}"
         room.check_batch(self._path(level), batch_size, example, what)
 
     def _path(self, name: str) -> str:

@@ -124,7 +124,9 @@ class Trained:
         return configs.autoencoder_kind(self.config).stride(self.config["autoencoder"])
 
     def encode(self, images: Any) -> Maps:
-        """uint8 [N, H, W, C] → int32 token maps [N, h, w], coarse to fine. H and W are multiples of `stride`.
+        """uint8 [N, H, W, C] → int32 maps [N, h, w], of numbers float32 [N, h, w, C], coarse to fine.
+
+        H and W are multiples of `stride`.
 
         Raises:
             UserError: images of another type or shape.
@@ -133,7 +135,7 @@ class Trained:
         return tuple(codec.in_batches(self._apply(codec.encode), images, size=codec.batch_size(*images.shape[1:3])))
 
     def decode(self, tokens: Sequence[Any]) -> np.ndarray:
-        """Token maps [N, h, w] of all levels, or of the upper ones alone → uint8 [N, H, W, C].
+        """Maps [N, h, w], of numbers [N, h, w, C], of all levels or of the upper ones alone → uint8 [N, H, W, C].
 
         Raises:
             UserError: maps of other shapes, or with numbers that are no codes.
@@ -282,16 +284,27 @@ class Trained:
     def _check_tokens(self, tokens: Sequence[Any]) -> None:
         levels = parts.token_levels(self.config, self.facts)[: len(tokens)]
         shapes: list[Any] = [np.shape(one) for one in tokens]
-        if len(levels) != len(shapes) or not shapes or any(len(shape) != 3 or 0 in shape for shape in shapes):
-            raise UserError(f"tokens are maps [N, h, w] of {len(levels)} levels or fewer, coarse to fine; got {shapes}")
+        wrong = [
+            (len(shape), *shape[3:]) != (1 + len(level.form), *level.form[2:]) or 0 in shape
+            for shape, level in zip(shapes, levels, strict=False)
+        ]
+        if len(levels) != len(shapes) or not shapes or any(wrong):
+            raise UserError(
+                f"tokens are maps [N, h, w] of {len(levels)} levels or fewer, coarse to fine, [N, h, w, C] of numbers; "
+                f"got {shapes}, where training has {', '.join(map(str, levels))}"
+            )
         # Each so many times as large as in training: images of any size, but one size for all levels.
         sizes = {
             (count, height / level.shape[0], width / level.shape[1])
-            for (count, height, width), level in zip(shapes, levels, strict=True)
+            for (count, height, width, *_), level in zip(shapes, levels, strict=True)
         }
         if len(sizes) > 1:
             raise UserError(f"the maps do not belong together: {shapes}, here {[level.shape for level in levels]}")
         for one, level in zip(tokens, levels, strict=True):
+            if level.vocab_size is None:
+                if np.asarray(one).dtype.kind not in "iuf" or not np.isfinite(one).all():
+                    raise UserError(f"{level.name}: maps are finite numbers; got {np.asarray(one).dtype}")
+                continue
             if np.asarray(one).dtype.kind not in "iu":
                 raise UserError(f"{level.name}: tokens are whole numbers; got {np.asarray(one).dtype}")
             if np.min(one) < 0 or np.max(one) >= level.vocab_size:

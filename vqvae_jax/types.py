@@ -22,10 +22,19 @@ class Level(NamedTuple):
     vocab_size: int | None  # K; None where a place holds numbers
     channels: int = 0  # numbers a place
 
+    def __str__(self) -> str:
+        what = f"{self.channels} numbers" if self.vocab_size is None else f"{self.vocab_size} codes"
+        return f"{self.name} {self.shape[0]}x{self.shape[1]} of {what}"
+
     @property
-    def size(self) -> int:
-        """Codes, or numbers, of a map."""
-        return self.shape[0] * self.shape[1] * max(self.channels, 1)
+    def form(self) -> tuple[int, ...]:
+        """The shape of one map: (h, w), of numbers (h, w, C)."""
+        return self.shape if self.vocab_size is not None else (*self.shape, self.channels)
+
+    @property
+    def dtype(self) -> str:
+        """What a map holds."""
+        return "int32" if self.vocab_size is not None else "float32"
 
 
 class UserError(ValueError):
@@ -65,7 +74,7 @@ class Quantized(NamedTuple):
     """What a quantizer makes of a batch z_e [B, …, D]: of vectors, sequences, images, videos."""
 
     z_q: Array  # as z_e, straight-through
-    indices: Tokens  # one map as z_e without D; residual quantizers one a depth
+    indices: Tokens  # one map as z_e without D, or of numbers with them; residual quantizers one a depth
     losses: dict[str, Array]  # unweighted scalars, by name
     codebook: Codebook  # after this batch; unchanged unless train=True
     fresh: Array | None  # bool, as codes without D: revived in this step; the task clears their optimizer moments
@@ -81,7 +90,7 @@ class Quantizer(Protocol):
     def output_dim(self) -> int: ...  # channels of z_q
 
     @property
-    def vocab_sizes(self) -> tuple[int, ...]: ...  # codes per map
+    def vocab_sizes(self) -> tuple[int | None, ...]: ...  # codes per map, None where it holds numbers
 
     def init(self, key: Array) -> Codebook: ...
 

@@ -23,6 +23,7 @@ CODES = {"codebook_size": 12, "code_dim": 4}
 QUANTIZER = {name: {"name": name, **CODES} for name in QUANTIZERS} | {
     "residual": {"name": "residual", "depth": 2, "inner": {"name": "ema", **CODES}},
     "fsq": {"name": "fsq", "levels": (4, 3, 3)},
+    "kl": {"name": "kl", "code_dim": 4},
 }
 PRIOR = {"name": "pixelcnn", "depth": 8, "layers": 1, "attention_after": (1,), "heads": 4, "label_condition": True}
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small_models import quick
 from small_priors import CASES, CODES, made
-from toy_priors import MaskedPrior, NextScalePrior
+from toy_priors import GaussianPrior, MaskedPrior, NextScalePrior
 
 from vqvae_jax.data.arrays import ArrayData
 from vqvae_jax.data.tokens import TokenArrays
@@ -24,7 +24,9 @@ PRIORS = {
     "transformer": made("transformer", CODES, **CASES["transformer"]),
     "masked": MaskedPrior((Level("bottom", (4, 4), CODES),), (COARSE,)),
     "next scale": NextScalePrior(SCALES),
+    "numbers": GaussianPrior((Level("codes", (3, 4), None, 2),)),
 }
+TERMS = {"numbers": ["mse"]}
 EVERY = pytest.mark.parametrize("kind", PRIORS)
 OPTIMIZER = {"learning_rate": 0.02, "schedule": "constant", "warmup_steps": 0, "clip": 0.0, "weight_decay": 0.0}
 OPTIMIZER |= {"b1": 0.9, "b2": 0.999, "eps": 1e-8}
@@ -34,7 +36,13 @@ COUNT = 24
 def drawn_maps(prior, count=COUNT, seed=0):
     """Maps of a few values, so that there is something to learn: of the levels above, then its own."""
     noise = np.random.default_rng(seed)
-    return tuple(noise.integers(0, 3, (count, *level.shape)) for level in (*prior.above, *prior.maps))
+
+    def one(level):
+        if level.vocab_size is None:
+            return (noise.normal(size=(count, *level.form)) + 3).astype(np.float16)
+        return noise.integers(0, 3, (count, *level.shape))
+
+    return tuple(one(level) for level in (*prior.above, *prior.maps))
 
 
 def task_of(prior, **fields):
@@ -57,13 +65,15 @@ def learned(kind):
     for number in range(25):
         state, metrics = step(state, data.batch(number))
         losses.append(float(metrics["loss"]))
-    assert {"loss", "nll", "grad_norm"} <= set(metrics)
+    assert {"loss", *TERMS.get(kind, ["nll"]), "grad_norm"} <= set(metrics)
     return task, losses, task.model(state)
 
 
 def given(prior, count):
     """(keys, condition, own maps) of so many examples."""
-    maps = tuple(jnp.asarray(one, jnp.int32) for one in drawn_maps(prior, count))
+    levels = (*prior.above, *prior.maps)
+    drawn = drawn_maps(prior, count)
+    maps = tuple(jnp.asarray(one, level.dtype) for one, level in zip(drawn, levels, strict=True))
     label = jnp.zeros(count, jnp.int32) if prior.num_labels else None
     condition = Condition(label, maps[: len(prior.above)])
     return jax.random.split(jax.random.key(3), count), condition, maps[len(prior.above) :]
@@ -85,7 +95,7 @@ def test_an_evaluation_depends_on_neither_batch_size_nor_order(kind):
         return task.summary(jax.tree.map(lambda *one: sum(np.asarray(x) for x in one), *sums))
 
     one, other = measured(24), measured(7)
-    assert set(one) == {"loss", "nll"} and one["nll"] == pytest.approx(other["nll"], rel=1e-5)
+    assert set(one) == {"loss", *TERMS.get(kind, ["nll"])} and one == pytest.approx(other, rel=1e-5)
 
 
 @EVERY
@@ -93,9 +103,10 @@ def test_an_examples_loss_is_its_own(kind):
     task, _, model = learned(kind)
     keys, condition, maps = given(task.prior, 6)
     run = quick(lambda *a: task.prior.apply({"params": model.params}, *a, method="loss"))
-    among = run(maps, condition, keys)["nll"]
+    (term,) = TERMS.get(kind, ["nll"])
+    among = run(maps, condition, keys)[term]
     assert among.shape == (6,) and among.dtype == jnp.float32 and len(np.unique(among)) > 1
-    alone = run(*jax.tree.map(lambda x: x[2:3], (maps, condition, keys)))["nll"]
+    alone = run(*jax.tree.map(lambda x: x[2:3], (maps, condition, keys)))[term]
     np.testing.assert_allclose(alone[0], among[2], rtol=1e-5)
 
 
@@ -106,8 +117,9 @@ def test_drawn_maps_are_codes_depend_on_their_key_and_copy_what_is_kept(kind):
     keys, condition, known = given(prior, 6)
     new = draw(prior, Pick(), model, keys, condition)
     shapes = [(6, *level.shape) for level in prior.maps]
-    assert [one.shape for one in new] == shapes and {one.dtype for one in new} == {jnp.dtype("int32")}
-    assert all(int(one.min()) >= 0 and int(one.max()) < CODES for one in new)
+    assert [(one.shape, str(one.dtype)) for one in new] == [((6, *level.form), level.dtype) for level in prior.maps]
+    for one, level in zip(new, prior.maps, strict=True):
+        assert level.vocab_size is None or (int(one.min()) >= 0 and int(one.max()) < level.vocab_size)
     among = draw(prior, Pick(), model, *jax.tree.map(lambda x: x[1:4], (keys, condition)))
     for one, other in zip(among, new, strict=True):
         np.testing.assert_array_equal(one, other[1:4])

@@ -38,7 +38,7 @@ def assert_learns(step, state):
 def test_plain_jax(name):
     quantizer = small(name, codebook_size=32)
     size = quantizer.input_dim
-    weights = {"in": jnp.asarray(vectors(1, 6, size)), "out": jnp.asarray(vectors(2, size, 6))}
+    weights = {"in": jnp.asarray(vectors(1, 6, size)), "out": jnp.asarray(vectors(2, quantizer.output_dim, 6))}
 
     def step(state, key):
         params, book, moments = state
@@ -176,7 +176,7 @@ def test_equinox(name):
             return total(out, out.z_q @ self.decode, x), out.codebook
 
     size = quantizer.input_dim
-    weights = jnp.asarray(vectors(1, 6, size)), jnp.asarray(vectors(2, size, 6))
+    weights = jnp.asarray(vectors(1, 6, size)), jnp.asarray(vectors(2, quantizer.output_dim, 6))
     model = Model(*weights, quantizer.init(jax.random.key(0)), quantizer)
 
     def step(state, key):

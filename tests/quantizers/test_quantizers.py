@@ -25,7 +25,7 @@ from vqvae_jax.types import Codebook
 ROOT = Path(__file__).resolve().parents[2]
 EVERY = pytest.mark.parametrize("name", CASES)
 WAYS = ("vq", "ema-kmeans", "cvq-random", "cvq-probabilistic", "cvq-cos", "cosine", "fsq", "residual-dropout")
-WAYS += ("residual-cvq",)  # each kind, each way of moving codes: for tests that cost seconds
+WAYS += ("kl", "residual-cvq")  # each kind, each way of moving codes: for tests that cost seconds
 EACH_WAY = pytest.mark.parametrize("name", WAYS)
 NEAREST = pytest.mark.parametrize("name", ["vq", "ema", "cvq"])  # one table of codes, used by nearest distance
 REVIVING = pytest.mark.parametrize("name", ["vq", "ema"])  # and drawn anew after a time
@@ -55,7 +55,9 @@ def test_shapes_and_dtypes(name, train, dtype):
     z_e = jax.ShapeDtypeStruct((2, 3, 5, quantizer.input_dim), dtype)
     out = jax.eval_shape(lambda b, z, k: quantizer(b, z, key=k, train=train), book, z_e, jax.random.key(0))
     assert kinds(out.z_q) == ((2, 3, 5, quantizer.output_dim), str(jnp.dtype(dtype)))
-    assert kinds(out.indices) == (((2, 3, 5), "int32"),) * len(quantizer.vocab_sizes)
+    assert kinds(out.indices) == tuple(
+        ((2, 3, 5), "int32") if size else ((2, 3, 5, quantizer.output_dim), "float32") for size in quantizer.vocab_sizes
+    )
     assert out.losses or not book.codes.size  # without a table there is nothing to learn
     assert all(kinds(loss) == ((), "float32") for loss in out.losses.values())
     assert kinds(out.codebook) == kinds(book)  # a step changes no shape and no dtype
@@ -74,7 +76,7 @@ def test_in_evaluation_lookup_of_the_indices_is_z_q_and_nothing_moves(name):
     out = jax.jit(lambda b, z: quantizer(b, z))(book, z_e)
     np.testing.assert_array_equal(quantizer.lookup(book, out.indices), out.z_q)
     for indices, size in zip(out.indices, quantizer.vocab_sizes, strict=True):
-        assert indices.min() >= 0 and indices.max() < size
+        assert size is None or (indices.min() >= 0 and indices.max() < size)
     assert_same(out.codebook, book)
     assert_same(quantizer(book, z_e, key=jax.random.key(3)), quantizer(book, z_e, key=jax.random.key(4)))  # no noise
 
@@ -87,10 +89,10 @@ def test_whatever_lies_before_the_channels_stays(name, shape):
     book, z_e = quantizer.init(jax.random.key(0)), vectors(1, *shape, quantizer.input_dim)
     out = quantizer(book, z_e)
     assert out.z_q.shape == (*shape, quantizer.output_dim)
-    assert [indices.shape for indices in out.indices] == [shape] * len(quantizer.vocab_sizes)
+    assert [indices.shape[: len(shape)] for indices in out.indices] == [shape] * len(quantizer.vocab_sizes)
     np.testing.assert_array_equal(quantizer.lookup(book, out.indices), out.z_q)
     flat = quantizer(book, z_e.reshape(-1, quantizer.input_dim))
-    np.testing.assert_array_equal([np.ravel(one) for one in out.indices], flat.indices)
+    np.testing.assert_array_equal([np.ravel(one) for one in out.indices], [np.ravel(one) for one in flat.indices])
     learn = lambda z_e: jnp.sum(quantizer(book, z_e, key=jax.random.key(2), train=True).z_q ** 2)  # noqa: E731
     moved = quantizer(book, z_e, key=jax.random.key(2), train=True)
     assert moved.z_q.shape == out.z_q.shape and kinds(moved.codebook) == kinds(book)
@@ -158,9 +160,12 @@ def eight_devices_equal_one():
             want = step(one, jax.device_put(z_e, jax.devices()[0]), key)
             got = step(many, jax.device_put(z_e, split), key)
             assert len(got.z_q.sharding.device_set) == 8, name
-            assert_same(*jax.device_get(((got.indices, got.fresh), (want.indices, want.fresh))))
             close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6, err_msg=name)
             jax.tree.map(close, (got.codebook, got.losses), (want.codebook, want.losses))
+            codes = None not in quantizer.vocab_sizes  # numbers differ as the statistics do
+            (assert_same if codes else functools.partial(jax.tree.map, functools.partial(close, atol=1e-5)))(
+                *jax.device_get(((got.indices, got.fresh), (want.indices, want.fresh)))
+            )
             revived += 0 if got.fresh is None else int(got.fresh.sum())
             one, many = want.codebook, got.codebook
         assert revived or got.fresh is None, name
@@ -298,7 +303,7 @@ def test_a_new_ema_codebook_comes_alive_in_its_first_step():
 
 def test_init_draws_from_its_key_alone():
     """No statistics of a dummy forward pass poison the codebook: `init` sees no data."""
-    for name in set(CASES) - {"fsq"}:
+    for name in set(CASES) - {"fsq", "kl"}:
         assert_same(small(name).init(jax.random.key(0)), small(name).init(jax.random.key(0)))
         assert (small(name).init(jax.random.key(0)).codes != small(name).init(jax.random.key(1)).codes).any()
 
@@ -508,10 +513,10 @@ def test_every_product_has_all_bits_of_float32(name, platform, blocks, train, mo
 
     z_e = jax.ShapeDtypeStruct((2, 4, 6, quantizer.input_dim), jnp.float32)
     found = precisions(jax.grad(step, (0, 1), has_aux=True), book.codes, z_e, book, jax.random.key(0))
-    assert set(found) == (set() if name == "fsq" else {(EXACT, EXACT)})
+    assert set(found) == (set() if name in ("fsq", "kl") else {(EXACT, EXACT)})
 
 
-@pytest.mark.parametrize("name", [name for name in WAYS if name != "fsq"])
+@pytest.mark.parametrize("name", [name for name in WAYS if name not in ("fsq", "kl")])
 def test_a_step_with_262144_codes_fits_in_256_megabytes(name):
     """A one-hot or distance matrix of 16,384 vectors would take 17 GB."""
     quantizer = small(name, codebook_size=2**18, code_dim=8)

@@ -17,6 +17,7 @@ from small_quantizers import is_row_of
 from vqvae_jax.quantizers import QUANTIZERS, EMAQuantizer, FiniteScalarQuantizer, VectorQuantizer
 from vqvae_jax.quantizers.cosine import CosineQuantizer
 from vqvae_jax.quantizers.fsq import EPSILON
+from vqvae_jax.quantizers.kl import KLBottleneck
 from vqvae_jax.quantizers.residual import ResidualQuantizer
 
 RECORDED = Path(__file__).parents[1] / "reference" / "quantizers"
@@ -202,6 +203,22 @@ def test_how_rarely_the_shift_decides(levels, places):
     quantizer = FiniteScalarQuantizer(levels)
     ours = jax.jit(lambda z_e: quantizer(quantizer.init(jax.random.key(0)), z_e).z_q)(z_e)
     assert np.mean((np.abs(ours - theirs) > 1e-3).any(-1)) <= places
+
+
+def test_a_continuous_bottleneck_is_latent_diffusion_s(monkeypatch):
+    """Mean, sample with the same noise, KL and both gradients; theirs is a sum over an image, ours a mean."""
+    at = below(recorded("kl"), "step0")
+    quantizer = KLBottleneck(at["mode"].shape[-1])
+    book = quantizer.init(jax.random.key(0))
+    mean = quantizer(book, at["z_e"])
+    near(mean.z_q, at["mode"])
+    near(mean.losses["kl"], at["kl"].mean() / np.prod(at["mode"].shape[1:]))
+    monkeypatch.setattr(jax.random, "normal", lambda key, shape: jnp.asarray(at["noise"]))
+    step = lambda z_e: quantizer(book, z_e, key=jax.random.key(0), train=True)  # noqa: E731
+    near(step(at["z_e"]).z_q, at["z_q"])
+    near(jax.grad(lambda z_e: jnp.mean(step(z_e).z_q * at["weight_on_z_q"]))(at["z_e"]), at["grad_z_e_of_z_q"])
+    size = np.prod(at["mode"].shape[1:])
+    near(jax.grad(lambda z_e: step(z_e).losses["kl"] * size)(at["z_e"]), at["grad_z_e_of_loss"])
 
 
 def test_each_quantizer_is_recorded():

@@ -76,7 +76,9 @@ def metrics(model: Trained, arrays: data.Arrays) -> dict[str, float]:
     if model.priors:
         tokens = TokenArrays(model.encode(arrays.image), arrays.label)
         for level in model.priors:
-            found[f"nll/{level}"] = evaluate.prior_metrics(model, level, tokens, None)["nll"]
+            measured = evaluate.prior_metrics(model, level, tokens, None)
+            name = "nll" if "nll" in measured else "loss"
+            found[f"{name}/{level}"] = measured[name]
     return found
 
 

@@ -14,8 +14,17 @@ import numpy as np
 from vqvae_jax import parts
 from vqvae_jax.autoencoders.hierarchical import HierarchicalVAE, level_names
 from vqvae_jax.interop.matches import Match, Shapes, Tensors, usual_size, vote
-from vqvae_jax.interop.places import AS_IT_IS, Place, Places, Renames, countdown, numbers, of_params, shapes_of
-from vqvae_jax.quantizers.fsq import FiniteScalarQuantizer
+from vqvae_jax.interop.places import (
+    AS_IT_IS,
+    Place,
+    Places,
+    Renames,
+    countdown,
+    numbers,
+    of_params,
+    shapes_of,
+    without_codes,
+)
 from vqvae_jax.quantizers.vq import VectorQuantizer
 from vqvae_jax.types import Model, Reconstruction
 
@@ -76,7 +85,8 @@ def places(module: HierarchicalVAE, like: Model) -> Places:
     found = of_params(like.params, RENAMES)
     for i, level in enumerate(reversed(module.level_names)):
         stats, quantizer = ("codebooks", level, "stats"), module.quantizers[module.level_names.index(level)]
-        if isinstance(quantizer, FiniteScalarQuantizer):  # has no table
+        if not like.codebooks[level].codes.size:
+            found |= without_codes(level, like.codebooks[level], f"encoder_{i}.bottleneck")
             continue
         found[f"encoder_{i}.vq.dictionary"] = Place(("codebooks", level, "codes"), AS_IT_IS)
         start = getattr(quantizer, "revive_after", 0) or DEAD_RATE

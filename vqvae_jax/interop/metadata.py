@@ -116,7 +116,7 @@ def prior(told: Told) -> Match:
         "num_labels": module.num_labels if module.label_condition else 0,
         "range": config["dataset"]["range"],
         "autoencoder": config["autoencoder"],
-        "levels": [[level.name, list(level.shape), level.vocab_size] for level in levels],
+        "levels": [parts.as_list(level) for level in levels],
     }
     title = f"the prior {told.stage!r} of a workdir, {config['priors'][told.stage]['name']}"
     return Match(title, "prior", config["priors"][told.stage], facts, module, like, places_of(module, like))

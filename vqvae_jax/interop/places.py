@@ -89,7 +89,9 @@ def from_torch(tensors: Mapping[str, np.ndarray], places: Places, like: Model) -
 
     def leaf(path: Any, shape: Any) -> np.ndarray:
         array = given.get(tuple(map(_key, path)))
-        return np.zeros(shape.shape, shape.dtype) if array is None else np.ascontiguousarray(array, shape.dtype)
+        if array is None:
+            return np.zeros(shape.shape, shape.dtype)
+        return np.ascontiguousarray(array, shape.dtype).reshape(shape.shape)  # which makes [1] of a scalar
 
     return jax.tree_util.tree_map_with_path(leaf, like)
 
@@ -98,6 +100,11 @@ def shapes(places: Places, like: Model) -> dict[str, Shape]:
     """PyTorch's shape of every tensor that a model shaped like `like` has."""
     leaves = by_path({"params": like.params, "codebooks": as_dicts(like.codebooks)})
     return {name: _theirs(place.layout, leaves[place.path].shape) for name, place in places.items()}
+
+
+def without_codes(level: str, book: Any, name: str) -> Places:
+    """Of a bottleneck without a table, below `name`: its statistics by their own names; finite scalars have none."""
+    return {f"{name}.{stat}": Place(("codebooks", level, "stats", stat), AS_IT_IS) for stat in book.stats}
 
 
 def by_path(tree: Any) -> dict[tuple[str, ...], Any]:

@@ -13,7 +13,17 @@ import jax.numpy as jnp
 from vqvae_jax import parts
 from vqvae_jax.autoencoders.vqvae2 import VQVAE2
 from vqvae_jax.interop.matches import Match, Shapes, Tensors, usual_size, vote
-from vqvae_jax.interop.places import AS_IT_IS, TRANSPOSED, Place, Places, Renames, numbers, of_params, shapes_of
+from vqvae_jax.interop.places import (
+    AS_IT_IS,
+    TRANSPOSED,
+    Place,
+    Places,
+    Renames,
+    numbers,
+    of_params,
+    shapes_of,
+    without_codes,
+)
 from vqvae_jax.types import Model, Reconstruction
 
 SHORT = {"top": "t", "bottom": "b"}
@@ -62,7 +72,8 @@ def places(module: VQVAE2, like: Model) -> Places:
     """Where the tensors of its PyTorch twin lie."""
     found = of_params(like.params, renames(module.residual_blocks))
     for level, short in SHORT.items():
-        if not like.codebooks[level].codes.size:  # finite scalars have no table
+        if not like.codebooks[level].codes.size:
+            found |= without_codes(level, like.codebooks[level], f"quantize_{short}")
             continue
         found[f"quantize_{short}.embed"] = Place(("codebooks", level, "codes"), TRANSPOSED)
         for theirs, ours, layout in STATS:

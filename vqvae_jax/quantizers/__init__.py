@@ -1,18 +1,22 @@
 """One file a quantizer. To add one: write the file, add its line here, a config that uses it, a test."""
 
+from typing import Any
+
 from vqvae_jax.quantizers.cosine import CosineQuantizer
 from vqvae_jax.quantizers.cvq import CVQuantizer
 from vqvae_jax.quantizers.ema import EMAQuantizer
 from vqvae_jax.quantizers.fsq import FiniteScalarQuantizer
+from vqvae_jax.quantizers.kl import KLBottleneck
 from vqvae_jax.quantizers.residual import ResidualQuantizer
 from vqvae_jax.quantizers.vq import VectorQuantizer
 
-QUANTIZERS = {
+QUANTIZERS: dict[str, Any] = {
     "vq": VectorQuantizer,
     "ema": EMAQuantizer,
     "cvq": CVQuantizer,
     "cosine": CosineQuantizer,
     "fsq": FiniteScalarQuantizer,
+    "kl": KLBottleneck,
     "residual": ResidualQuantizer,
 }
 # Which of them a residual quantizer may have inside: those that code z_e as it is.

@@ -67,7 +67,7 @@ class ResidualQuantizer:
         return self.inner.output_dim
 
     @property
-    def vocab_sizes(self) -> tuple[int, ...]:
+    def vocab_sizes(self) -> tuple[int | None, ...]:
         return self.inner.vocab_sizes * self.depth
 
     def init(self, key: Array) -> Codebook:

@@ -72,7 +72,7 @@ class Panel(NamedTuple):
 def stage(name: str, entries: list[dict[str, Any]], config: Mapping[str, Any]) -> dict[str, Any]:
     """A row of plots of one stage; those without data are left out."""
     levels = configs.levels(config)
-    panels = autoencoder_panels(entries, levels) if name == "autoencoder" else prior_panels()
+    panels = autoencoder_panels(entries, levels) if name == "autoencoder" else prior_panels(entries)
     drawn = [(panel, curves(panel, entries)) for panel in panels if any(_points(entries, x) for x in panel.lines)]
     return {"name": name, "progress": progress(name, entries, config), "panels": drawn}
 
@@ -105,6 +105,7 @@ def autoencoder_panels(entries: list[dict[str, Any]], levels: Sequence[str]) -> 
         Panel("Codes used lately", f"share used in the last {RECENT} steps", watched("recent_usage", maps)),
         Panel("Longest code", "length", watched("code_norm_max", maps), log=True),
         Panel("Revived codes", "in a step", watched("revived", maps)),
+        Panel("Numbers that vary", "share of a place's", watched("active", [(name, TRAIN) for name in levels])),
     ]
 
 
@@ -113,15 +114,19 @@ def watched(metric: str, maps: Sequence[tuple[str, str]]) -> list[Line]:
     return [Line(f"train/{metric}/{name}", name, colour) for name, colour in maps]
 
 
-def prior_panels() -> list[Panel]:
+def prior_panels(entries: list[dict[str, Any]]) -> list[Panel]:
     """What the prior knows, beside what counting knows; and whether it learns calmly."""
     nll = [
         Line("train/nll", "train", TRAIN),
         Line("held_out/nll", "held out", HELD_OUT, "o-"),
         Line("held_out/position_entropy", "position entropy", INK, "--"),
     ]
+    loss = [Line("train/loss", "train", TRAIN), Line("held_out/loss", "held out", HELD_OUT, "o-")]
+    if any("train/nll" in entry for entry in entries):
+        loss = []  # it is the nll
     return [
         Panel("nll", "nats a token", nll),
+        Panel("Loss", "weighted sum", loss),
         Panel("Gradient norm", "before clipping", [Line("train/grad_norm", "", TRAIN)], log=True),
     ]
 

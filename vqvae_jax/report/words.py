@@ -42,21 +42,23 @@ def with_priors(config: Mapping[str, Any]) -> list[str]:
 
 
 def sizes(config: Mapping[str, Any]) -> str:
-    """`2 levels × 256 codes`, or `top 512, bottom 256 codes`."""
+    """`2 levels × 256 codes`, or `top 512 codes, bottom 256 codes`."""
     section, names = config["autoencoder"], configs.levels(config)
     sizes = [codes(section["quantizers"].get(name, section["quantizer"])) for name in names]
     if len(set(sizes)) == 1:
-        return f"{len(names)} level{'s' * (len(names) > 1)} × {sizes[0]} codes"
-    return ", ".join(f"{name} {size}" for name, size in zip(names, sizes, strict=True)) + " codes"
+        return f"{len(names)} level{'s' * (len(names) > 1)} × {sizes[0]}"
+    return ", ".join(f"{name} {size}" for name, size in zip(names, sizes, strict=True))
 
 
 def codes(quantizer: Mapping[str, Any]) -> str:
-    """How many, of one level: `256`, `4 depths of 256`, `8·6·5`."""
+    """How many, of one level: `256 codes`, `4 depths of 256 codes`, `8·6·5 codes`, `4 numbers`."""
     if "inner" in quantizer:
         return f"{quantizer['depth']} depths of {codes(quantizer['inner'])}"
     if "levels" in quantizer:
-        return "·".join(map(str, quantizer["levels"]))
-    return str(quantizer.get("codebook_size", "?"))
+        return f"{'·'.join(map(str, quantizer['levels']))} codes"
+    if "codebook_size" in quantizer:
+        return f"{quantizer['codebook_size']} codes"
+    return f"{quantizer['code_dim']} numbers"
 
 
 class Card(NamedTuple):
@@ -79,6 +81,9 @@ def cards(metrics: Mapping[str, Any], levels: Sequence[str]) -> Iterator[Card]:
         perplexity = number(measured.get(f"perplexity/{level}"), ".1f")
         yield Card(f"Codes used, {level}", number(measured[f"usage/{level}"], ".1%"), f"perplexity {perplexity}")
     for level, prior in metrics.get("priors", {}).items():
+        if "nll" not in prior:
+            yield Card(f"Loss, {level}", number(prior["loss"], ".4f"), "of the prior")
+            continue
         if "position_entropy" not in prior:  # imported: the tokens that it learned from are not here
             yield Card(f"nll, {level}", number(prior["nll"], ".3f"), "nats a token")
             continue
@@ -135,8 +140,8 @@ def _check_metrics(metrics: Mapping[str, Any]) -> None:
         if not isinstance(section, dict):
             raise ValueError(f"{path} is no section")
     for name, prior in priors.items():
-        if not isinstance(prior, dict) or "nll" not in prior:
-            raise ValueError(f"priors.{name} holds no nll")
+        if not isinstance(prior, dict) or not {"nll", "loss"} & prior.keys():
+            raise ValueError(f"priors.{name} holds neither nll nor loss")
         if ("position_entropy" in prior) != ("nll_over_position_entropy" in prior):
             raise ValueError(f"priors.{name} holds a position_entropy or a ratio to it, not both")
     for section in (metrics.get("autoencoder", {}), *priors.values()):

@@ -1,7 +1,7 @@
 """Stage one: images to codes and back."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -14,8 +14,9 @@ from vqvae_jax.data.augment import augment, normalise, to_uint8
 from vqvae_jax.finite import kept_if_finite
 from vqvae_jax.networks.measure import psnr, ssim
 from vqvae_jax.quantizers import codebook as cb
+from vqvae_jax.quantizers.kl import mean_and_deviation
 from vqvae_jax.tasks.optimize import apply_gradients, new_state, trainable, with_model
-from vqvae_jax.types import Array, Codebook, Model, TrainState, UserError, map_names, unknown
+from vqvae_jax.types import Array, Codebook, Model, Reconstruction, TrainState, UserError, map_names, unknown
 
 SHOWN = 32  # pictures in a grid
 TINY = 1e-12  # for codes of length 0
@@ -103,9 +104,8 @@ class AutoencodeTask:
             "psnr": jnp.sum(mask * psnr(batch["image"], seen)),
             "ssim": jnp.sum(mask * ssim(batch["image"], seen)),
         }
-        for name, tokens in zip(self._vocabulary(), out.tokens, strict=True):
+        for name, size, tokens in self._coded(out):
             weight = jnp.broadcast_to(mask[:, None, None], tokens.shape).reshape(-1)
-            size = self._vocabulary()[name]
             sums[f"codes/{name}"] = jnp.zeros(size).at[tokens.reshape(-1)].add(weight)
         return sums
 
@@ -142,8 +142,8 @@ class AutoencodeTask:
     def _health(self, out: Any) -> dict[str, Array]:
         """Of this batch alone: what a whole split says is in the evaluation."""
         metrics = {}
-        for name, tokens in zip(self._vocabulary(), out.tokens, strict=True):
-            counts = cb.counts(tokens, self._vocabulary()[name])
+        for name, size, tokens in self._coded(out):
+            counts = cb.counts(tokens, size)
             metrics[f"batch_usage/{name}"] = cb.usage(counts)
             metrics[f"batch_perplexity/{name}"] = cb.perplexity(counts)
         metrics |= {f"revived/{name}": jnp.sum(dead) for name, dead in out.fresh.items()}
@@ -155,11 +155,14 @@ class AutoencodeTask:
             metrics |= {f"{name}/{level}": value for name, value in found.items()}
         return metrics
 
-    def _vocabulary(self) -> dict[str, int]:
-        """Codes of each token map."""
+    def _coded(self, out: Reconstruction) -> Iterator[tuple[str, int, Array]]:
+        """(name, codes, int32 [B, h, w]) of each map that holds codes."""
         quantizers = self.autoencoder.quantizers
         sizes = sum((quantizer.vocab_sizes for quantizer in quantizers), ())
-        return dict(zip(map_names(self.autoencoder.level_names, quantizers), sizes, strict=True))
+        names = map_names(self.autoencoder.level_names, quantizers)
+        for name, size, tokens in zip(names, sizes, out.tokens, strict=True):
+            if size is not None:
+                yield name, size, tokens
 
 
 def distance(code_norm: Array, commitment: Array, dim: int) -> dict[str, Array]:
@@ -168,7 +171,10 @@ def distance(code_norm: Array, commitment: Array, dim: int) -> dict[str, Array]:
 
 
 def age_and_size(codebook: Codebook) -> dict[str, Array]:
-    """What `doctor` watches: the share of codes used lately, steps unused, and lengths; nothing without a table."""
+    """What `doctor` watches: the share of codes used lately, steps unused, and lengths; of numbers, how many vary."""
+    if {"mean", "square"} <= codebook.stats.keys():
+        _, deviation = mean_and_deviation(codebook)
+        return {"active": jnp.mean(deviation > doctor.STILL)}
     if not codebook.codes.size:
         return {}
     lengths = jnp.linalg.norm(codebook.codes, axis=-1).reshape(-1)
