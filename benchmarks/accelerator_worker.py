@@ -444,11 +444,13 @@ def arrays_of(workdir: Path) -> list[Any]:
     import jax
     import numpy as np
 
-    from vqvae_jax import config, parts
+    from vqvae_jax import config
+    from vqvae_jax import facts as facts_file
+    from vqvae_jax.parts import Parts
 
-    settings, facts = config.load(workdir), parts.read_facts(workdir)
-    stages = parts.load_autoencoder(workdir, settings, facts), parts.load_prior(workdir, settings, facts, "top", None)
-    return [np.asarray(x) for x in jax.tree.leaves([model for _, model in stages])]
+    settings, facts = config.load(workdir), facts_file.read(workdir)
+    models = [Parts(settings, facts).load(workdir, stage) for stage in ("autoencoder", "top")]
+    return [np.asarray(x) for x in jax.tree.leaves(models)]
 
 
 def differing(one: list[Any], other: list[Any]) -> dict[str, Any]:

@@ -41,6 +41,7 @@ from vqvae_jax import config as configs
 from vqvae_jax.data.augment import normalise
 from vqvae_jax.data.tokens import TokenArrays
 from vqvae_jax.devices import use_compilation_cache
+from vqvae_jax.facts import facts_of
 from vqvae_jax.files import read_json, write_json
 from vqvae_jax.flags import Parser, file, positive
 from vqvae_jax.networks.likelihood import discretised_logistic
@@ -123,7 +124,7 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, quantizer: dict[str, Any], images: Mapping[str, np.ndarray]) -> None:
         self.recipe, self.images = recipe, images
-        self.facts = parts.facts_of(data.Arrays(images["train"]))
+        self.facts = facts_of(data.Arrays(images["train"]))
         self.config = config_of(recipe, quantizer, self.facts["image_size"])
         self.autoencoder = parts.build_autoencoder(self.config, self.facts)
         tx = make_optimizer(self.config["optimizer"], recipe.steps)
@@ -131,7 +132,7 @@ class Trainer:
         self.step = jax.jit(self.task.train_step, donate_argnums=0)
         tx = make_optimizer(self.config["priors"]["codes"]["optimizer"], recipe.prior_steps)
         depths = len(self.autoencoder.quantizers[0].vocab_sizes)
-        self.prior_task = PriorTask(parts.build_prior(self.config, self.facts, "codes"), slice(0, depths), tx)
+        self.prior_task = PriorTask(parts.Parts(self.config, self.facts).prior("codes"), slice(0, depths), tx)
 
     def train(self, seed: int) -> Model:
         """The autoencoder after its steps; batches are the same for every quantizer."""

@@ -30,6 +30,7 @@ from vqvae_jax import codec, data, evaluate, parts
 from vqvae_jax import config as configs
 from vqvae_jax.backend import platform
 from vqvae_jax.devices import use_compilation_cache
+from vqvae_jax.facts import facts_of
 from vqvae_jax.files import read_json, write_json
 from vqvae_jax.flags import Parser, file, positive
 from vqvae_jax.tasks.autoencode import AutoencodeTask
@@ -91,7 +92,7 @@ class Trainer:
             flags += [f"--config.autoencoder.width={given.width}"]
         config = configs.read(BASE, [*flags, f"--config.dataset.path={given.data}"])
         self.batch_size, self.images = config["train"]["batch_size"], images
-        self.autoencoder = parts.build_autoencoder(config, parts.facts_of(data.Arrays(images["train"])))
+        self.autoencoder = parts.build_autoencoder(config, facts_of(data.Arrays(images["train"])))
         tx = make_optimizer(config["optimizer"], given.steps)
         section = config["dataset"]
         self.task = AutoencodeTask(

@@ -30,6 +30,7 @@ from vqvae_jax import config as configs
 from vqvae_jax.data import folder
 from vqvae_jax.data import tokens as token_files
 from vqvae_jax.data.stream import Lazy
+from vqvae_jax.facts import facts_of
 from vqvae_jax.tasks.autoencode import AutoencodeTask
 from vqvae_jax.tasks.optimize import make_optimizer
 
@@ -47,7 +48,7 @@ def prepared(name):
     config = configs.read(f"configs/{name}.py")
     size, channels = config["dataset"]["image_size"], 1 if "mnist" in name else 3
     arrays = data.Arrays(noise(4096, size, channels))
-    autoencoder = parts.build_autoencoder(config, parts.facts_of(arrays))
+    autoencoder = parts.build_autoencoder(config, facts_of(arrays))
     return config, autoencoder, data.ArrayData(arrays, config["train"]["batch_size"], 0)
 
 
@@ -88,7 +89,7 @@ def encode_seconds(root):
     """10,000 images of 32 px to tokens on disk with cifar10_vqvae's autoencoder, compilation included."""
     config, autoencoder, _ = prepared("cifar10_vqvae")
     arrays = data.Arrays(noise(10_000, 32, 3), name=tuple(map(str, range(10_000))))
-    facts = parts.facts_of(arrays)
+    facts = facts_of(arrays)
     like = parts.abstract_autoencoder(autoencoder, facts)
     model = jax.tree.map(lambda x: np.random.default_rng(0).normal(size=x.shape).astype(x.dtype), like)
     encode = lambda x: codec.encode(autoencoder, (-1.0, 1.0), model, x)  # noqa: E731
@@ -96,7 +97,7 @@ def encode_seconds(root):
     token_files.write(
         root,
         {"train": token_files.Part(arrays)},
-        parts.token_levels(config, facts),
+        parts.Parts(config, facts).levels,
         lambda images, _: codec.in_batches(encode, images),
         facts,
         {},

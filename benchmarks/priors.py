@@ -57,7 +57,7 @@ class Contender:
         config = configs.complete({**model.config, "priors": {"codes": {**section, **training}}})
         section = config["priors"]["codes"]
         tx = make_optimizer(section["optimizer"], steps)
-        self.prior = parts.build_prior(config, model.facts, "codes")
+        self.prior = parts.Parts(config, model.facts).prior("codes")
         self.task = PriorTask(self.prior, slice(0, 1), tx)
         self.step = jax.jit(self.task.train_step, donate_argnums=0)
         self.start = jax.jit(self.task.init)

@@ -34,6 +34,7 @@ from vqvae_jax import codec, data, evaluate, parts
 from vqvae_jax import config as configs
 from vqvae_jax.data.tokens import TokenArrays, entropy
 from vqvae_jax.devices import use_compilation_cache
+from vqvae_jax.facts import facts_of
 from vqvae_jax.files import write_json
 from vqvae_jax.tasks.autoencode import AutoencodeTask
 from vqvae_jax.tasks.optimize import make_optimizer, new_state
@@ -69,7 +70,7 @@ class Ours:
         self.step = jax.jit(self.task.train_step, donate_argnums=0)
         if length.prior_steps:
             tx = make_optimizer(config["priors"]["codes"]["optimizer"], length.prior_steps)
-            self.prior_task = PriorTask(parts.build_prior(config, facts, "codes"), slice(0, 1), tx)
+            self.prior_task = PriorTask(parts.Parts(config, facts).prior("codes"), slice(0, 1), tx)
             self.prior_step = jax.jit(self.prior_task.train_step, donate_argnums=0)
 
     def start(self, seed: int, params: dict[str, Any], codes: dict[str, np.ndarray], prior: dict[str, Any]) -> None:
@@ -240,7 +241,7 @@ def run(given: argparse.Namespace) -> None:
         raise UserError(f"--data: there is no file {given.data}; see --help for what it holds")
     config = configs.read(length.config, ["--config.dataset.name=npz", f"--config.dataset.path={given.data}"])
     images = read_images(config, given.task)
-    facts, levels = parts.facts_of(data.Arrays(images["train"])), configs.levels(config)
+    facts, levels = facts_of(data.Arrays(images["train"])), configs.levels(config)
     ours, runs = Ours(config, facts, length), {}
     for seed in given.seeds:
         theirs = torch_side.Reference(config["autoencoder"], levels, facts["channels"], seed)

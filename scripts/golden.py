@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import vqvae_jax
 from vqvae_jax import config as configs
-from vqvae_jax import data, evaluate, parts
+from vqvae_jax import data, evaluate
 from vqvae_jax.recipe import Recipe
 
 GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "golden"
@@ -140,7 +140,7 @@ def coded(model: Any) -> dict[str, Any]:
     """Test images as tokens, and back; and pictures of every code."""
     images = data.load(model.config["dataset"], "test").image[:IMAGES]
     tokens = model.encode(images)
-    levels = parts.token_levels(model.config, model.facts)
+    levels = model.parts.levels
     every = [
         np.arange(one.size).reshape(one.shape) % level.vocab_size for one, level in zip(tokens, levels, strict=True)
     ]

@@ -326,7 +326,7 @@ PLACES = {
 def test_a_place_that_cannot_be_written_is_told_before_the_work(case, refuse, trained, tmp_path, monkeypatch):
     """As root, who may write anywhere: below what is a file, and where no files can be."""
     workdir, _ = trained
-    monkeypatch.setattr("vqvae_jax.parts.load_autoencoder", None)  # nothing is read that takes long
+    monkeypatch.setattr("vqvae_jax.parts.Parts.load", None)  # nothing is read that takes long
     (folder := tmp_path / "x.png").mkdir()
     before = files(workdir)
     argv = [word.replace("WORKDIR", str(workdir)).replace("DIR.png", str(folder)) for word in PLACES[case]]

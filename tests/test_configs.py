@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from vqvae_jax import codec, parts, sample, train
+from vqvae_jax import codec, sample, train
 from vqvae_jax import config as configs
 from vqvae_jax.networks.fast import plain
+from vqvae_jax.parts import Parts
 from vqvae_jax.priors.draw import CHUNK, draw_group
-from vqvae_jax.tasks.autoencode import AutoencodeTask
+from vqvae_jax.stages import task_of
 from vqvae_jax.tasks.optimize import make_optimizer
 from vqvae_jax.tasks.prior import PriorTask
 from vqvae_jax.types import Condition, Model
@@ -65,25 +66,24 @@ def trace(config):
     size = config["dataset"]["image_size"]
     train.make_mesh(config["train"]["batch_size"])
 
-    autoencoder = parts.build_autoencoder(config, known)
-    tx = make_optimizer(config["optimizer"], 1000)
-    dataset = config["dataset"]
-    task = AutoencodeTask(autoencoder, tx, config["loss_weights"], dataset["range"], dataset["flip"], dataset["crop"])
-    task.check(parts.loss_terms(autoencoder, known))
+    made = Parts(config, known)
+    autoencoder, dataset = made.autoencoder, config["dataset"]
+    task = task_of(made, "autoencoder", steps=1000)
+    task.check(made.loss_terms)
     images = like((config["train"]["batch_size"], size, size, known["channels"]), jnp.uint8)
     state = trained(task, {"image": images})
     check_float32(state)
     model = Model(state.params, state.codebooks)
-    made = jax.eval_shape(lambda m, x: codec.reconstruct(autoencoder, dataset["range"], m, x), model, images)
-    levels = parts.token_levels(config, known)
+    back = jax.eval_shape(lambda m, x: codec.reconstruct(autoencoder, dataset["range"], m, x), model, images)
+    levels = made.levels
     maps = [level.shape for level in levels]
-    assert [x.shape for x in made] == [images.shape] * len(maps)
+    assert [x.shape for x in back] == [images.shape] * len(maps)
 
     own = slice(0, len(maps))
     for level in (level for level in configs.levels(config) if level in config["priors"]):
-        own, section = parts.maps_of(levels, level), config["priors"][level]
+        own, section = made.maps_of(level), config["priors"][level]
         optimizer, pick = tuple(section["optimizer"].items()), sample.pick_of(config["sample"])
-        prior = parts.build_prior(config, known, level)
+        prior = made.prior(level)
         trace_prior(prior, tuple(maps), (own.start, own.stop), section["train"]["batch_size"], optimizer, pick)
     drawn = tuple(like((CHUNK, *level.form), level.dtype) for level in levels[: own.stop])
     decoded = jax.eval_shape(lambda m, t: codec.decode(autoencoder, dataset["range"], m, t), model, drawn)

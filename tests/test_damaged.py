@@ -12,7 +12,7 @@ from test_recipe import files, latest, trained_run
 import launch
 import vqvae_jax
 from vqvae_jax import __main__ as package
-from vqvae_jax import parts
+from vqvae_jax import facts as facts_file
 from vqvae_jax.checkpoint import Checkpoints
 from vqvae_jax.data import tokens
 from vqvae_jax.files import read_checked_json, write_checked_json
@@ -220,7 +220,7 @@ def test_data_json_and_tokens_json_are_checked(trained, tmp_path):
     path = workdir / "data.json"
     path.write_text(path.read_text().replace('"0"', '"8"', 1))
     with pytest.raises(UserError, match=r"data.json is damaged \(its checksum differs; .*\); restore it"):
-        parts.read_facts(workdir)
+        facts_file.read(workdir)
     path = workdir / "tokens" / "tokens.json"
     assert tokens.about(path.parent)["shards"] == {"train": 1, "validation": 1}
     path.write_text(path.read_text().replace('"image_size": 16', '"image_size": 17', 1))

@@ -14,7 +14,8 @@ from toy_priors import GaussianPrior
 import vqvae_jax
 from vqvae_jax import __main__ as package
 from vqvae_jax import config as configs
-from vqvae_jax import data, encode, evaluate, parts, recipe
+from vqvae_jax import data, encode, evaluate, recipe
+from vqvae_jax import facts as facts_file
 from vqvae_jax.data import tokens
 from vqvae_jax.files import read_checked_json, write_checked_json
 from vqvae_jax.logs import read_metrics
@@ -190,12 +191,12 @@ def test_streamed_pictures_that_cannot_be_read_have_no_tokens(trained, pictures,
 
 def test_evaluation_refuses_other_data(trained, encoded, of_tokens, tmp_path):
     copy = Path(shutil.copytree(trained[0], tmp_path / "run"))
-    facts = parts.read_facts(copy)
+    facts = facts_file.read(copy)
     (copy / "data.json").write_text(json.dumps(facts | {"label_names": ["0", "1"], "label_counts": [1, 1]}))
     with pytest.raises(UserError, match="the data have changed since .*label_names was"):
         evaluate.evaluate(copy)
     copy = Path(shutil.copytree(of_tokens, tmp_path / "of_tokens"))
-    facts = parts.read_facts(copy)
+    facts = facts_file.read(copy)
     (copy / "data.json").write_text(json.dumps(facts | {"autoencoder": 1}))
     with pytest.raises(UserError, match="the data have changed since .*autoencoder was 1"):
         evaluate.evaluate(copy)
@@ -313,7 +314,7 @@ def test_maps_of_numbers_are_written_and_decoded(tmp_path, monkeypatch):
     monkeypatch.setitem(PRIORS, "gaussian", GaussianPrior)
     recipe.run(config("numbers and a toy prior", path, epochs=1), folder, "autoencoder")
     model, images = vqvae_jax.load(folder), np.load(path)["test_image"]
-    levels = parts.token_levels(model.config, model.facts)
+    levels = list(model.parts.levels)
     assert list(map(str, levels)) == ["codes 4x4 of 3 numbers"]
     assert run("encode", f"--workdir={folder}", f"--output={tmp_path / 'maps'}") == 0
     assert tokens.about(tmp_path / "maps")["levels"] == levels

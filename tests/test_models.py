@@ -8,7 +8,7 @@ from test_recipe import picture, tiny
 from toy_priors import GaussianPrior
 
 import vqvae_jax
-from vqvae_jax import parts, recipe
+from vqvae_jax import recipe
 from vqvae_jax.checkpoint import Checkpoints
 from vqvae_jax.priors import PRIORS
 
@@ -108,7 +108,7 @@ def test_trained_gone_on_with_evaluated_and_sampled(kind, tmp_path, monkeypatch)
     new = model.sample(4)
     assert new.shape == (4, size, size, channels) and len(np.unique(new)) > 1
     assert picture(run / "samples.png").size and (run / "report.html").is_file()
-    maps = parts.token_levels(model.config, model.facts)
+    maps = model.parts.levels
     tokens = model.encode(new)
     assert [(one.shape, str(one.dtype)) for one in tokens] == [((4, *level.form), level.dtype) for level in maps]
     assert len(model.reconstruct(new)) == len(maps)

@@ -23,7 +23,7 @@ def config(name):
 
 @pytest.mark.parametrize(("name", "kind"), [("transformer", TransformerPrior), ("pixelcnn", PixelCNNPrior)])
 def test_a_prior_knows_its_level_and_those_above(name, kind):
-    top, bottom = (parts.build_prior(config(name), FACTS, level) for level in ("top", "bottom"))
+    top, bottom = (parts.Parts(config(name), FACTS).prior(level) for level in ("top", "bottom"))
     assert type(top) is type(bottom) is kind
     assert (top.maps, top.above) == ((Level("top", (3, 2), 5),), ())
     assert (bottom.maps, bottom.above) == ((Level("bottom", (6, 4), 7),), top.maps)

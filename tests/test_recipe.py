@@ -16,11 +16,13 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from vqvae_jax import codec, data, evaluate, parts, recipe
+from vqvae_jax import codec, data, evaluate, recipe
 from vqvae_jax import config as configs
+from vqvae_jax import facts as facts_file
 from vqvae_jax.checkpoint import Checkpoints
 from vqvae_jax.data import tokens
 from vqvae_jax.logs import read_metrics
+from vqvae_jax.parts import Parts
 from vqvae_jax.trained import Trained
 from vqvae_jax.types import UserError
 
@@ -196,8 +198,9 @@ def test_one_code_has_nothing_to_tell_and_divides_nothing():
 
 def test_priors_learn_the_codes_that_the_decoder_expects(trained):
     workdir, _ = trained
-    config, facts = configs.load(workdir), parts.read_facts(workdir)
-    autoencoder, model = parts.load_autoencoder(workdir, config, facts)
+    config, known = configs.load(workdir), facts_file.read(workdir)
+    made = Parts(config, known)
+    autoencoder, model = made.autoencoder, made.load(workdir, "autoencoder")
     images = data.load(config["dataset"], "train")
     maps = [codec.encode(autoencoder, (0.0, 1.0), model, images.image[i : i + 1]) for i in range(len(images))]
     maps = [np.concatenate(level) for level in zip(*maps, strict=True)]  # one by one, not in batches
@@ -321,7 +324,7 @@ def begun_when_labels_were_text(workdir, path):
     assert facts["label_names"] == ["9", "10"]
     workdir.mkdir()
     configs.save(config, workdir)
-    recipe.write_facts(facts | {"label_names": ["10", "9"], "label_counts": facts["label_counts"][::-1]}, workdir)
+    facts_file.write(facts | {"label_names": ["10", "9"], "label_counts": facts["label_counts"][::-1]}, workdir)
     return config
 
 

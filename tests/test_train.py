@@ -31,6 +31,7 @@ from vqvae_jax.data.tokens import TokenArrays
 from vqvae_jax.logs import Log, read_metrics
 from vqvae_jax.networks import fast
 from vqvae_jax.networks.conv import Conv
+from vqvae_jax.networks.likelihood import nll
 from vqvae_jax.quantizers.ema import EMAQuantizer
 from vqvae_jax.quantizers.vq import VectorQuantizer
 from vqvae_jax.tasks.autoencode import AutoencodeTask
@@ -91,9 +92,9 @@ class Words(nn.Module):
     """A prior that forgets all but the token itself, and half of that."""
 
     @nn.compact
-    def __call__(self, tokens, condition, *, train=False):
-        x = nn.Embed(CODES, 16)(tokens)
-        return nn.Dense(CODES)(nn.Dropout(0.5, deterministic=not train)(x))
+    def loss(self, maps, condition, keys, *, train=False):
+        x = nn.Embed(CODES, 16)(maps[0])
+        return {"nll": nll(nn.Dense(CODES)(nn.Dropout(0.5, deterministic=not train)(x)), maps[0])}
 
 
 def section(**changes):
@@ -368,7 +369,7 @@ def test_between_logged_steps_nothing_is_waited_for(tmp_path):
     )
     checkpoints = SimpleNamespace(save=lambda *given: None, wait=lambda: None)
     with Log(tmp_path, 8, 0, "stage") as log:
-        train._loop(run, Unread("state 0", events), 0, checkpoints, log, train.Stop(), {})
+        train._loop(run, Unread("state 0", events), 0, checkpoints, log, train.Stop(), {}, None)
     steps = [f"step {i}" for i in range(1, 9)]
     assert events == [*steps[:6], "read loss 3", *steps[6:], "read loss 6", "read loss 8"]
 

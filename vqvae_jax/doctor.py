@@ -53,6 +53,10 @@ class Doctor:
                 told.append(found._replace(since=before[0][0] if before else step))
         return told
 
+    def remarks(self, step: int, values: Mapping[str, Any]) -> list[str]:
+        """As `see`, in words for the log."""
+        return [f"collapse of {illness}" for illness in self.see(step, values)]
+
     def present(self) -> list[Illness]:
         """The illnesses that have lasted to the end."""
         lasting = [seen for seen in self._ill.values() if len(seen) >= PATIENCE]

@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from vqvae_jax import codec, data, logs, parts
+from vqvae_jax import codec, data, logs
 from vqvae_jax.checkpoint import Step
 from vqvae_jax.data import folder
 from vqvae_jax.data import tokens as token_files
 from vqvae_jax.data.arrays import Grey, shares, wants
 from vqvae_jax.data.tokens import TokenArrays
+from vqvae_jax.facts import facts_of
 from vqvae_jax.files import atomically, check_file, check_new_folder, check_place, png_names
+from vqvae_jax.parts import Parts
 from vqvae_jax.trained import Flags, Trained
 from vqvae_jax.types import UserError
 
@@ -54,12 +56,12 @@ def encode(workdir: Path, output: Path, dataset: Mapping[str, Any] | None = None
     if token_files.is_written(output, source):
         return _counts(output)
     _refuse_others(output)
-    facts = {**parts.facts_of(next(iter(splits.values()))), "image_size": asked["image_size"]}
+    facts = {**facts_of(next(iter(splits.values()))), "image_size": asked["image_size"]}
     bar = logs.progress_bar(sum(map(len, splits.values())), 0, "encoding", "image")
     token_files.write(
         output,
         {name: token_files.Part(arrays) for name, arrays in splits.items()},
-        parts.token_levels(model.config, facts),
+        Parts(model.config, facts).levels,
         lambda images, _: _watched(model, images, bar),
         facts,
         source,
@@ -160,7 +162,7 @@ def write_samples(model: Trained, maps: Sequence[np.ndarray], output: Path) -> N
     token_files.write(
         output,
         {"sample": token_files.Part(rows)},
-        parts.token_levels(model.config, model.facts),
+        model.parts.levels,
         lambda rows, _: [level[np.asarray(rows[:]).ravel()] for level in maps],
         {name: model.facts[name] for name in ("image_size", "channels", "label_names", "label_counts")},
         {"autoencoder": model.checksum},

@@ -9,14 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqvae_jax import codec, data, logs, parts
+from vqvae_jax import codec, data, logs
 from vqvae_jax import config as configs
 from vqvae_jax.checkpoint import Step, Steps
 from vqvae_jax.data import tokens as token_files
 from vqvae_jax.data.arrays import wants
+from vqvae_jax.facts import facts_of
 from vqvae_jax.files import atomically, check_file, write_json
-from vqvae_jax.tasks.autoencode import AutoencodeTask
-from vqvae_jax.tasks.prior import PriorTask
+from vqvae_jax.parts import facts_of_tokens
+from vqvae_jax.stages import task_of
 from vqvae_jax.trained import Flags, Trained
 from vqvae_jax.types import Codebook, Model, UserError
 
@@ -64,7 +65,7 @@ def measure(model: Trained, images: Mapping[str, str] | None = None) -> dict[str
         arrays = load_images(model, asked)
         tokens = _autoencoder(model, arrays, metrics, suffix)
     else:
-        facts = parts.facts_of_tokens({**model.config, "dataset": asked})
+        facts = facts_of_tokens({**model.config, "dataset": asked})
         # Imported priors do not say of which autoencoder their tokens are.
         unknown = [] if model.facts["autoencoder"] is None else ["autoencoder"]
         _check_same(model, facts, ("label_names", "levels", *unknown))
@@ -93,7 +94,7 @@ def load_images(model: Trained, asked: Mapping[str, Any]) -> data.Arrays:
     if not len(arrays):
         split = asked["test_split"]
         raise UserError(f"the split {split!r} holds no images; choose another: --config.dataset.test_split=SPLIT")
-    _check_same(model, parts.facts_of(arrays), ("image_size", "channels", "label_names"))
+    _check_same(model, facts_of(arrays), ("image_size", "channels", "label_names"))
     return arrays
 
 
@@ -119,8 +120,8 @@ def _check_same(model: Trained, facts: Mapping[str, Any], names: tuple[str, ...]
 
 def _autoencoder(model: Trained, arrays: data.Arrays, metrics: dict[str, Any], suffix: str) -> token_files.TokenArrays:
     """Measures the autoencoder, draws its strip, counts its codes; gives the images as tokens."""
-    module, weights = model.autoencoder
-    task = AutoencodeTask(module, None, {}, model.value_range)
+    _, weights = model.autoencoder
+    task = task_of(model.parts, configs.AUTOENCODER)
     size = codec.no_more(max(BATCH, codec.batch_size(*arrays.image.shape[1:3])), len(arrays))  # on CPU BATCH
     sums = codec.halving(lambda size: sums_over(task, weights, data.batches(arrays, size, 0)), size)
     summary = {name: value for name, value in task.summary(sums).items() if name != "loss"}
@@ -163,8 +164,7 @@ def prior_metrics(
     That wants the maps of the training, `seen`; without them only the entropy of these is there.
     """
     prior, weights = model.priors[level]
-    own = parts.maps_of(parts.token_levels(model.config, model.facts), level)
-    task = PriorTask(prior, own, None)
+    own, task = model.parts.maps_of(level), task_of(model.parts, level)
     found = task.summary(sums_over(task, weights, data.ArrayData(tokens, BATCH, 0)))
     maps, codes, nll = tokens.maps[own], prior.maps[0].vocab_size, found.get("nll")
     if codes is None or nll is None:

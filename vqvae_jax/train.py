@@ -8,7 +8,7 @@ import contextlib
 import queue
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from vqvae_jax.backend import choices, host, options_once
 from vqvae_jax.checkpoint import GOES_ON, Checkpoints
-from vqvae_jax.doctor import Doctor
 from vqvae_jax.finite import FIRST_BAD, Watch
 from vqvae_jax.logs import Log, read_metrics
 from vqvae_jax.profiling import Profiled
-from vqvae_jax.types import Data, Model, Task, TrainState, UserError
+from vqvae_jax.types import Data, Model, Observer, Task, TrainState, UserError
 
 
 def fit(
@@ -34,6 +33,8 @@ def fit(
     settings: Mapping[str, Any],
     config: Mapping[str, Any],
     seed: int,
+    origin: Callable[[Model], Model] | None = None,
+    observer: Callable[[Iterable[Mapping[str, Any]]], Observer] | None = None,
 ) -> None:
     """Trains until step `settings["steps"]`, from the last checkpoint in `folder` if there is one.
 
@@ -45,6 +46,8 @@ def fit(
         settings: a config's section `train`, `steps` resolved.
         config: the whole config, kept in the checkpoint.
         seed: of the initial parameters and all randomness of the steps.
+        origin: shapes of a model → the weights that a new training starts from, with a fresh optimizer.
+        observer: makes of the lines logged so far what is asked for remarks on the next ones.
 
     Raises:
         NotFinite: NaN or infinity, as `train.on_nan` says; the checkpoints before it stay.
@@ -58,12 +61,13 @@ def fit(
         checkpoints.best()  # what is damaged is told now, not by the first save
         run = Run(task, data, held_out, settings)
         state = run.begin(jax.random.key(seed), checkpoints if start else None)
-        if not start and settings.get("init_from"):
-            state = run.start_from(state, Path(settings["init_from"]) / folder.name)
+        if not start and origin is not None:
+            state = run.start_from(state, origin)
         run.prepare_evaluation(state)
         log = Log(folder, steps, start, folder.name)
         with log, stop_on_signal() as stop, contextlib.closing(data), contextlib.closing(held_out):
-            _loop(run, state, start, checkpoints, log, stop, dict(config))
+            observed = observer and observer(read_metrics(folder / "metrics.jsonl"))
+            _loop(run, state, start, checkpoints, log, stop, dict(config), observed)
 
 
 class Run:
@@ -112,12 +116,9 @@ class Run:
         lowered = self._eval_step.lower(model, batch)  # here: JAX's settings are those of a thread
         self._eval_step = aside(lowered.compile)
 
-    def start_from(self, state: TrainState, folder: Path) -> TrainState:
-        """A new state with the weights that a stage of another run ended with: its best where that is known."""
-        like = jax.eval_shape(self.task.model, state)
-        with Checkpoints(folder / "checkpoints", flag="") as other:
-            step = None if folder.name == "autoencoder" or other.best() is None else "best"
-            model = jax.tree.map(np.asarray, other.restore_model(step, like))
+    def start_from(self, state: TrainState, origin: Callable[[Model], Model]) -> TrainState:
+        """A new state with the weights that another run ended with."""
+        model = jax.tree.map(np.asarray, origin(jax.eval_shape(self.task.model, state)))
         return jax.jit(self.task.start_from, donate_argnums=0, out_shardings=self.everywhere)(state, model)
 
     def place(self, batch: Any) -> Any:
@@ -169,10 +170,12 @@ def make_mesh(batch_size: int, path: str = "config.train") -> jax.sharding.Mesh:
     return jax.make_mesh((count,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 
 
-def _loop(run: Run, state: TrainState, start: int, checkpoints, log: Log, stop: "Stop", config: dict) -> None:
+def _loop(
+    run: Run, state: TrainState, start: int, checkpoints, log: Log, stop: "Stop", config: dict, observer: Any
+) -> None:
     settings, total = run.settings, run.settings["steps"]
     watch = Watch(log.folder.name, settings.get("on_nan", "stop"), state)
-    waiting = Late(log, Doctor(read_metrics(log.folder / "metrics.jsonl")), watch)
+    waiting = Late(log, observer, watch)
     profiled = Profiled(run.step, settings.get("profile", ""), log.folder, total)
     with profiled as step, prefetched(lambda n: run.place(run.data.batch(n)), start, total) as batches:
         for done, batch in zip(range(start + 1, total + 1), batches, strict=False):
@@ -227,8 +230,8 @@ def epoch_ending(settings: Mapping[str, Any], data: Data, done: int) -> int | No
 class Late:
     """Metrics are fetched when the next ones come, so that the device is not waited for; so are the steps' flags."""
 
-    def __init__(self, log: Log, doctor: Doctor, watch: Watch):
-        self.log, self.doctor, self.watch, self.text = log, doctor, watch, ""
+    def __init__(self, log: Log, observer: Observer | None, watch: Watch):
+        self.log, self.observer, self.watch, self.text = log, observer, watch, ""
         self._waiting: tuple[int, dict[str, jax.Array]] | None = None
 
     def put(self, step: int, metrics: dict[str, jax.Array]) -> None:
@@ -244,8 +247,8 @@ class Late:
             self.watch.look(step)
             skipped = {"skipped": self.watch.skipped} if self.watch.on_nan == "skip" else {}
             self.log.metrics(step, values | skipped, "train")
-            for illness in self.doctor.see(step, values):
-                self.log.say(f"collapse of {illness}")
+            for remark in self.observer.remarks(step, values) if self.observer else ():
+                self.log.say(remark)
             self.text, self._waiting = f"loss {values['loss']:.4g}", None
 
 

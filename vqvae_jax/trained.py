@@ -15,11 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqvae_jax import codec, parts, room
+from vqvae_jax import codec, room
 from vqvae_jax import config as configs
+from vqvae_jax import facts as facts_file
 from vqvae_jax.backend import memory
 from vqvae_jax.checkpoint import GOES_ON, Step, Steps
 from vqvae_jax.data.arrays import laid_out
+from vqvae_jax.parts import Parts, autoencoder_checksum
 from vqvae_jax.priors.condition import check_no_label
 from vqvae_jax.priors.draw import draw, maps_at_once
 from vqvae_jax.sample import find_label, is_whole, label_numbers, pick_of
@@ -49,7 +51,7 @@ class Trained:
         step: of the priors' checkpoints: a number, "best" or None for the latest; by level, {"top": 280}, of some: then
             of the others the best.
         autoencoder_step: the same of the autoencoder's.
-        flags: what messages name these two, see `parts.load_autoencoder`.
+        flags: what messages name these two, see `checkpoint.Checkpoints`.
         autoencoder: of priors that were trained on tokens: the workdir of the autoencoder that made these.
 
     Raises:
@@ -65,10 +67,11 @@ class Trained:
         autoencoder: str | Path | None = None,
     ):
         self.workdir, self.step, self.autoencoder_step, self.flags = Path(workdir), step, autoencoder_step, flags
-        stored, self.facts = configs.load(workdir), parts.read_facts(self.workdir)
+        stored, self.facts = configs.load(workdir), facts_file.read(self.workdir)
         self.config = configs.located(stored, self.workdir, self.facts.get(configs.BEGUN_IN))
+        self.parts = Parts(self.config, self.facts)
         if (size := self.facts["image_size"]) % self.stride:
-            where = self.workdir / parts.FACTS
+            where = self.workdir / facts_file.FILE
             raise UserError(f"{where} is damaged (image_size={size} is no multiple of {self.stride}); restore it")
         self._check_levels()
         self._lender = None if autoencoder is None else self._lent(autoencoder)
@@ -84,7 +87,7 @@ class Trained:
     @property
     def has_autoencoder(self) -> bool:
         """False where only priors were trained, on tokens."""
-        return "autoencoder" in configs.stages(self.config)
+        return configs.AUTOENCODER in configs.stages(self.config)
 
     @property
     def makes_pictures(self) -> bool:
@@ -102,21 +105,29 @@ class Trained:
                 f"encoded: python -m vqvae_jax sample --workdir={self.workdir} --autoencoder=DIR samples pictures"
             )
         step, flag = self.autoencoder_step, self.flags.autoencoder
-        return parts.load_autoencoder(self.workdir, self.config, self.facts, step, flag)
+        return self.parts.autoencoder, self.parts.load(self.workdir, configs.AUTOENCODER, step, flag)
 
     @cached_property
     def priors(self) -> dict[str, tuple[Any, Model]]:
         """By level, coarse to fine: the modules and what they learned; those that were trained so far."""
         trained = [level for level in self._prior_levels if (self.workdir / level / "checkpoints").is_dir()]
-        said = self.step, self.flags.priors
-        return {level: parts.load_prior(self.workdir, self.config, self.facts, level, *said) for level in trained}
+        flag = self.flags.priors
+        load = lambda level: self.parts.load(self.workdir, level, self._step_of(level), flag)  # noqa: E731
+        return {level: (self.parts.prior(level), load(level)) for level in trained}
+
+    def _step_of(self, level: str) -> Step:
+        return self.step.get(level, "best") if isinstance(self.step, Mapping) else self.step
+
+    def load(self) -> None:
+        """Reads all of it from disk now."""
+        _ = self.priors, not self.has_autoencoder or self.autoencoder
 
     @property
     def checksum(self) -> int:
         """Of the autoencoder: tokens belong together with the one that made them."""
         if not self.has_autoencoder:
             return self.facts["autoencoder"]
-        return parts.autoencoder_checksum(self.workdir, self.autoencoder_step, self.flags.autoencoder)
+        return autoencoder_checksum(self.workdir, self.autoencoder_step, self.flags.autoencoder)
 
     @property
     def stride(self) -> int:
@@ -199,7 +210,7 @@ class Trained:
     @property
     def _prior_levels(self) -> list[str]:
         """Those that the config has priors for, coarse to fine."""
-        return [stage for stage in configs.stages(self.config) if stage != "autoencoder"]
+        return [stage for stage in configs.stages(self.config) if stage != configs.AUTOENCODER]
 
     def _check_levels(self) -> None:
         """UserError where steps of priors are said that there are not."""
@@ -215,7 +226,7 @@ class Trained:
         lender = Trained(workdir, autoencoder_step=self.autoencoder_step, flags=self.flags)
         if not lender.has_autoencoder:
             raise UserError(f"{workdir} was trained on tokens as well; --autoencoder=DIR is where they were encoded")
-        learned, made = (parts.token_levels(model.config, model.facts) for model in (self, lender))
+        learned, made = (model.parts.levels for model in (self, lender))
         # Imported priors do not say of which autoencoder their tokens are.
         if self.facts["autoencoder"] not in (None, lender.checksum) or learned != made:
             raise UserError(
@@ -259,7 +270,7 @@ class Trained:
             condition = Condition(label if prior.num_labels else None, maps)
             upper: tuple = ()
             if known:
-                own = parts.maps_of(parts.token_levels(self.config, self.facts), level)
+                own = self.parts.maps_of(level)
                 upper = tuple(jnp.asarray(one) for one in known[own]), tuple(map(upper_half, known[own]))
             own_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, i)
             maps += draw(prior, pick, model, own_keys, condition, *upper)
@@ -282,7 +293,7 @@ class Trained:
         return partial(function, module, self.value_range, model)
 
     def _check_tokens(self, tokens: Sequence[Any]) -> None:
-        levels = parts.token_levels(self.config, self.facts)[: len(tokens)]
+        levels = self.parts.levels[: len(tokens)]
         shapes: list[Any] = [np.shape(one) for one in tokens]
         wrong = [
             (len(shape), *shape[3:]) != (1 + len(level.form), *level.form[2:]) or 0 in shape

@@ -4,7 +4,7 @@ Legend: B batch, h w code map, H W image, C channels, K codes, D code size.
 """
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import jax
@@ -232,6 +232,12 @@ class Task(Protocol):
     def summary(self, sums: dict[str, Any]) -> dict[str, float]: ...
 
     def pictures(self, model: Model, batch: dict[str, Array], key: Array) -> dict[str, Any]: ...  # name → uint8 grid
+
+
+class Observer(Protocol):
+    """What watches a training's logged steps: the doctor."""
+
+    def remarks(self, step: int, values: Mapping[str, Any]) -> list[str]: ...  # lines for the log
 
 
 class Data(Protocol):

@@ -41,9 +41,9 @@ def workdir(folder, autoencoder="hierarchical", quantizer="vq", **sections):
     like = parts.abstract_autoencoder(module, FACTS)
     save(folder, "autoencoder", Model(drawn(like.params), module.init_codebooks(jax.random.key(3))), config)
     for level in config["priors"]:
-        like = parts.abstract_prior(parts.build_prior(config, FACTS, level))
+        like = parts.Parts(config, FACTS).abstract(level)
         save(folder, level, Model(drawn(like.params), {}), config)
-    write_json(folder / parts.FACTS, FACTS)
+    write_json(folder / "data.json", FACTS)
     configs.save(config, folder)
     return folder
 

@@ -8,9 +8,10 @@ import numpy as np
 
 from vqvae_jax import data, evaluate, logs
 from vqvae_jax.checkpoint import Step, Steps
+from vqvae_jax.config import AUTOENCODER
 from vqvae_jax.data.tokens import TokenArrays
 from vqvae_jax.files import check_file
-from vqvae_jax.tasks.autoencode import AutoencodeTask
+from vqvae_jax.stages import task_of
 from vqvae_jax.trained import BOTH, Trained
 from vqvae_jax.types import UserError
 
@@ -67,9 +68,9 @@ def check(models: list[Trained]) -> None:
 
 def metrics(model: Trained, arrays: data.Arrays) -> dict[str, float]:
     """Of one model, flat."""
-    module, weights = model.autoencoder
+    _, weights = model.autoencoder
     low, high = model.value_range
-    task = AutoencodeTask(module, None, {}, model.value_range)
+    task = task_of(model.parts, AUTOENCODER)
     summary = task.summary(evaluate.sums_over(task, weights, data.batches(arrays, evaluate.BATCH, 0)))
     found = {name: value for name, value in summary.items() if name != "loss"}
     found["mse"] /= (high - low) ** 2

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vqvae_jax import config as configs
-from vqvae_jax import parts
+from vqvae_jax import facts as facts_file
 from vqvae_jax.autoencoders import VQVAE2, HierarchicalVAE
 from vqvae_jax.checkpoint import Step, Steps
 from vqvae_jax.compare import rows
@@ -22,6 +22,7 @@ from vqvae_jax.interop.exporting import load_stack, places_of, stack_or_stages
 from vqvae_jax.interop.places import Places, to_torch
 from vqvae_jax.interop.reading import plain
 from vqvae_jax.networks import fast
+from vqvae_jax.parts import Parts
 from vqvae_jax.quantizers.codebook import measured_from_zero
 from vqvae_jax.tasks.autoencode import AutoencodeTask
 from vqvae_jax.tasks.optimize import make_optimizer, new_state
@@ -96,8 +97,9 @@ def check_kind(workdir: Path, recording: Recording) -> None:
 
 def autoencoder(workdir: Path, recording: Recording, step: Any) -> list[Row]:
     """Outputs, gradients, a training. Where a tie fell the other way, what lies behind it is taken from the record."""
-    config, facts = configs.load(workdir), parts.read_facts(workdir)
-    module, model = parts.load_autoencoder(workdir, config, facts, step, "--autoencoder_step={step}")
+    config, facts = configs.load(workdir), facts_file.read(workdir)
+    parts = Parts(config, facts)
+    module, model = parts.autoencoder, parts.load(workdir, configs.AUTOENCODER, step, "--autoencoder_step={step}")
     twin = twin_of(module)
     images = jnp.asarray(recording["input/images"], jnp.float32)
     check_images(images, facts["channels"], config, recording)
@@ -188,7 +190,8 @@ def end(twin: Any, name: str, ours: np.ndarray, recorded: np.ndarray, before: np
 
 def prior(workdir: Path, recording: Recording, step: Any) -> list[Row]:
     """Logits, and gradients of Σ logits · cotangent."""
-    config, facts = configs.load(workdir), parts.read_facts(workdir)
+    config, facts = configs.load(workdir), facts_file.read(workdir)
+    parts = Parts(config, facts)
     tokens, *coarse = (jnp.asarray(one, jnp.int32) for one in recording.several("input"))
     levels = configs.levels(config)
     if len(coarse) >= len(levels) or levels[len(coarse)] not in config["priors"]:
@@ -196,7 +199,8 @@ def prior(workdir: Path, recording: Recording, step: Any) -> list[Row]:
         raise UserError(
             f"{recording.path} records a prior under {len(coarse)} coarser maps; {workdir} holds {there} of {levels}"
         )
-    module, model = parts.load_prior(workdir, config, facts, levels[len(coarse)], step)
+    level = levels[len(coarse)]
+    module, model = parts.prior(level), parts.load(workdir, level, step)
     sizes = [level.vocab_size for level in (*module.above, *module.maps)]
     for one, size in zip((*coarse, tokens), sizes, strict=True):
         if jnp.max(one) >= size or jnp.min(one) < 0:

@@ -8,10 +8,23 @@ ml_collections.
 from vqvae_jax.config.checking import check, check_stage, nearest_size
 from vqvae_jax.config.numbers import WHOLE
 from vqvae_jax.config.reading import ROOT, as_it_was_meant, available, complete, read
-from vqvae_jax.config.sections import SECTIONS, Dataset, Optimizer, Sample, Train, autoencoder_kind, levels, stages
+from vqvae_jax.config.sections import (
+    AUTOENCODER,
+    SECTIONS,
+    Dataset,
+    Optimizer,
+    Sample,
+    Train,
+    autoencoder_kind,
+    levels,
+    of_stage,
+    path_of,
+    stages,
+)
 from vqvae_jax.config.workdir import BEGUN_IN, FILE, agree, check_saved, differs, load, located, save
 
 __all__ = [
+    "AUTOENCODER",
     "BEGUN_IN",
     "FILE",
     "ROOT",
@@ -34,6 +47,8 @@ __all__ = [
     "load",
     "located",
     "nearest_size",
+    "of_stage",
+    "path_of",
     "read",
     "save",
     "stages",

@@ -9,10 +9,12 @@ from typing import Any, Literal, NamedTuple
 
 from vqvae_jax.types import UserError, unknown
 
+AUTOENCODER = "autoencoder"  # the first stage; the others are named like their levels
 TOKENS = "tokens"  # the data set that needs no autoencoder
-SECTIONS = ("seed", "dataset", "autoencoder", "loss_weights", "optimizer", "train", "priors", "sample")
+SECTIONS = ("seed", "dataset", "autoencoder", "task", "loss_weights", "optimizer", "train", "priors", "sample")
 # What the recipe fills in, from the data and the stages before.
 FILLED = {"quantizers", "channels", "dtype", "maps", "above", "num_labels", "parent", "name"}
+FILLED |= {"autoencoder", "tx", "loss_weights", "range", "flip", "crop", "ema_rate"}
 INNER = "inner"  # the section of the quantizer inside a quantizer
 
 
@@ -91,8 +93,9 @@ def tables() -> dict[str, Mapping[str, Any]]:
     from vqvae_jax.autoencoders import AUTOENCODERS
     from vqvae_jax.priors import PRIORS
     from vqvae_jax.quantizers import INSIDE, QUANTIZERS
+    from vqvae_jax.tasks import TASKS
 
-    return {"autoencoder": AUTOENCODERS, "prior": PRIORS, "quantizer": QUANTIZERS, INNER: INSIDE}
+    return {"autoencoder": AUTOENCODERS, "task": TASKS, "prior": PRIORS, "quantizer": QUANTIZERS, INNER: INSIDE}
 
 
 def levels(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -107,8 +110,18 @@ def autoencoder_kind(config: Mapping[str, Any]) -> Any:
 
 def stages(config: Mapping[str, Any]) -> tuple[str, ...]:
     """What is trained, in order: the autoencoder, unless the data are tokens; then its priors coarse to fine."""
-    first = () if config["dataset"]["name"] == TOKENS else ("autoencoder",)
+    first = () if config["dataset"]["name"] == TOKENS else (AUTOENCODER,)
     return (*first, *(level for level in levels(config) if level in config["priors"]))
+
+
+def of_stage(config: Mapping[str, Any], stage: str) -> Mapping[str, Any]:
+    """Where a stage's sections `optimizer` and `train` lie."""
+    return config if stage == AUTOENCODER else config["priors"][stage]
+
+
+def path_of(stage: str) -> str:
+    """The same as it is typed: "config", "config.priors.top"."""
+    return "config" if stage == AUTOENCODER else f"config.priors.{stage}"
 
 
 def blocks(config: dict[str, Any]) -> Iterator[Block]:
@@ -117,6 +130,8 @@ def blocks(config: dict[str, Any]) -> Iterator[Block]:
     yield Block("config.dataset", section(config, "config.dataset"), Dataset)
     yield _part(config, "config.autoencoder", parts["autoencoder"], ("quantizer", "quantizers"))
     yield from _quantizer_blocks(config, parts)
+    section(config, "config.task").setdefault("name", "autoencode")
+    yield _part(config, "config.task", parts["task"])
     yield from _training_blocks(config, "config")
     for level in _known_levels(config, "config.priors"):
         yield _part(config, f"config.priors.{level}", parts["prior"], ("optimizer", "train"))

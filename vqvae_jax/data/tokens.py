@@ -109,7 +109,7 @@ def write(
         parts: by name.
         levels: of the maps, coarse to fine.
         encode: (uint8 [n, H, W, C], number of the view) → maps [n, h, w], coarse to fine.
-        facts: of the data, as `parts.facts_of` gives them.
+        facts: of the data, as `facts.facts_of` gives them.
         source: plain values that say what the tokens were made from; `is_written` compares them.
     """
     with alone_in(folder):

@@ -83,9 +83,9 @@ def not_shown(given: argparse.Namespace, stage: str, match: Any) -> Iterator[str
     if match.section.get("label_condition"):
         yield "label_dropout=0, so no guidance: that labels were hidden in its training, weights do not show"
     if stage != "stack" and not given.image_size:
-        from vqvae_jax.parts import read_facts
+        from vqvae_jax.facts import read
 
-        yield f"{read_facts(given.workdir)['image_size']} pixels; weights do not show it: --image_size=N"
+        yield f"{read(given.workdir)['image_size']} pixels; weights do not show it: --image_size=N"
 
 
 def said(match: Any) -> Iterator[str]:

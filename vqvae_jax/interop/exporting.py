@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from vqvae_jax import __version__, parts
+from vqvae_jax import __version__
 from vqvae_jax import config as configs
+from vqvae_jax import facts as facts_file
 from vqvae_jax.checkpoint import Checkpoints, Step
 from vqvae_jax.files import check_file, read_json
 from vqvae_jax.interop import files, metadata, pixelcnn, stacks
@@ -14,6 +15,7 @@ from vqvae_jax.interop.importing import UNUSED
 from vqvae_jax.interop.places import Places, to_torch
 from vqvae_jax.interop.stages import STACK
 from vqvae_jax.interop.twins import averages, places_of
+from vqvae_jax.parts import Parts
 from vqvae_jax.priors.pixelcnn import MNISTGenerator
 from vqvae_jax.types import Model, UserError, unknown
 
@@ -45,7 +47,7 @@ def export_weights(workdir: Path, output: Path, stage: str = "", step: Step = "b
 
 def said_of(workdir: Path, stage: str, tensors: dict[str, np.ndarray]) -> dict[str, str]:
     """The words beside the tensors."""
-    told = metadata.Told(stage, configs.load(workdir), parts.read_facts(workdir))
+    told = metadata.Told(stage, configs.load(workdir), facts_file.read(workdir))
     return metadata.words(told, tensors, __version__)
 
 
@@ -53,7 +55,7 @@ def asks_for(workdir: Path, stage: str) -> str:
     """One line for users of PyTorch: what goes into the network, which no tensor says."""
     if stage == STACK:
         return "layers alone; what goes into them the file does not say"
-    config, facts = configs.load(workdir), parts.read_facts(workdir)
+    config, facts = configs.load(workdir), facts_file.read(workdir)
     if stage != "autoencoder":
         return f"the network wants tokens (Long, [N, h, w]) of the autoencoder that it was trained with; {IMPORT}"
     (low, high), size, channels = config["dataset"]["range"], facts["image_size"], facts["channels"]
@@ -97,15 +99,17 @@ def chosen(workdir: Path, stage: str) -> str:
 
 def of_autoencoder(workdir: Path, stage: str, step: Step) -> dict[str, np.ndarray]:
     """The reference's names; its codebooks know no moving averages, so those of an `ema` quantizer stay behind."""
-    config, facts = configs.load(workdir), parts.read_facts(workdir)
-    module, model = parts.load_autoencoder(workdir, config, facts, None if step == "best" else step)
+    config, facts = configs.load(workdir), facts_file.read(workdir)
+    parts = Parts(config, facts)
+    module, model = parts.autoencoder, parts.load(workdir, stage, None if step == "best" else step)
     return to_torch(model, places_of(module, model)) | averages(module, model)
 
 
 def of_prior(workdir: Path, stage: str, step: Step) -> dict[str, np.ndarray]:
     """The reference's names, with what its generator carries along unused."""
-    config, facts = configs.load(workdir), parts.read_facts(workdir)
-    module, model = parts.load_prior(workdir, config, facts, stage, step)
+    config, facts = configs.load(workdir), facts_file.read(workdir)
+    parts = Parts(config, facts)
+    module, model = parts.prior(stage), parts.load(workdir, stage, step)
     tensors = to_torch(model, places_of(module, model))
     if (workdir / stage / UNUSED).is_file():
         return tensors | files.read(workdir / stage / UNUSED)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vqvae_jax import config as configs
-from vqvae_jax import parts
+from vqvae_jax import facts as facts_file
 from vqvae_jax.checkpoint import Checkpoints
 from vqvae_jax.files import check_place, write_checked_json, write_json
 from vqvae_jax.interop import files, metadata
@@ -69,7 +69,7 @@ def import_weights(
     with new_folder(workdir) as folder:
         write_stage(folder / stage, match, tensors, config)
         if facts:
-            write_checked_json(folder / parts.FACTS, facts)
+            write_checked_json(folder / facts_file.FILE, facts)
         write_json(folder / configs.FILE, config)
     return stage, match
 
@@ -91,7 +91,7 @@ def in_range(match: Match, value_range: tuple[float, float] | None, checkpoint: 
 def add_prior(match: Match, tensors: Tensors, workdir: Path, image_size: int) -> str:
     """A stage more in a workdir. Its config names the stage once all of it is there."""
     with alone_in(workdir):
-        config, facts = configs.load(workdir), parts.read_facts(workdir)
+        config, facts = configs.load(workdir), facts_file.read(workdir)
         level = level_of(match, config, workdir)
         if image_size not in (0, facts["image_size"]):
             size = facts["image_size"]
@@ -102,7 +102,7 @@ def add_prior(match: Match, tensors: Tensors, workdir: Path, image_size: int) ->
         shutil.rmtree(workdir / level, ignore_errors=True)  # what the config does not name, a killed import left
         with new_folder(workdir / level) as folder:
             write_stage(folder, match, tensors, config)
-        write_checked_json(workdir / parts.FACTS, facts)
+        write_checked_json(workdir / facts_file.FILE, facts)
         configs.save(config, workdir)
     return level
 

@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vqvae_jax import config as configs
-from vqvae_jax import parts
 from vqvae_jax.checkpoint import checksum
+from vqvae_jax.facts import as_list
 from vqvae_jax.interop import files
 from vqvae_jax.interop.matches import Match
 from vqvae_jax.interop.places import differences, shapes, shapes_of
 from vqvae_jax.interop.reading import reading
 from vqvae_jax.interop.twins import places_of
+from vqvae_jax.parts import Parts
 from vqvae_jax.types import UserError
 
 WRITER = "vqvae_jax"  # the word by which such a file is known: it says which version wrote it
@@ -95,8 +96,8 @@ def match(told: Told, tensors: Tensors, path: Path) -> Match:
 def autoencoder(told: Told) -> Match:
     """facts: as other matches have them; labels, and the sections `dataset`, `optimizer` and `train` besides."""
     config = told.config
-    module = parts.build_autoencoder(config, told.facts)
-    like = parts.abstract_autoencoder(module, told.facts)
+    parts = Parts(config, told.facts)
+    module, like = parts.autoencoder, parts.abstract(told.stage)
     facts = {name: told.facts[name] for name in FACTS}
     facts |= {"range": config["dataset"]["range"], "loss_weights": config["loss_weights"]}
     facts |= {name: config[name] for name in ("dataset", "optimizer", "train")}
@@ -107,16 +108,15 @@ def autoencoder(told: Told) -> Match:
 def prior(told: Told) -> Match:
     """facts: as other matches have them; labels, the autoencoder's section and all token maps besides."""
     config = told.config
-    module = parts.build_prior(config, told.facts, told.stage)
-    like = parts.abstract_prior(module)
-    levels = parts.token_levels(config, told.facts)
+    parts = Parts(config, told.facts)
+    module, like = parts.prior(told.stage), parts.abstract(told.stage)
     facts = {name: told.facts[name] for name in FACTS} | {
         "vocab_size": module.maps[0].vocab_size,
         "coarse_sizes": tuple(level.vocab_size for level in module.above),
         "num_labels": module.num_labels if module.label_condition else 0,
         "range": config["dataset"]["range"],
         "autoencoder": config["autoencoder"],
-        "levels": [parts.as_list(level) for level in levels],
+        "levels": list(map(as_list, parts.levels)),
     }
     title = f"the prior {told.stage!r} of a workdir, {config['priors'][told.stage]['name']}"
     return Match(title, "prior", config["priors"][told.stage], facts, module, like, places_of(module, like))

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from vqvae_jax import config as configs
-from vqvae_jax import parts
 from vqvae_jax.interop.matches import Match, usual_size
+from vqvae_jax.parts import Parts
 from vqvae_jax.types import UserError
 
 STACK = "stack"  # the stage of bare layers
@@ -93,7 +93,7 @@ def fitting_facts(match: Match, config: Mapping[str, Any], facts: dict[str, Any]
         UserError: it is a prior over other codes.
     """
     wanted = [*match.facts["coarse_sizes"], match.facts["vocab_size"]]
-    names, known = configs.levels(config), [one.vocab_size for one in parts.token_levels(config, facts)]
+    names, known = configs.levels(config), [one.vocab_size for one in Parts(config, facts).levels]
     if "levels" in facts and len(known) < len(wanted) and known == wanted[: len(known)]:
         side = facts["levels"][-1][1][0] * 2
         facts = {**facts, "levels": [*facts["levels"], [names[len(known)], [side, side], wanted[-1]]]}

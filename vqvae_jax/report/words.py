@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vqvae_jax import config as configs
-from vqvae_jax import parts
+from vqvae_jax import facts as facts_file
 from vqvae_jax.files import read_json
 from vqvae_jax.types import UserError
 
@@ -96,7 +96,7 @@ def cards(metrics: Mapping[str, Any], levels: Sequence[str]) -> Iterator[Card]:
 
 def facts(workdir: Path) -> dict[str, Any]:
     """What the data are like; {} before anything was trained."""
-    known = parts.read_facts(workdir) if (workdir / parts.FACTS).is_file() else {}
+    known = facts_file.read(workdir) if facts_file.are_written(workdir) else {}
     names, counts = known.pop("label_names", []), known.pop("label_counts", [])
     labels = list(zip(names, counts or [None] * len(names), strict=False))
     return {"known": known, "labels": labels[:LABELS], "more": len(labels[LABELS:]), "most": max(counts, default=1)}
