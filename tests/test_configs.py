@@ -69,7 +69,7 @@ def trace(config):
     made = Parts(config, known)
     autoencoder, dataset = made.autoencoder, config["dataset"]
     task = task_of(made, "autoencoder", steps=1000)
-    task.check(made.loss_terms)
+    task.check(made.loss_terms("autoencoder"))
     images = like((config["train"]["batch_size"], size, size, known["channels"]), jnp.uint8)
     state = trained(task, {"image": images})
     check_float32(state)

@@ -24,6 +24,7 @@ STOREYS = (
         "finite",
         "flags",
         "leaves",
+        "loss_weights",
         "lock",
         "profiling",
         "room",

@@ -19,7 +19,7 @@ from vqvae_jax.quantizers import QUANTIZERS
 from vqvae_jax.types import Condition, Level, Model, Reconstruction, UserError, map_names, unknown
 
 # Fields of a section that no constructor takes as they are.
-INSIDE = ("name", "quantizer", "quantizers", "inner", "optimizer", "train")
+INSIDE = ("name", "quantizer", "quantizers", "inner", "optimizer", "train", "loss_weights")
 
 
 class Parts:
@@ -49,10 +49,9 @@ class Parts:
         named = zip(map_names(self.autoencoder.level_names, quantizers), self._traced[1].tokens, sizes, strict=True)
         return tuple(Level(name, (one.shape[1], one.shape[2]), size, *one.shape[3:]) for name, one, size in named)
 
-    @property
-    def loss_terms(self) -> tuple[str, ...]:
-        """Names of the autoencoder's losses."""
-        return tuple(self._traced[1].losses)
+    def loss_terms(self, stage: str) -> tuple[str, ...]:
+        """Names of a stage's losses."""
+        return tuple(self._traced[1].losses) if stage == AUTOENCODER else _traced_prior(self.prior(stage))[1]
 
     def maps_of(self, level: str) -> slice:
         """Which of the maps are a level's: one, or one a depth of a residual quantizer.
@@ -161,12 +160,18 @@ def _traced(autoencoder: Any, size: int, channels: int) -> tuple[Model, Reconstr
 
 def abstract_prior(prior: Any) -> Model:
     """Shapes of its parameters; nothing is computed."""
+    return _traced_prior(prior)[0]
+
+
+@lru_cache(maxsize=8)
+def _traced_prior(prior: Any) -> tuple[Model, tuple[str, ...]]:
+    """Shapes of its parameters, and names of its losses."""
     one = lambda level: jax.ShapeDtypeStruct((1, *level.form), level.dtype)  # noqa: E731
     maps, above = tuple(map(one, prior.maps)), tuple(map(one, prior.above))
     label: Any = jax.ShapeDtypeStruct((1,), jnp.int32) if prior.num_labels else None
-    init = lambda key, *given: prior.init(key, *given, key[None], method="loss")  # noqa: E731
-    variables = jax.eval_shape(init, jax.random.key(0), maps, Condition(label, above))  # type: ignore[arg-type]
-    return Model(variables["params"], {})
+    init = lambda key, *given: prior.init_with_output(key, *given, key[None], method="loss")  # noqa: E731
+    terms, variables = jax.eval_shape(init, jax.random.key(0), maps, Condition(label, above))  # type: ignore[arg-type]
+    return Model(variables["params"], {}), tuple(terms)
 
 
 def facts_of_tokens(config: Mapping[str, Any]) -> dict[str, Any]:

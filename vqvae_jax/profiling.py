@@ -171,7 +171,7 @@ class Profiled:
     process traces. Whatever goes wrong with the profiler is one line: the training goes on.
 
     Args:
-        step: (state, batch) → (state, metrics).
+        step: (state, batch, …) → (state, metrics).
         text: "START:COUNT", or "" for no trace.
         folder: of the stage; gets profile/ and profile.txt.
         total: steps of the whole training, where a trace ends at the latest.
@@ -186,11 +186,11 @@ class Profiled:
                 print(f"no profile: train.profile={text} begins after the last step, {total}", file=sys.stderr)
         self._trace: contextlib.ExitStack | None = None
 
-    def __call__(self, done: int, state: Any, batch: Any) -> tuple[Any, Any]:
+    def __call__(self, done: int, state: Any, *more: Any) -> tuple[Any, Any]:
         """Step number `done`, counted from 1."""
         if self._window and done == self._window.start:
             self._safely(self._begin, state)
-        out = self._step(state, batch)
+        out = self._step(state, *more)
         if self._trace is not None and done == self._window.stop - 1:
             self._safely(self._end, out)
         return out

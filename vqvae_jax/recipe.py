@@ -125,9 +125,7 @@ class Recipe:
                     "images"
                 )
         self._check_test_split()
-        if not self.from_tokens:
-            stages.task_of(self.parts, AUTOENCODER).check(self.parts.loss_terms)
-        elif not self.config["priors"]:
+        if self.from_tokens and not self.config["priors"]:
             raise UserError("the data are tokens and the config has no priors, so there is nothing to train")
         for stage in self.stages.values():
             stage.check()

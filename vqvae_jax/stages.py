@@ -96,6 +96,7 @@ class Stage:
         if self.section["init_from"] and self.latest is None:
             with checkpoints_of(self.section["init_from"], self.name, "") as checkpoints:
                 checkpoints.check_model(self.parts.abstract(self.name))
+        task_of(self.parts, self.name).check(self.parts.loss_terms(self.name))
         room.check_weights(self.name, self.parts.abstract(self.name))
         if self.steps > configs.WHOLE:
             raise UserError(f"{self.steps} steps are more than {configs.WHOLE}: --{self.path}.epochs=N, fewer")
@@ -163,8 +164,8 @@ def task_of(parts: Parts, stage: str, steps: int | None = None, **more: Any) -> 
     tx = None if steps is None else make_optimizer(section["optimizer"], steps)
     ema_rate = section["optimizer"]["ema_rate"]
     if stage != AUTOENCODER:
-        more = {"ema_rate": ema_rate, "pick": pick_of(config["sample"]), **more}
-        return PriorTask(parts.prior(stage), parts.maps_of(stage), tx, **more)
+        fields = {"pick": pick_of(config["sample"]), "ema_rate": ema_rate, "loss_weights": section["loss_weights"]}
+        return PriorTask(parts.prior(stage), parts.maps_of(stage), tx, **fields, **more)
     images = {name: config["dataset"][name] for name in ("range", "flip", "crop")}
     kind, fields = TASKS[config["task"]["name"]], arguments(config["task"])
     return kind(parts.autoencoder, tx, config["loss_weights"], ema_rate=ema_rate, **images, **fields, **more)

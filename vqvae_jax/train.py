@@ -78,7 +78,8 @@ class Run:
         mesh = make_mesh(settings["batch_size"])
         self.everywhere = NamedSharding(mesh, PartitionSpec())
         self.divided = NamedSharding(mesh, PartitionSpec("data"))
-        self.step = jax.jit(task.train_step, donate_argnums=0, out_shardings=self.everywhere)
+        self.step = jax.jit(task.train_step, donate_argnums=0, static_argnums=3, out_shardings=self.everywhere)
+        self.frozen = jax.device_put(task.frozen(), self.everywhere)
         self._eval_step: Any = jax.jit(task.eval_step, out_shardings=self.everywhere)
 
     def begin(self, key: jax.Array, checkpoints: Checkpoints | None) -> TrainState:
@@ -179,7 +180,7 @@ def _loop(
     profiled = Profiled(run.step, settings.get("profile", ""), log.folder, total)
     with profiled as step, prefetched(lambda n: run.place(run.data.batch(n)), start, total) as batches:
         for done, batch in zip(range(start + 1, total + 1), batches, strict=False):
-            state, metrics = step(done, state, batch)
+            state, metrics = step(done, state, batch, run.frozen, run.task.phase(done - 1))
             watch.put(done, batch, metrics)
             if done % settings["log_every"] == 0 or done == total:
                 waiting.put(done, metrics)

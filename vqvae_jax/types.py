@@ -217,15 +217,25 @@ class Model:
 
 
 class Task(Protocol):
-    """What one training step is. The loop knows nothing else of a model."""
+    """What one training step is. The loop knows nothing else of a model.
 
-    def init(self, key: Array, batch: dict[str, Array]) -> TrainState: ...
+    The state is any pytree with `step`, an int32 scalar: a TrainState, or one with more players.
+    """
 
-    def train_step(self, state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, dict[str, Array]]: ...
+    def init(self, key: Array, batch: dict[str, Array]) -> Any: ...
 
-    def model(self, state: TrainState) -> Model: ...
+    def frozen(self) -> Any: ...  # arrays that every step reads and none moves; placed once, in no checkpoint
 
-    def start_from(self, state: TrainState, model: Model) -> TrainState: ...  # another run's weights
+    # What is computed in the step after so many, hashable: one program a phase.
+    def phase(self, step: int) -> Any: ...
+
+    def train_step(
+        self, state: Any, batch: dict[str, Array], frozen: Any, phase: Any
+    ) -> tuple[Any, dict[str, Array]]: ...
+
+    def model(self, state: Any) -> Model: ...  # what sampling needs: never a critic
+
+    def start_from(self, state: Any, model: Model) -> Any: ...  # another run's weights
 
     def eval_step(self, model: Model, batch: dict[str, Array]) -> dict[str, Array]: ...  # additive sums, masked
 

@@ -18,6 +18,7 @@ from vqvae_jax.config.sections import (
     levels,
     stages,
 )
+from vqvae_jax.loss_weights import RAMP
 from vqvae_jax.profiling import window
 from vqvae_jax.types import UserError, unknown
 
@@ -110,6 +111,21 @@ def _check_profile(block: Block) -> None:
         raise UserError(f"{block.path}.profile {wish}, got {block.values['profile']!r}: {example}") from error
 
 
+def _check_weight(path: str, weight: Any) -> None:
+    """UserError unless it is a number or a ramp between two of them."""
+    if isinstance(weight, Mapping):
+        for name, value in weight.items():
+            if name not in RAMP:
+                raise UserError(unknown(f"{path} has no field", name, RAMP))
+            if not fits(value, type(RAMP[name])) or not math.isfinite(value):
+                raise UserError(f"{path}.{name} wants {_said(type(RAMP[name]))}, got {value!r}")
+        if weight["steps"] < 1 or weight["start"] < 0:
+            raise UserError(f"{path}: a ramp starts at a step from 0 on and takes 1 step or more, got {dict(weight)}")
+    elif not fits(weight, float) or not math.isfinite(weight):
+        ramp = "or a ramp {'begin': 0, 'end': 1, 'start': 1000, 'steps': 5000}"
+        raise UserError(f"{path} wants a number, got {weight!r}; {ramp}")
+
+
 def _check_dataset(config: Mapping[str, Any]) -> None:
     from vqvae_jax.data import check_name
 
@@ -156,10 +172,12 @@ def _check_labels(level: str, prior: Mapping[str, Any], guidance: float) -> None
 
 
 def _check_loss_weights(config: Mapping[str, Any]) -> None:
-    """Numbers, each for a term ("commitment") or for one level's ("commitment/top"). The task knows the terms."""
+    """Each is for a term ("commitment") or for one level's ("commitment/top"). The task knows the terms."""
+    for level, prior in config["priors"].items():
+        for term, weight in prior["loss_weights"].items():
+            _check_weight(f"config.priors.{level}.loss_weights.{term}", weight)
     for term, weight in config["loss_weights"].items():
-        if not fits(weight, float) or not math.isfinite(weight):
-            raise UserError(f"config.loss_weights.{term} wants a number, got {weight!r}")
+        _check_weight(f"config.loss_weights.{term}", weight)
         base, _, level = term.partition("/")
         if level and level not in levels(config):
             valid = [f"{base}/{name}" for name in levels(config)]

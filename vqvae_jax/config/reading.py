@@ -14,6 +14,7 @@ from typing import Any
 from vqvae_jax.config.checking import check, check_fields
 from vqvae_jax.config.sections import Block, blocks, cast, fields, like, plain, section
 from vqvae_jax.files import read_json
+from vqvae_jax.loss_weights import RAMP
 from vqvae_jax.types import UserError, unknown
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -49,10 +50,11 @@ def complete(written: Any) -> dict[str, Any]:
     config = plain(written)
     config.setdefault("seed", 0)
     section(config, "config.priors")
-    _fill_loss_weights(config)
     for block in blocks(config):
         fill(block)
         check_fields(block)
+    for path in ("config", *(f"config.priors.{level}" for level in config["priors"])):
+        _fill_loss_weights(section(config, f"{path}.loss_weights"))
     return config
 
 
@@ -170,6 +172,10 @@ def fill(block: Block) -> None:
         block.values[name] = cast(value, hint)
 
 
-def _fill_loss_weights(config: dict[str, Any]) -> None:
-    weights = section(config, "config.loss_weights")
-    weights.update({term: cast(weight, float) for term, weight in weights.items()})
+def _fill_loss_weights(weights: dict[str, Any]) -> None:
+    """Whole numbers become floats; a ramp has all its fields."""
+    for term, weight in weights.items():
+        if isinstance(weight, dict):
+            said = {**RAMP, **weight}
+            weight = {name: cast(value, type(RAMP.get(name, value))) for name, value in said.items()}
+        weights[term] = cast(weight, float)

@@ -134,7 +134,8 @@ def blocks(config: dict[str, Any]) -> Iterator[Block]:
     yield _part(config, "config.task", parts["task"])
     yield from _training_blocks(config, "config")
     for level in _known_levels(config, "config.priors"):
-        yield _part(config, f"config.priors.{level}", parts["prior"], ("optimizer", "train"))
+        section(config, f"config.priors.{level}.loss_weights")
+        yield _part(config, f"config.priors.{level}", parts["prior"], ("optimizer", "train", "loss_weights"))
         yield from _training_blocks(config, f"config.priors.{level}")
     yield Block("config.sample", section(config, "config.sample"), Sample)
 

@@ -12,6 +12,7 @@ import optax
 from vqvae_jax import codec, doctor, logs
 from vqvae_jax.data.augment import augment, normalise, to_uint8
 from vqvae_jax.finite import kept_if_finite
+from vqvae_jax.loss_weights import Weight, weight_at, weight_of
 from vqvae_jax.networks.measure import psnr, ssim
 from vqvae_jax.quantizers import codebook as cb
 from vqvae_jax.quantizers.kl import mean_and_deviation
@@ -31,6 +32,7 @@ class AutoencodeTask:
         autoencoder: a Linen module, see `types.Autoencoder`.
         tx: the optimizer.
         loss_weights: by term; "commitment" serves "commitment/top" and "commitment/bottom", a full name overrides it.
+            A number, or a ramp, see `loss_weights`.
         range: what uint8 0 and 255 become.
         flip, crop: augmentation, see `data.augment`.
         ema_rate: of the weights, 0 for none.
@@ -38,7 +40,7 @@ class AutoencodeTask:
 
     autoencoder: Any
     tx: optax.GradientTransformation
-    loss_weights: Mapping[str, float]
+    loss_weights: Mapping[str, Weight]
     range: tuple[float, float] = (0.0, 1.0)
     flip: bool = False
     crop: int = 0
@@ -62,7 +64,15 @@ class AutoencodeTask:
         params = self.autoencoder.init(network, images, codebooks)["params"]
         return new_state(steps, params, codebooks, self.tx, self.ema_rate)
 
-    def train_step(self, state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, dict[str, Array]]:
+    def frozen(self) -> None:
+        """Nothing that every step reads and none moves."""
+
+    def phase(self, step: int) -> None:
+        """All steps compute the same."""
+
+    def train_step(
+        self, state: TrainState, batch: Mapping[str, Array], frozen: None = None, phase: None = None
+    ) -> tuple[TrainState, dict[str, Array]]:
         """One step on uint8 images: to be jitted, with `state` donated. Where it is not finite the state stays."""
         shift, revive = jax.random.split(jax.random.fold_in(state.key, state.step))
         images = normalise(augment(batch["image"], shift, self.flip, self.crop), self.range)
@@ -77,7 +87,7 @@ class AutoencodeTask:
                 for name, (codes, others) in moving["codes"].items()
             }
             out = self.autoencoder.apply({"params": moving["network"]}, images, codebooks, key=revive, train=True)
-            return self.total(out.losses), out
+            return self.total(out.losses, state.step), out
 
         moving = trainable(state.params, state.codebooks)
         (total, out), grads = jax.value_and_grad(loss, has_aux=True)(moving)
@@ -129,14 +139,13 @@ class AutoencodeTask:
         grids = {name: logs.grid(x, 8, large) for name, x in (("original", originals), ("reconstruction", rows[-1]))}
         return grids if len(rows) == 1 else {**grids, "levels": logs.strip([originals, *rows], scale=large)}
 
-    def total(self, losses: Mapping[str, Array]) -> Array:
-        """The weighted sum of the loss terms."""
-        return jnp.sum(jnp.stack([self._weight(term) * value for term, value in losses.items()]))
+    def total(self, losses: Mapping[str, Array], step: Array | None = None) -> Array:
+        """The weighted sum of the loss terms, after so many steps; without a step as it is at the end."""
+        return jnp.sum(jnp.stack([weight_at(self._weight(term), step) * value for term, value in losses.items()]))
 
-    def _weight(self, term: str) -> float:
-        for name in (term, term.split("/")[0]):
-            if name in self.loss_weights:
-                return self.loss_weights[name]
+    def _weight(self, term: str) -> Weight:
+        if (weight := weight_of(self.loss_weights, term)) is not None:
+            return weight
         raise UserError(f"the loss term {term!r} has no weight; add --config.loss_weights.{term.split('/')[0]}=1")
 
     def _health(self, out: Any) -> dict[str, Array]:

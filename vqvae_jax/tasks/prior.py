@@ -1,7 +1,7 @@
 """Stage two: a distribution over one level's tokens, given those above it."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -11,9 +11,10 @@ import optax
 
 from vqvae_jax import logs
 from vqvae_jax.finite import kept_if_finite
+from vqvae_jax.loss_weights import Weight, weight_at
 from vqvae_jax.priors.draw import draw
 from vqvae_jax.tasks.optimize import apply_gradients, new_state, trainable, with_model
-from vqvae_jax.types import Array, Condition, Model, Pick, Tokens, TrainState
+from vqvae_jax.types import Array, Condition, Model, Pick, Tokens, TrainState, UserError, unknown
 
 SHOWN = 64  # samples in a grid
 
@@ -30,7 +31,7 @@ class PriorTask:
         entropies: of the training codes, nats a token, shown beside the nll: {"entropy": …}.
         pick: how tokens are picked in pictures.
         ema_rate: of the weights, 0 for none.
-        loss_weights: by term; a term that is not there weighs 1.
+        loss_weights: by term, a number or a ramp, see `loss_weights`; a term that is not there weighs 1.
     """
 
     prior: Any
@@ -40,7 +41,14 @@ class PriorTask:
     entropies: Mapping[str, float] = dataclasses.field(default_factory=dict)
     pick: Pick = dataclasses.field(default_factory=Pick)
     ema_rate: float = 0.0
-    loss_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    loss_weights: Mapping[str, Weight] = dataclasses.field(default_factory=dict)
+
+    def check(self, terms: Iterable[str]) -> None:
+        """UserError for a weight of a term that the prior has not."""
+        terms = tuple(terms)
+        for name in self.loss_weights:
+            if name not in terms:
+                raise UserError(unknown("loss_weights of this prior: there is no loss term", name, terms, "There are"))
 
     def init(self, key: Array, batch: Mapping[str, Any]) -> TrainState:
         """The state before the first step; to be jitted."""
@@ -49,7 +57,15 @@ class PriorTask:
         params = self.prior.init(network, maps, condition, jax.random.split(steps, 1), method="loss")["params"]
         return new_state(steps, params, {}, self.tx, self.ema_rate)
 
-    def train_step(self, state: TrainState, batch: Mapping[str, Any]) -> tuple[TrainState, dict[str, Array]]:
+    def frozen(self) -> None:
+        """Nothing that every step reads and none moves."""
+
+    def phase(self, step: int) -> None:
+        """All steps compute the same."""
+
+    def train_step(
+        self, state: TrainState, batch: Mapping[str, Any], frozen: None = None, phase: None = None
+    ) -> tuple[TrainState, dict[str, Array]]:
         """One step on maps: to be jitted, with `state` donated. Where it is not finite the state stays."""
         maps, condition = self._read(batch)
         key = jax.random.fold_in(state.key, state.step)
@@ -59,7 +75,7 @@ class PriorTask:
             given: Any = ({"params": moving["network"]}, maps, condition, keys)
             terms = self.prior.apply(*given, train=True, rngs={"dropout": key}, method="loss")
             means = jax.tree.map(jnp.mean, terms)
-            return self.total(means), means
+            return self.total(means, state.step), means
 
         (total, terms), grads = jax.value_and_grad(loss, has_aux=True)(trainable(state.params, {}))
         new = apply_gradients(state, grads, self.tx, ema_rate=self.ema_rate)
@@ -89,9 +105,9 @@ class PriorTask:
         terms = {name: float(sums[name]) / float(sums["count"]) for name in sums if name != "count"}
         return {"loss": float(self.total(terms)), **terms, **self.entropies}
 
-    def total(self, terms: Mapping[str, Any]) -> Any:
-        """The weighted sum of the loss terms."""
-        return sum(self.loss_weights.get(name, 1.0) * value for name, value in terms.items())
+    def total(self, terms: Mapping[str, Any], step: Array | None = None) -> Any:
+        """The weighted sum of the loss terms, after so many steps; without a step as it is at the end."""
+        return sum(weight_at(self.loss_weights.get(name, 1.0), step) * value for name, value in terms.items())
 
     def pictures(self, model: Model, batch: Mapping[str, Any], key: Array) -> dict[str, np.ndarray]:
         """Samples of this level under held-out labels and coarser maps, decoded."""
