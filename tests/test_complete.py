@@ -41,6 +41,36 @@ def test_the_middle_row_of_an_odd_number_is_drawn():
     assert upper_half(np.zeros((2, 7, 2)))[1, :, 0].tolist() == [True] * 3 + [False] * 4
 
 
+def test_any_places_are_kept_and_all_others_drawn(model, images):
+    tokens = model.encode(images)
+    keep = [np.random.default_rng(0).random(one.shape) < 0.6 for one in tokens]
+    one, other = (model.fill(tokens, keep, seed) for seed in (1, 2))
+    for number, (given, kept) in enumerate(zip(tokens, keep, strict=True)):
+        np.testing.assert_array_equal(one[number][kept], given[kept])
+        assert (one[number] != given)[~kept].any()
+    assert any((a != b).any() for a, b in zip(one, other, strict=True))
+    everything = [np.ones(one.shape, bool) for one in tokens]
+    for got, given in zip(model.fill(tokens, everything), tokens, strict=True):
+        np.testing.assert_array_equal(got, given)
+
+
+def test_fill_refuses_what_does_not_fit(model, images):
+    tokens = model.encode(images)
+    keep = [np.ones(one.shape, bool) for one in tokens]
+    for given in (
+        (tokens[:1], keep[:1]),
+        (tokens, keep[:1]),
+        (tokens, [one[:, :1] for one in keep]),
+        (tokens, keep[::-1]),
+    ):
+        with pytest.raises(UserError, match="a map for each of"):
+            model.fill(*given)
+    with pytest.raises(UserError, match="count is at least 1"):
+        model.fill([], [])
+    with pytest.raises(UserError, match="tokens are from 0 to"):
+        model.fill([one + 1000 for one in tokens], keep)
+
+
 def test_shapes_seeds_and_sizes(model, images):
     new = model.complete(images, count=2, seed=1)
     assert new.shape == (3, 2, *images.shape[1:]) and new.dtype == np.uint8

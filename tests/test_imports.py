@@ -24,6 +24,7 @@ STOREYS = (
         "finite",
         "flags",
         "leaves",
+        "limits",
         "loss_weights",
         "lock",
         "profiling",

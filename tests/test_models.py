@@ -11,6 +11,7 @@ import vqvae_jax
 from vqvae_jax import recipe
 from vqvae_jax.checkpoint import Checkpoints
 from vqvae_jax.priors import PRIORS
+from vqvae_jax.types import UserError
 
 GENERATOR = {"name": "mnist_generator", "depth": 8, "layers": 1}
 PIXELCNN = {"name": "pixelcnn", "depth": 8, "layers": 1, "condition_blocks": 1}
@@ -72,6 +73,20 @@ def config(kind, path, epochs):
     return recipe.configs.complete(config)
 
 
+def check_a_sampler_s_own_fields(kind, path, run, model):
+    """They differ from call to call and from run to run: the weights are the same."""
+    still, again = (model.sample_tokens(4, seed, sample_noise=0.0)[0] for seed in (1, 2))
+    np.testing.assert_array_equal(still, again)
+    assert (model.sample_tokens(4, 1)[0] != model.sample_tokens(4, 2)[0]).any()
+    np.testing.assert_array_equal(model.sample_tokens(4, 1, sample_noise={"codes": 0.0})[0], still)
+    for wrong in ({"sample_steps": 3}, {"sample_noise": {"top": 1.0}}):
+        with pytest.raises(UserError, match="no such field of the prior"):
+            model.sample(4, **wrong)
+    changed = config(kind, path, epochs=2)
+    changed["priors"]["codes"]["sample_noise"] = 0.2
+    assert recipe.configs.differs(changed, run)  # allowed, and stored when the run goes on
+
+
 def weights_of(autoencoder):
     """Of the terms that there are beside the reconstruction."""
     if autoencoder["quantizer"] is NUMBERS:
@@ -105,6 +120,8 @@ def test_trained_gone_on_with_evaluated_and_sampled(kind, tmp_path, monkeypatch)
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["images"] == 12 and set(metrics["priors"]) == set(levels)
     model = vqvae_jax.load(run)
+    if kind == "numbers and a toy prior":
+        check_a_sampler_s_own_fields(kind, path, run, model)
     new = model.sample(4)
     assert new.shape == (4, size, size, channels) and len(np.unique(new)) > 1
     assert picture(run / "samples.png").size and (run / "report.html").is_file()

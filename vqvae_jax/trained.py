@@ -25,9 +25,10 @@ from vqvae_jax.parts import Parts, autoencoder_checksum
 from vqvae_jax.priors.condition import check_no_label
 from vqvae_jax.priors.draw import draw, maps_at_once
 from vqvae_jax.sample import find_label, is_whole, label_numbers, pick_of
-from vqvae_jax.types import Array, Condition, Model, Pick, Tokens, UserError, unknown
+from vqvae_jax.types import Array, Condition, Level, Model, Pick, Tokens, UserError, unknown
 
 SEEDS = 2**31  # negative ones included
+SAMPLER = "sample_"  # how the fields of a prior begin that only its sampler takes
 Maps = tuple[np.ndarray, ...]  # token maps, coarse to fine
 
 
@@ -41,6 +42,15 @@ class Flags(NamedTuple):
 BOTH = Flags("--step={stage}:{step}", "--autoencoder_step={step}")
 IN_PYTHON = Flags("step={{'{stage}': {step}}}", "autoencoder_step={step}")
 TRAINING = Flags(GOES_ON, GOES_ON)
+
+
+class Asked(NamedTuple):
+    """What is to be drawn."""
+
+    size: int  # maps of each level
+    seed: int
+    pick: Pick
+    priors: dict[str, Any]  # by level, as they are to sample
 
 
 class Trained:
@@ -172,18 +182,50 @@ class Trained:
             seed: of all randomness.
             label: one of the data set's labels: text is its name, or else its number; an int its number, from 0, or
                 else its name. None draws labels as often as the training data have them.
-            pick: temperature, top_k, top_p, guidance; what is not said is the config's.
+            pick: temperature, top_k, top_p, guidance; and fields `sample_…` of priors, for all that have one, or by
+                level, {"top": 8}. What is not said is the config's.
         """
         _ = self.autoencoder  # where there is none, it is said before anything is drawn
         return self.decode(self.sample_tokens(count, seed, label, **pick))
 
     def sample_tokens(self, count: int, seed: int = 0, label: str | int | None = None, **pick: Any) -> Maps:
         """As `sample`, but token maps, int32 [count, h, w] each, of the levels that the config has priors for."""
-        chosen, seed = self._asked(count, seed, pick)
-        self._check_priors()
-        self._check_no_label(chosen, told=True)
-        labels = label_numbers(self.facts, seed, count, label, self._conditional)
-        return self._in_chunks(seed, chosen, labels)
+        asked = self._asked(count, seed, pick)
+        self._check_no_label(asked, told=True)
+        labels = label_numbers(self.facts, asked.seed, count, label, self._conditional)
+        return self._in_chunks(asked, labels)
+
+    def fill(
+        self,
+        tokens: Sequence[Any],
+        keep: Sequence[Any],
+        seed: int = 0,
+        label: str | int | None = None,
+        **pick: Any,
+    ) -> Maps:
+        """Maps in part drawn anew: as `sample_tokens` gives them, with the places where `keep` is True as they were.
+
+        Without a label the priors are told none, which they learn by `label_dropout` alone.
+
+        Args:
+            tokens: maps of the size of the training, of the levels that have priors, as `encode` gives them.
+            keep: a bool map [N, h, w] for each: any places.
+            seed, label, pick: as for `sample`.
+
+        Raises:
+            UserError: maps of other levels or shapes, or one without the other.
+        """
+        asked = self._asked(len(tokens[0]) if len(tokens) else 0, seed, pick)
+        self._check_no_label(asked, told=label is not None)
+        self._check_tokens(tokens)
+        wanted = [(asked.size, *level.shape) for level in self._drawn_levels]
+        for name, maps in (("tokens", tokens), ("keep", keep)):
+            if [np.shape(one)[:3] for one in maps] != wanted:
+                raise UserError(f"{name}: a map for each of {wanted}; got {[np.shape(one) for one in maps]}")
+        names = self.facts["label_names"]
+        number = len(names) if label is None else find_label(label, names, self._conditional)
+        given = tuple(map(np.asarray, tokens)), tuple(np.asarray(one, bool) for one in keep)
+        return self._in_chunks(asked, np.full(asked.size, number, np.int32), *given)
 
     def complete(
         self, images: Any, count: int = 1, seed: int = 0, label: str | int | None = None, **pick: Any
@@ -193,19 +235,20 @@ class Trained:
         The upper half of each token map is that of the picture, the lower half is drawn. Without a label the priors
         are told none, which they learn by `label_dropout` alone.
         """
-        chosen, seed = self._asked(count, seed, pick)
+        asked = self._asked(count, seed, pick)  # before anything is encoded
         self._check(images)
         size = self.facts["image_size"]
         if images.shape[1:3] != (size, size):
             raise UserError(f"the priors were trained on images of {size} pixels; got {list(images.shape)}")
-        self._check_priors()
-        self._check_no_label(chosen, told=label is not None)
-        names = self.facts["label_names"]
-        number = len(names) if label is None else find_label(label, names, self._conditional)
-        known = tuple(np.repeat(one, count, axis=0) for one in self.encode(images))
-        labels = np.full(len(images) * count, number, np.int32)
-        maps = self._in_chunks(seed, chosen, labels, known)
+        self._check_no_label(asked, told=label is not None)
+        known = tuple(np.repeat(one, count, axis=0) for one in self.encode(images))[: len(self._drawn_levels)]
+        maps = self.fill(known, tuple(map(upper_half, known)), seed, label, **pick)
         return self.decode(maps).reshape(len(images), count, *images.shape[1:])
+
+    @property
+    def _drawn_levels(self) -> list[Level]:
+        """Those maps that priors are there for."""
+        return [level for name in self._prior_levels for level in self.parts.levels[self.parts.maps_of(name)]]
 
     @property
     def _prior_levels(self) -> list[str]:
@@ -235,28 +278,42 @@ class Trained:
             )
         return lender
 
-    def _asked(self, count: Any, seed: Any, pick: dict[str, Any]) -> tuple[Pick, int]:
-        """How tokens are picked, and the seed; checked."""
+    def _asked(self, count: Any, seed: Any, pick: dict[str, Any]) -> Asked:
+        """How many maps, the seed, how tokens are picked, and the priors as they are to sample; checked."""
+        own = {name: pick[name] for name in pick if name.startswith(SAMPLER)}
+        pick = {name: value for name, value in pick.items() if name not in own}
         if not is_whole(count) or count < 1 or set(pick) - set(Pick._fields):
             asked = ", ".join(pick) or "nothing else"
             raise UserError(f"count is at least 1, and {', '.join(Pick._fields)} may be said; got {count}, {asked}")
         if not is_whole(seed) or not -SEEDS <= seed < SEEDS:  # JAX would cut off the rest
             raise UserError(f"seed is a whole number between {-SEEDS} and {SEEDS - 1}; got {seed!r}")
         room.check_pictures("count", int(count), self.facts["image_size"], self.facts["channels"])
-        return pick_of(self.config["sample"], **pick), int(seed)
+        self._check_priors()
+        return Asked(int(count), int(seed), pick_of(self.config["sample"], **pick), self._samplers(own))
+
+    def _samplers(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """The priors by level, with other fields of their samplers: the same weights fit."""
+        found = {level: prior for level, (prior, _) in self.priors.items()}
+        for name, value in fields.items():
+            able = [level for level, prior in found.items() if hasattr(prior, name)]
+            said = value if isinstance(value, Mapping) else dict.fromkeys(able, value)
+            if not said or set(said) - set(able):
+                raise UserError(f"{name}: no such field of the prior {', '.join(set(said) - set(able)) or 'here'}")
+            found |= {level: found[level].clone(**{name: one}) for level, one in said.items()}
+        return found
 
     @property
     def _conditional(self) -> bool:
         """Whether any prior knows labels."""
         return any(prior.label_condition for prior, _ in self.priors.values())
 
-    def _in_chunks(self, seed: int, pick: Pick, labels: np.ndarray, known: Maps = ()) -> Maps:
-        """Token maps for so many labels; where maps are known, their upper halves are kept."""
+    def _in_chunks(self, asked: Asked, labels: np.ndarray, known: Maps = (), keep: Maps = ()) -> Maps:
+        """Token maps for so many labels; where maps are known, the places to keep are copied."""
         count = len(labels)
 
         def chunk(start: int, size: int) -> Tokens:
-            part, *given = (whole_chunk(one[start : start + size], size) for one in (labels, *known))
-            return self._draw(image_keys(seed, start, size), pick, jnp.asarray(part), tuple(given))
+            rows = lambda x: jnp.asarray(whole_chunk(x[start : start + size], size))  # noqa: E731
+            return self._draw(asked, image_keys(asked.seed, start, size), *jax.tree.map(rows, (labels, known, keep)))
 
         def run(size: int) -> Maps:
             drawn = codec.fetched(chunk(start, size) for start in range(0, count, size))
@@ -264,16 +321,13 @@ class Trained:
 
         return codec.halving(run, min(count, maps_at_once(memory())))
 
-    def _draw(self, keys: Array, pick: Pick, label: Array, known: Maps = ()) -> Tokens:
+    def _draw(self, asked: Asked, keys: Array, label: Array, known: Tokens, keep: Tokens) -> Tokens:
         maps: Tokens = ()
-        for i, (level, (prior, model)) in enumerate(self.priors.items()):
-            condition = Condition(label if prior.num_labels else None, maps)
-            upper: tuple = ()
-            if known:
-                own = self.parts.maps_of(level)
-                upper = tuple(jnp.asarray(one) for one in known[own]), tuple(map(upper_half, known[own]))
+        for i, (level, prior) in enumerate(asked.priors.items()):
+            condition, own = Condition(label if prior.num_labels else None, maps), self.parts.maps_of(level)
+            given = (known[own], keep[own]) if known else ()
             own_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, i)
-            maps += draw(prior, pick, model, own_keys, condition, *upper)
+            maps += draw(prior, asked.pick, self.priors[level][1], own_keys, condition, *given)
         return maps
 
     def _check_priors(self) -> None:
@@ -284,9 +338,9 @@ class Trained:
                 train = f"python launch.py --config={self.workdir / configs.FILE} --workdir={self.workdir}"
                 raise UserError(f"the prior {level!r} of {self.workdir} was not trained yet; this goes on: {train}")
 
-    def _check_no_label(self, pick: Pick, told: bool) -> None:
-        for level, (prior, _) in self.priors.items():
-            check_no_label(prior, pick, told, level)
+    def _check_no_label(self, asked: Asked, told: bool) -> None:
+        for level, prior in asked.priors.items():
+            check_no_label(prior, asked.pick, told, level)
 
     def _apply(self, function: Any) -> Any:
         module, model = self.autoencoder

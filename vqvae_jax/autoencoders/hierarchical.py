@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from vqvae_jax.autoencoders.layers import HalfEncoder, QuarterEncoder, decoder_for
+from vqvae_jax.limits import Count, Few, Natural
 from vqvae_jax.networks.conv import Conv
 from vqvae_jax.networks.likelihood import cross_entropy
 from vqvae_jax.quantizers import codebook as cb
@@ -42,10 +43,10 @@ class HierarchicalVAE(nn.Module):
     """
 
     quantizers: tuple[Quantizer, ...]
-    levels: int = 2
-    width: int = 128
+    levels: Few = 2
+    width: Count = 128
     channels: int = 3
-    classes: int = 0
+    classes: Natural = 0
     dtype: jnp.dtype = jnp.float32
 
     @staticmethod

@@ -15,6 +15,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from vqvae_jax.limits import Count, Few
 from vqvae_jax.networks.conv import Conv, uniform
 from vqvae_jax.quantizers import codebook as cb
 from vqvae_jax.types import Array, Codebook, Quantized, Quantizer, Reconstruction, Tokens, UserError
@@ -116,9 +117,9 @@ class PatchVQVAE(nn.Module):
     """
 
     quantizers: tuple[Quantizer, ...]
-    width: int = 32
-    halvings: int = 2
-    groups: int = 8
+    width: Count = 32
+    halvings: Few = 2
+    groups: Count = 8
     channels: int = 3
     dtype: jnp.dtype = jnp.float32
 

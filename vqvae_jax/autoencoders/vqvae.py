@@ -13,6 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from vqvae_jax.limits import Blocks, Count, Few
 from vqvae_jax.networks.conv import Conv, ConvTranspose, Residual
 from vqvae_jax.quantizers import codebook as cb
 from vqvae_jax.types import Array, Codebook, Quantized, Quantizer, Reconstruction, Tokens, UserError
@@ -82,10 +83,10 @@ class VQVAE(nn.Module):
     """
 
     quantizers: tuple[Quantizer, ...]
-    width: int = 128
-    residual_blocks: int = 2
-    residual_width: int = 32
-    halvings: int = 2
+    width: Count = 128
+    residual_blocks: Blocks = 2
+    residual_width: Count = 32
+    halvings: Few = 2
     channels: int = 3
     dtype: jnp.dtype = jnp.float32
 

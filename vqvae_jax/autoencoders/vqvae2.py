@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from vqvae_jax.autoencoders.vqvae import Decoder, Encoder
+from vqvae_jax.limits import Blocks, Count
 from vqvae_jax.networks.conv import Conv, ConvTranspose
 from vqvae_jax.quantizers import codebook as cb
 from vqvae_jax.types import Array, Codebook, Quantized, Quantizer, Reconstruction, Tokens, by_level
@@ -36,9 +37,9 @@ class VQVAE2(nn.Module):
     """
 
     quantizers: tuple[Quantizer, ...]
-    width: int = 128
-    residual_blocks: int = 2
-    residual_width: int = 32
+    width: Count = 128
+    residual_blocks: Blocks = 2
+    residual_width: Count = 32
     channels: int = 3
     dtype: jnp.dtype = jnp.float32
 

@@ -6,7 +6,6 @@ ml_collections.
 """
 
 from vqvae_jax.config.checking import check, check_stage, nearest_size
-from vqvae_jax.config.numbers import WHOLE
 from vqvae_jax.config.reading import ROOT, as_it_was_meant, available, complete, read
 from vqvae_jax.config.sections import (
     AUTOENCODER,
@@ -22,6 +21,7 @@ from vqvae_jax.config.sections import (
     stages,
 )
 from vqvae_jax.config.workdir import BEGUN_IN, FILE, agree, check_saved, differs, load, located, save
+from vqvae_jax.limits import WHOLE
 
 __all__ = [
     "AUTOENCODER",

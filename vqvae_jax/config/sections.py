@@ -7,6 +7,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
+from vqvae_jax.limits import Count, Natural, NotNegative, Positive, Rate
 from vqvae_jax.types import UserError, unknown
 
 AUTOENCODER = "autoencoder"  # the first stage; the others are named like their levels
@@ -27,40 +28,40 @@ class Dataset:
     split: str = "train"  # what is trained on
     test_split: str = "test"  # read by evaluation only
     label: str = ""  # which feature of a TFDS set is the label: "attributes/Male"; else its first class label
-    image_size: int = 64  # pixels, height and width
+    image_size: Count = 64  # pixels, height and width
     range: tuple[float, float] = (0.0, 1.0)  # of the values that the model sees; uint8 0 and 255 go there
     flip: bool = False  # left and right at random
-    crop: int = 0  # pixels of random shift, at most; 0 none
-    views: int = 1  # augmented copies of the training images whose tokens the priors see
+    crop: Natural = 0  # pixels of random shift, at most; 0 none
+    views: Count = 1  # augmented copies of the training images whose tokens the priors see
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
     """Adam, its schedule, and what is done to gradients and weights."""
 
-    learning_rate: float = 1e-3  # the highest of the schedule
+    learning_rate: Positive = 1e-3  # the highest of the schedule
     schedule: Literal["constant", "cosine"] = "constant"  # after the warm-up; cosine ends at 0
-    warmup_steps: int = 0  # linear, from 0
-    clip: float = 0.0  # global norm of the gradient; 0 none
-    weight_decay: float = 0.0  # of the networks, never of codes
-    b1: float = 0.9  # Adam's decay of the mean
-    b2: float = 0.999  # Adam's decay of the square
-    eps: float = 1e-8  # Adam's denominator
-    ema_rate: float = 0.0  # share of the old average of the weights that a step keeps; 0 no average
+    warmup_steps: Natural = 0  # linear, from 0
+    clip: NotNegative = 0.0  # global norm of the gradient; 0 none
+    weight_decay: NotNegative = 0.0  # of the networks, never of codes
+    b1: Rate = 0.9  # Adam's decay of the mean
+    b2: Rate = 0.999  # Adam's decay of the square
+    eps: Positive = 1e-8  # Adam's denominator
+    ema_rate: Rate = 0.0  # share of the old average of the weights that a step keeps; 0 no average
 
 
 @dataclasses.dataclass(frozen=True)
 class Train:
     """How long and how often. One of `steps` and `epochs` is above 0; neither takes the weights of `init_from`."""
 
-    batch_size: int = 32  # images, over all devices
-    steps: int = 0  # batches
-    epochs: int = 0  # passes over the training data
-    log_every: int = 50  # steps
-    evaluate_every: int = 500  # steps
-    checkpoint_every: int = 500  # steps
-    pictures_every: int = 0  # steps; 0 at each epoch's end
-    keep: int = 2  # newest checkpoints that stay, beside the best
+    batch_size: Count = 32  # images, over all devices
+    steps: Natural = 0  # batches
+    epochs: Natural = 0  # passes over the training data
+    log_every: Count = 50  # steps
+    evaluate_every: Count = 500  # steps
+    checkpoint_every: Count = 500  # steps
+    pictures_every: Natural = 0  # steps; 0 at each epoch's end
+    keep: Count = 2  # newest checkpoints that stay, beside the best
     init_from: str = ""  # workdir of another run: start from the weights of its stage of the same name
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the networks; codebooks are float32 always
     on_nan: Literal["stop", "skip"] = "stop"  # a step with NaN or infinity ends the run, or is left out
@@ -71,11 +72,11 @@ class Train:
 class Sample:
     """How the images at the end of training are drawn."""
 
-    count: int = 64  # images
-    temperature: float = 1.0  # 0 takes the likeliest token
-    top_k: int = 0  # likeliest tokens that stay; 0 all
-    top_p: float = 1.0  # share of the probability that stays
-    guidance: float = 1.0  # weight of the label
+    count: Count = 64  # images
+    temperature: NotNegative = 1.0  # 0 takes the likeliest token
+    top_k: Natural = 0  # likeliest tokens that stay; 0 all
+    top_p: Positive = 1.0  # share of the probability that stays
+    guidance: NotNegative = 1.0  # weight of the label
 
 
 class Block(NamedTuple):

@@ -14,7 +14,7 @@ from vqvae_jax.types import UserError
 FILE = "config.json"
 BEGUN_IN = "begun_in"  # in data.json: the folder that relative paths begin at, as seen from the workdir
 LAYERS = "stack"  # in place of all sections: bare layers, imported
-# What may change when a run goes on, in each `train` section; all of `sample` may.
+# What may change when a run goes on, in each `train` section; all of `sample` may, and a prior's fields `sample_…`.
 CADENCES = {"steps", "epochs", "log_every", "evaluate_every", "checkpoint_every", "pictures_every", "keep", "profile"}
 CADENCES |= {"on_nan"}
 
@@ -105,7 +105,8 @@ def check_saved(config: Mapping[str, Any], saved: Mapping[str, Any], stage: str,
 
 def _may_change(path: str) -> bool:
     *_, section, field = path.split(".")
-    return path.startswith("config.sample.") or (section == "train" and field in CADENCES)
+    of_sampler = path.startswith("config.priors.") and field.startswith("sample_")
+    return path.startswith("config.sample.") or of_sampler or (section == "train" and field in CADENCES)
 
 
 def _shown(values: Mapping[str, Any], path: str) -> str:

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from vqvae_jax.limits import Blocks, Count, Reach, Several, Share
 from vqvae_jax.networks.conv import Conv
 from vqvae_jax.networks.embed import Embed
 from vqvae_jax.networks.likelihood import guide, gumbel, nll, pick_token
@@ -64,19 +65,19 @@ class PixelCNNPrior(nn.Module):
     maps: tuple[Level, ...]
     above: tuple[Level, ...] = ()
     num_labels: int = 0
-    depth: int = 64
-    layers: int = 7
+    depth: Count = 64
+    layers: Several = 7
     attention_after: tuple[int, ...] = ()
-    heads: int = 8
+    heads: Count = 8
     norm: bool = True
-    dropout: float = 0.0
+    dropout: Share = 0.0
     merge: str = "concat"
-    output_blocks: int = 0
-    condition_blocks: int = 2
+    output_blocks: Blocks = 0
+    condition_blocks: Blocks = 2
     label_condition: bool = False
     label_dropout: float = 0.1
-    horizontal: int = 2
-    vertical: int = 2
+    horizontal: Reach = 2
+    vertical: Reach = 2
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
@@ -273,24 +274,24 @@ class PixelCNNPrior(nn.Module):
 class MNISTGenerator(PixelCNNPrior):
     """The reference's prior over the 7x7 codes of MNIST."""
 
-    depth: int = 64
-    layers: int = 7
+    depth: Count = 64
+    layers: Several = 7
     merge: str = "sum"
 
 
 class TopPrior(PixelCNNPrior):
     """The reference's prior over the top map, 32x32 at 256 pixels."""
 
-    depth: int = 128
-    layers: int = 19
+    depth: Count = 128
+    layers: Several = 19
     attention_after: tuple[int, ...] = (4, 9, 14, 19)
-    heads: int = 2
-    output_blocks: int = 10
+    heads: Count = 2
+    output_blocks: Blocks = 10
 
 
 class BottomPrior(PixelCNNPrior):
     """The reference's prior over the bottom map given the top, 64x64 at 256 pixels."""
 
-    depth: int = 128
-    layers: int = 19
-    condition_blocks: int = 9
+    depth: Count = 128
+    layers: Several = 19
+    condition_blocks: Blocks = 9

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from vqvae_jax.limits import Count, Several, Share
 from vqvae_jax.networks.embed import Embed
 from vqvae_jax.networks.fast import cached, cached_attention, causal_attention, new_cache
 from vqvae_jax.networks.likelihood import guide, gumbel, nll, pick_token
@@ -131,10 +132,10 @@ class TransformerPrior(nn.Module):
     above: tuple[Level, ...] = ()
     num_labels: int = 0
     told_above: bool = False
-    width: int = 128
-    layers: int = 3
-    heads: int = 8
-    dropout: float = 0.0
+    width: Count = 128
+    layers: Several = 3
+    heads: Count = 8
+    dropout: Share = 0.0
     tied: bool = False
     label_condition: bool = False
     label_dropout: float = 0.1

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from vqvae_jax.limits import Count, Natural
 from vqvae_jax.networks.lookup import rows
 from vqvae_jax.quantizers import codebook as cb
 from vqvae_jax.types import Array, Codebook, Quantized, Tokens
@@ -26,10 +27,10 @@ class CosineQuantizer:
             then start; 0: from normal noise.
     """
 
-    codebook_size: int = 8192
-    code_dim: int = 8
-    revive_after: int = 100
-    kmeans_iterations: int = 0
+    codebook_size: Count = 8192
+    code_dim: Count = 8
+    revive_after: Natural = 100
+    kmeans_iterations: Natural = 0
 
     @property
     def input_dim(self) -> int:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from vqvae_jax.limits import Count, Rate
 from vqvae_jax.networks.lookup import rows
 from vqvae_jax.quantizers import codebook as cb
 from vqvae_jax.types import Array, Codebook, Quantized, Tokens, UserError, unknown
@@ -41,9 +42,9 @@ class CVQuantizer:
         contrastive: whether there is a loss term `contrastive` as well, see `contrast`. It takes N · K numbers.
     """
 
-    codebook_size: int = 512
-    code_dim: int = 64
-    decay: float = 0.99
+    codebook_size: Count = 512
+    code_dim: Count = 64
+    decay: Rate = 0.99
     anchor: Literal["closest", "random", "probabilistic"] = "closest"
     distance: Literal["l2", "cos", "sphere"] = "l2"
     contrastive: bool = False

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from vqvae_jax.limits import Count, Natural, Rate
 from vqvae_jax.quantizers import codebook as cb
 from vqvae_jax.types import Array, Codebook, Quantized, Tokens
 
@@ -28,11 +29,11 @@ class EMAQuantizer:
             then start; 0: from normal noise.
     """
 
-    codebook_size: int = 512
-    code_dim: int = 64
-    decay: float = 0.99
-    revive_after: int = 100
-    kmeans_iterations: int = 0
+    codebook_size: Count = 512
+    code_dim: Count = 64
+    decay: Rate = 0.99
+    revive_after: Natural = 100
+    kmeans_iterations: Natural = 0
 
     @property
     def input_dim(self) -> int:

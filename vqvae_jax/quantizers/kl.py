@@ -11,6 +11,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from vqvae_jax.limits import Count, Rate
 from vqvae_jax.types import Array, Codebook, Quantized, Tokens, UserError
 
 LOG_VARIANCE = (-30.0, 20.0)  # where the authors' code clips it
@@ -32,8 +33,8 @@ class KLBottleneck:
         decay: of the running mean and variance, a step.
     """
 
-    code_dim: int = 4
-    decay: float = 0.95
+    code_dim: Count = 4
+    decay: Rate = 0.95
 
     def __post_init__(self):
         if not 0 <= self.decay < 1:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from vqvae_jax.limits import Several, Share
 from vqvae_jax.quantizers import codebook as cb
 from vqvae_jax.quantizers.cosine import CosineQuantizer
 from vqvae_jax.quantizers.fsq import FiniteScalarQuantizer
@@ -41,9 +42,9 @@ class ResidualQuantizer:
     """
 
     inner: Quantizer
-    depth: int = 4
+    depth: Several = 4
     shared: bool = False
-    dropout: float = 0.0
+    dropout: Share = 0.0
 
     def __post_init__(self):
         on_a_sphere = getattr(self.inner, "distance", "l2") != "l2"
