@@ -38,8 +38,13 @@ def complete(
     if output.suffix != ".png":
         sample.save(drawn.reshape(-1, *images.shape[1:]), output)
         return len(images)
+    logs.save_png(output, rows_of(images, drawn))
+    return len(images)
+
+
+def rows_of(images: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """A row a picture: the picture | its upper half | what was drawn. uint8 [N, H, W, C], [N, count, H, W, C]."""
     halves = images.copy()
     halves[:, images.shape[1] // 2 :] = logs.GREY
     rows = np.concatenate([images[:, None], halves[:, None], drawn], axis=1)
-    logs.save_png(output, logs.grid(rows, columns=count + 2, scale=max(1, 64 // images.shape[1])))
-    return len(images)
+    return logs.grid(rows, columns=rows.shape[1], scale=max(1, 64 // images.shape[1]))
