@@ -35,6 +35,11 @@ def small(case, **fields):
     return kind(**{name: value for name, value in values.items() if name in known})
 
 
+def has_table(case):
+    """Whether there are codes at all: finite scalars and numbers have none."""
+    return small(case).init(jax.random.key(0)).codes.size > 0
+
+
 def vectors(seed, *shape, dtype=np.float32):
     return np.random.default_rng(seed).normal(size=shape).astype(dtype)
 

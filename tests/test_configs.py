@@ -16,7 +16,7 @@ from vqvae_jax.priors.draw import CHUNK, draw_group
 from vqvae_jax.stages import task_of
 from vqvae_jax.tasks.optimize import make_optimizer
 from vqvae_jax.tasks.prior import PriorTask
-from vqvae_jax.types import Condition, Model
+from vqvae_jax.types import Condition
 
 LABELS = ("activities", "animals", "extras", "flags", "food", "objects", "people", "symbols", "travel")
 
@@ -40,18 +40,21 @@ def like(shape, dtype=jnp.int32):
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
+def maps_of(levels, count):
+    return tuple(like((count, *level.form), level.dtype) for level in levels)
+
+
 def trained(task, batch):
-    """Shapes of the state before and after a step, and of its metrics."""
+    """Shapes of the model after a step of the last phase, which changes no shape of the state."""
     state = jax.eval_shape(task.init, jax.random.key(0), batch)
-    after, metrics = jax.eval_shape(task.train_step, state, batch)
+    step = functools.partial(task.train_step, frozen=task.frozen(), phase=task.phase(999))
+    after, metrics = jax.eval_shape(step, state, batch)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
     assert all(x.shape == () for x in metrics.values()) and {"loss", "grad_norm"} <= set(metrics)
-    return state
-
-
-def check_float32(state):
-    for leaf in jax.tree.leaves((state.params, [book.codes for book in state.codebooks.values()])):
+    model = jax.eval_shape(task.model, state)
+    for leaf in jax.tree.leaves((model.params, [book.codes for book in model.codebooks.values()])):
         assert leaf.dtype == jnp.float32
+    return model
 
 
 @pytest.mark.parametrize("argument", list(arguments()))
@@ -71,34 +74,30 @@ def trace(config):
     task = task_of(made, "autoencoder", steps=1000)
     task.check(made.loss_terms("autoencoder"))
     images = like((config["train"]["batch_size"], size, size, known["channels"]), jnp.uint8)
-    state = trained(task, {"image": images})
-    check_float32(state)
-    model = Model(state.params, state.codebooks)
+    model = trained(task, {"image": images})
     back = jax.eval_shape(lambda m, x: codec.reconstruct(autoencoder, dataset["range"], m, x), model, images)
     levels = made.levels
-    maps = [level.shape for level in levels]
-    assert [x.shape for x in back] == [images.shape] * len(maps)
+    assert [x.shape for x in back] == [images.shape] * len(levels)
 
-    own = slice(0, len(maps))
+    own = slice(0, len(levels))
     for level in (level for level in configs.levels(config) if level in config["priors"]):
         own, section = made.maps_of(level), config["priors"][level]
         optimizer, pick = tuple(section["optimizer"].items()), sample.pick_of(config["sample"])
         prior = made.prior(level)
-        trace_prior(prior, tuple(maps), (own.start, own.stop), section["train"]["batch_size"], optimizer, pick)
-    drawn = tuple(like((CHUNK, *level.form), level.dtype) for level in levels[: own.stop])
+        trace_prior(prior, section["train"]["batch_size"], optimizer, pick)
+    drawn = maps_of(levels[: own.stop], CHUNK)
     decoded = jax.eval_shape(lambda m, t: codec.decode(autoencoder, dataset["range"], m, t), model, drawn)
     assert decoded.shape == (CHUNK, size, size, known["channels"]) and decoded.dtype == jnp.uint8
 
 
 @functools.cache  # variants of a config share their priors
-def trace_prior(prior, maps, own, batch, optimizer, pick):
-    """A training step, and CHUNK maps drawn; `maps` the shapes of all levels', of which `own` are the prior's."""
+def trace_prior(prior, batch, optimizer, pick):
+    """A training step, and CHUNK maps drawn."""
     train.make_mesh(batch)
-    task = PriorTask(prior, slice(*own), make_optimizer(dict(optimizer), 1000))
-    tokens = tuple(like((batch, *shape)) for shape in maps[: own[1]])
-    state = trained(task, {"tokens": tokens, "label": like((batch,))})
-    check_float32(state)
-    condition = Condition(like((CHUNK,)), tuple(like((CHUNK, *shape)) for shape in maps[: own[0]]))
+    levels = (*prior.above, *prior.maps)
+    task = PriorTask(prior, slice(len(prior.above), len(levels)), make_optimizer(dict(optimizer), 1000))
+    model = trained(task, {"tokens": maps_of(levels, batch), "label": like((batch,))})
+    condition = Condition(like((CHUNK,)), maps_of(prior.above, CHUNK))
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), CHUNK))
-    new = jax.eval_shape(lambda *a: draw_group(prior, pick, *a, None, None), Model(state.params, {}), keys, condition)
-    assert [(one.shape, one.dtype) for one in new] == [((CHUNK, *shape), jnp.int32) for shape in maps[slice(*own)]]
+    new = jax.eval_shape(lambda *a: draw_group(prior, pick, *a, None, None), model, keys, condition)
+    assert [(one.shape, str(one.dtype)) for one in new] == [((CHUNK, *level.form), level.dtype) for level in prior.maps]

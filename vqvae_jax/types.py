@@ -132,7 +132,21 @@ class Reconstruction(NamedTuple):
 
 
 class Autoencoder(Protocol):
-    """A Linen module that is handed its quantizers."""
+    """A Linen module that is handed its quantizers.
+
+    The stage fills in `quantizers`, `channels` and `dtype`; all other fields are the config's.
+    """
+
+    quantizers: tuple[Quantizer, ...]  # one a level
+    channels: int  # of the image
+    dtype: Any  # what the layers compute in
+
+    # From the config's fields: the names of its levels, coarse to fine, and what an image's sides are multiples of.
+    @staticmethod
+    def names(fields: Mapping[str, Any]) -> tuple[str, ...]: ...
+
+    @staticmethod
+    def stride(fields: Mapping[str, Any]) -> int: ...
 
     @property
     def level_names(self) -> tuple[str, ...]: ...  # coarse to fine
@@ -219,8 +233,12 @@ class Model:
 class Task(Protocol):
     """What one training step is. The loop knows nothing else of a model.
 
-    The state is any pytree with `step`, an int32 scalar: a TrainState, or one with more players.
+    One that trains an autoencoder is made of (autoencoder, tx, loss_weights, range=, flip=, crop=, ema_rate=) and of
+    the other fields of `config.task`; `tx` is None where it only evaluates. The state is any pytree with `step`, an
+    int32 scalar: a TrainState, or one with more players.
     """
+
+    def check(self, terms: Iterable[str]) -> None: ...  # UserError for a loss weight of no term, or a term without one
 
     def init(self, key: Array, batch: dict[str, Array]) -> Any: ...
 

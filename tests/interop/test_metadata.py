@@ -20,10 +20,12 @@ from vqvae_jax.types import Model, UserError
 FACTS = {"image_size": 16, "channels": 3, "label_names": ["cat", "größe"], "label_counts": [7, 1]}
 RANGE = (-1.0, 1.0)
 CODES = {"codebook_size": 12, "code_dim": 4}
-QUANTIZER = {name: {"name": name, **CODES} for name in QUANTIZERS} | {
+QUANTIZER = {
+    name: {"name": name, **{field: size for field, size in CODES.items() if field in kind.__dataclass_fields__}}
+    for name, kind in QUANTIZERS.items()
+} | {
     "residual": {"name": "residual", "depth": 2, "inner": {"name": "ema", **CODES}},
     "fsq": {"name": "fsq", "levels": (4, 3, 3)},
-    "kl": {"name": "kl", "code_dim": 4},
 }
 PRIOR = {"name": "pixelcnn", "depth": 8, "layers": 1, "attention_after": (1,), "heads": 4, "label_condition": True}
 

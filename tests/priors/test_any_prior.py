@@ -12,6 +12,7 @@ from toy_priors import GaussianPrior, MaskedPrior, NextScalePrior
 
 from vqvae_jax.data.arrays import ArrayData
 from vqvae_jax.data.tokens import TokenArrays
+from vqvae_jax.priors import PRIORS as TABLE
 from vqvae_jax.priors.draw import draw
 from vqvae_jax.tasks.optimize import make_optimizer
 from vqvae_jax.tasks.prior import PriorTask
@@ -31,6 +32,12 @@ EVERY = pytest.mark.parametrize("kind", PRIORS)
 OPTIMIZER = {"learning_rate": 0.02, "schedule": "constant", "warmup_steps": 0, "clip": 0.0, "weight_decay": 0.0}
 OPTIMIZER |= {"b1": 0.9, "b2": 0.999, "eps": 1e-8}
 COUNT = 24
+
+
+def test_each_kind_of_the_table_is_here():
+    """Presets are the kind that they are presets of."""
+    of = lambda kind: next(one for one in kind.__mro__ if "loss" in vars(one))  # noqa: E731
+    assert {of(kind) for kind in TABLE.values()} <= {type(prior) for prior in PRIORS.values()}
 
 
 def drawn_maps(prior, count=COUNT, seed=0):

@@ -19,7 +19,7 @@ from vqvae_jax.parts import Parts
 from vqvae_jax.priors.pixelcnn import MNISTGenerator
 from vqvae_jax.types import Model, UserError, unknown
 
-ELSEWHERE = {"cosine", "fsq", "residual"}  # quantizers that no class of the references has
+ELSEWHERE = {"cosine", "fsq", "kl", "residual"}  # quantizers that no class of the references has
 IMPORT = "`import` reads this from the file itself"
 
 
