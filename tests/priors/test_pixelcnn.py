@@ -321,6 +321,13 @@ def test_coarser_maps_that_it_cannot_bring_to_size_are_refused(shape, sizes, sha
     PRIORS["transformer"].fits(**fields)
 
 
+def test_attention_follows_layers_that_are_there():
+    with pytest.raises(UserError, match=r"attention_after=\[4\]: there are layers 1 to 3"):
+        made("pixelcnn", 6, (3, 4), depth=8, heads=2, layers=3, attention_after=(2, 4)).init(
+            jax.random.key(0), jnp.zeros((1, 3, 4), jnp.int32)
+        )
+
+
 def test_a_layer_looks_back_at_all():
     with pytest.raises(UserError, match="at least one column and one row; got horizontal=2, vertical=0"):
         made("pixelcnn", 6, (3, 4), vertical=0).init(jax.random.key(0), jnp.zeros((1, 3, 4), jnp.int32))

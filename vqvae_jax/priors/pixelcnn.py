@@ -83,6 +83,8 @@ class PixelCNNPrior(nn.Module):
     def setup(self):
         if self.attention_after and self.depth % self.heads:
             raise UserError(f"depth={self.depth} does not divide among heads={self.heads} of the attention; change one")
+        if beyond := [number for number in self.attention_after if not 1 <= number <= self.layers]:
+            raise UserError(f"attention_after={beyond}: there are layers 1 to {self.layers}; name some of these")
         if min(self.horizontal, self.vertical) < 1:
             far = f"horizontal={self.horizontal}, vertical={self.vertical}"
             raise UserError(f"a layer looks back at least one column and one row; got {far}")

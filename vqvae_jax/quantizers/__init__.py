@@ -19,5 +19,5 @@ QUANTIZERS: dict[str, Any] = {
     "kl": KLBottleneck,
     "residual": ResidualQuantizer,
 }
-# Which of them a residual quantizer may have inside: those that code z_e as it is.
-INSIDE = {name: QUANTIZERS[name] for name in ("vq", "ema", "cvq")}
+# Which of them a residual quantizer may have inside.
+INSIDE = {name: kind for name, kind in QUANTIZERS.items() if hasattr(kind, "subtractable")}

@@ -70,6 +70,11 @@ class CVQuantizer:
     def vocab_sizes(self) -> tuple[int, ...]:
         return (self.codebook_size,)
 
+    @property
+    def subtractable(self) -> bool:
+        """Whether z_q is a code nearest to z_e as it is, so that something is left over: see `residual`."""
+        return self.distance == "l2"
+
     def init(self, key: Array) -> Codebook:
         size = self.codebook_size
         codes = jax.random.uniform(key, (size, self.code_dim), jnp.float32, -1 / size, 1 / size)  # as the authors'

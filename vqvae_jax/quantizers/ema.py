@@ -47,6 +47,11 @@ class EMAQuantizer:
     def vocab_sizes(self) -> tuple[int, ...]:
         return (self.codebook_size,)
 
+    @property
+    def subtractable(self) -> bool:
+        """Whether z_q is a code nearest to z_e as it is, so that something is left over: see `residual`."""
+        return True
+
     def init(self, key: Array) -> Codebook:
         codes = jax.random.normal(key, (self.codebook_size, self.code_dim))
         # Counts of 1 with sums = codes: with counts of 0 a code unused in the first step would fly off.

@@ -11,8 +11,6 @@ from jax import lax
 
 from vqvae_jax.limits import Several, Share
 from vqvae_jax.quantizers import codebook as cb
-from vqvae_jax.quantizers.cosine import CosineQuantizer
-from vqvae_jax.quantizers.fsq import FiniteScalarQuantizer
 from vqvae_jax.types import Array, Codebook, Quantized, Quantizer, Tokens, UserError
 
 DEPTHS = 1000  # at most; each is traced
@@ -35,7 +33,7 @@ class ResidualQuantizer:
     places of `indices` mean nothing. A depth that nobody reached stays as it was.
 
     Attributes:
-        inner: the quantizer of one depth; one that compares z_e as it is: vq, ema, cvq with distance l2.
+        inner: the quantizer of one depth, one that is `subtractable`: vq, ema, cvq with distance l2.
         depth: residuals, and token maps.
         shared: one table for all depths.
         dropout: probability that a training example uses fewer depths.
@@ -47,8 +45,7 @@ class ResidualQuantizer:
     dropout: Share = 0.0
 
     def __post_init__(self):
-        on_a_sphere = getattr(self.inner, "distance", "l2") != "l2"
-        if on_a_sphere or isinstance(self.inner, (CosineQuantizer, FiniteScalarQuantizer, ResidualQuantizer)):
+        if not getattr(self.inner, "subtractable", False):
             raise UserError(
                 f"a residual quantizer subtracts codes from z_e, but {self.inner} does not code z_e as it is; "
                 "inner may be vq, ema, or cvq with distance='l2'"

@@ -40,6 +40,11 @@ class VectorQuantizer:
     def vocab_sizes(self) -> tuple[int, ...]:
         return (self.codebook_size,)
 
+    @property
+    def subtractable(self) -> bool:
+        """Whether z_q is a code nearest to z_e as it is, so that something is left over: see `residual`."""
+        return True
+
     def init(self, key: Array) -> Codebook:
         codes = jax.random.normal(key, (self.codebook_size, self.code_dim))
         stats = {"idle": jnp.zeros(self.codebook_size, jnp.int32), **cb.not_started(self.kmeans_iterations)}
