@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 
 Array = jax.Array
@@ -129,6 +130,21 @@ class Reconstruction(NamedTuple):
     codebooks: dict[str, Codebook]  # by level, after this batch
     fresh: dict[str, Array]  # by level, as in Quantized
     levels: tuple[Array, ...]  # each decoder's own output, coarse to fine; the last belongs to the image
+
+
+def reconstruction(
+    image: Array, coded: Mapping[str, Quantized], losses: Mapping[str, Array], levels: tuple[Array, ...]
+) -> Reconstruction:
+    """Put together from what each level's quantizer gave, coarse to fine, and the autoencoder's own losses."""
+    of_codes = {f"{term}/{name}": value for name, one in coded.items() for term, value in one.losses.items()}
+    return Reconstruction(
+        images=image.astype(jnp.float32),
+        tokens=sum((one.indices for one in coded.values()), ()),
+        losses={**of_codes, **losses},
+        codebooks={name: one.codebook for name, one in coded.items()},
+        fresh={name: one.fresh for name, one in coded.items() if one.fresh is not None},
+        levels=levels,
+    )
 
 
 class Autoencoder(Protocol):

@@ -19,7 +19,17 @@ from vqvae_jax.limits import Count, Few, Natural
 from vqvae_jax.networks.conv import Conv
 from vqvae_jax.networks.likelihood import cross_entropy
 from vqvae_jax.quantizers import codebook as cb
-from vqvae_jax.types import Array, Codebook, Quantized, Quantizer, Reconstruction, Tokens, UserError, by_level
+from vqvae_jax.types import (
+    Array,
+    Codebook,
+    Quantized,
+    Quantizer,
+    Reconstruction,
+    Tokens,
+    UserError,
+    by_level,
+    reconstruction,
+)
 
 
 def level_names(count: int) -> tuple[str, ...]:
@@ -101,22 +111,10 @@ class HierarchicalVAE(nn.Module):
         coded = [self._quantize(i, z_e[i], codebooks, keys[i], train) for i in range(self.levels)]
         codes = [self._widen(i, q.z_q) for i, q in enumerate(coded)]
         outputs = tuple(self.decoders[i](codes[: i + 1]) for i in range(self.levels))
-        losses = {
-            f"{term}/{name}": value
-            for name, q in zip(self.level_names, coded, strict=True)
-            for term, value in q.losses.items()
-        }
-        for i, name in enumerate(self.level_names[1:]):
-            losses[f"feature/{name}"] = cb.distance_to(outputs[i], z_e[i + 1])
+        names = self.level_names
+        losses = {f"feature/{name}": cb.distance_to(outputs[i], z_e[i + 1]) for i, name in enumerate(names[1:])}
         losses["reconstruction"] = self._image_loss(outputs[-1], images, classes)
-        return Reconstruction(
-            self._image(outputs[-1]),
-            sum((q.indices for q in coded), ()),
-            losses,
-            {name: q.codebook for name, q in zip(self.level_names, coded, strict=True)},
-            {name: q.fresh for name, q in zip(self.level_names, coded, strict=True) if q.fresh is not None},
-            outputs,
-        )
+        return reconstruction(self._image(outputs[-1]), dict(zip(names, coded, strict=True)), losses, outputs)
 
     def encode(self, images: Array, codebooks: dict[str, Codebook]) -> Tokens:
         """images [B, H, W, C] → one int32 map a level, coarse to fine."""

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from vqvae_jax.limits import Count, Few
 from vqvae_jax.networks.conv import Conv, uniform
 from vqvae_jax.quantizers import codebook as cb
-from vqvae_jax.types import Array, Codebook, Quantized, Quantizer, Reconstruction, Tokens, UserError
+from vqvae_jax.types import Array, Codebook, Quantized, Quantizer, Reconstruction, Tokens, UserError, reconstruction
 
 LEVEL = "codes"
 
@@ -157,11 +157,8 @@ class PatchVQVAE(nn.Module):
         """images [B, H, W, C], floats in any range."""
         coded = self._quantize(images, codebooks, key, train)
         output = self._decode(coded.z_q)
-        losses = {f"{term}/{LEVEL}": value for term, value in coded.losses.items()}
-        losses["reconstruction"] = cb.distance_to(output, images)
-        fresh = {} if coded.fresh is None else {LEVEL: coded.fresh}
-        image = output.astype(jnp.float32)
-        return Reconstruction(image, coded.indices, losses, {LEVEL: coded.codebook}, fresh, (output,))
+        losses = {"reconstruction": cb.distance_to(output, images)}
+        return reconstruction(output, {LEVEL: coded}, losses, (output,))
 
     def encode(self, images: Array, codebooks: dict[str, Codebook]) -> Tokens:
         """images [B, H, W, C] → an int32 map [B, h, w]."""

@@ -19,7 +19,7 @@ from vqvae_jax.autoencoders.vqvae import Decoder, Encoder
 from vqvae_jax.limits import Blocks, Count
 from vqvae_jax.networks.conv import Conv, ConvTranspose
 from vqvae_jax.quantizers import codebook as cb
-from vqvae_jax.types import Array, Codebook, Quantized, Quantizer, Reconstruction, Tokens, by_level
+from vqvae_jax.types import Array, Codebook, Quantized, Quantizer, Reconstruction, Tokens, by_level, reconstruction
 
 LEVELS = ("top", "bottom")
 
@@ -79,16 +79,8 @@ class VQVAE2(nn.Module):
         """images [B, H, W, C], floats in any range."""
         coded, decoded = self._encode(images, codebooks, key, train)
         output = self._image(*(q.z_q for q in coded.values()))
-        losses = {f"{term}/{name}": value for name, q in coded.items() for term, value in q.losses.items()}
-        losses["reconstruction"] = cb.distance_to(output, images)
-        return Reconstruction(
-            output.astype(jnp.float32),
-            sum((q.indices for q in coded.values()), ()),
-            losses,
-            {name: q.codebook for name, q in coded.items()},
-            {name: q.fresh for name, q in coded.items() if q.fresh is not None},
-            (decoded, output),
-        )
+        losses = {"reconstruction": cb.distance_to(output, images)}
+        return reconstruction(output, coded, losses, (decoded, output))
 
     def encode(self, images: Array, codebooks: dict[str, Codebook]) -> Tokens:
         """images [B, H, W, C] → int32 maps [B, H/8, W/8] and [B, H/4, W/4]."""
