@@ -351,7 +351,8 @@ def test_between_logged_steps_nothing_is_waited_for(tmp_path):
     """The numbers of one logged step are fetched when the next one is on its way, the state never."""
     events = []
 
-    def step(state, batch):
+    def step(state, batch, frozen, phase):
+        assert (frozen, phase) == ("frozen", batch)  # as many steps were taken before
         assert state.name == f"state {batch}"
         events.append(f"step {batch + 1}")
         return Unread(f"state {batch + 1}", events), {"loss": Unread(f"loss {batch + 1}", events)}
@@ -363,7 +364,8 @@ def test_between_logged_steps_nothing_is_waited_for(tmp_path):
         held_out=None,
         place=lambda batch: batch,
         step=step,
-        task=SimpleNamespace(model=lambda state: state),
+        frozen="frozen",
+        task=SimpleNamespace(model=lambda state: state, phase=lambda step: step),
         evaluate=lambda model, data: {"loss": 0.0},
         pictures=lambda model, done: {},
     )
