@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from jax.sharding import SingleDeviceSharding
 
+from vqvae_jax import checkpoint
 from vqvae_jax.checkpoint import Checkpoints, _one_line, checksum, set_aside
 from vqvae_jax.types import Codebook, Model, TrainState, UserError
 
@@ -115,6 +116,31 @@ def test_of_equal_losses_the_later_is_best(tmp_path):
         save(checkpoints, 1, loss=1.0)
         save(checkpoints, 2, loss=1.0)
         assert checkpoints.best() == 2
+
+
+def test_what_is_noted_is_read_once_as_long_as_no_file_changes(tmp_path, monkeypatch):
+    """Each save asks for the losses of all steps, and Orbax takes a fifth of a second to say one."""
+    orbax, read = checkpoint._orbax(), []
+
+    class Counted:
+        def __getattr__(self, name):
+            return getattr(orbax, name)
+
+        def checkpointables_metadata(self, path):
+            read.append(path.name)
+            return orbax.checkpointables_metadata(path)
+
+    monkeypatch.setattr(checkpoint, "_orbax", Counted)
+    with Checkpoints(tmp_path, keep=9) as checkpoints:
+        for step in range(1, 6):
+            save(checkpoints, step, loss=float(step))
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.best() == 1
+    assert len(read) == len(set(read)) <= 5
+    note = next((tmp_path / "1").rglob("_CHECKPOINT_METADATA"))
+    note.write_bytes(note.read_bytes().replace(b"1.0", b"9.0", 1))
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match="damaged"):
+        checkpoints.best()
 
 
 def test_saving_a_step_twice_keeps_the_first(tmp_path):

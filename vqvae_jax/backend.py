@@ -18,6 +18,7 @@ class Choices(NamedTuple):
     cores_share_maps: bool  # each core draws a group of maps; else all are drawn by one program
     compile_side_by_side: bool  # evaluation while the first steps run: compiling takes a GPU's hosts minutes
     kept_by_branch: bool  # a step that is not finite: a branch leaves the sums as they are; a GPU's host waits for it
+    parts_in_a_loop: bool  # of a batch that is seen in parts one is in memory; XLA:CPU is slow at convolutions in loops
     init_on_host: bool  # fresh weights are drawn by the CPU: a GPU's compiler takes 20 s for hundreds of draws
 
 
@@ -29,6 +30,7 @@ CPU = Choices(
     cores_share_maps=True,
     compile_side_by_side=False,
     kept_by_branch=True,
+    parts_in_a_loop=False,
     init_on_host=False,
 )
 GPU = Choices(
@@ -39,6 +41,7 @@ GPU = Choices(
     cores_share_maps=False,
     compile_side_by_side=True,
     kept_by_branch=False,
+    parts_in_a_loop=True,
     init_on_host=True,
 )
 TPU = GPU  # so far nothing differs between them

@@ -93,6 +93,7 @@ class Stage:
             field = f"--{self.path}.init_from={self.workdir}"
             raise UserError(f"{self.folder} holds imported weights; to train on: --workdir=NEW {field}")
         train.make_mesh(self.section["batch_size"], self.path)
+        check_parts(self.path, self.section["batch_size"], self.section["accumulate"])
         if self.section["init_from"] and self.latest is None:
             with checkpoints_of(self.section["init_from"], self.name, "") as checkpoints:
                 checkpoints.check_model(self.parts.abstract(self.name))
@@ -162,13 +163,13 @@ def task_of(parts: Parts, stage: str, steps: int | None = None, **more: Any) -> 
     """What a stage's step and evaluation are; without `steps` only the latter, which needs no optimizer."""
     section, config = configs.of_stage(parts.config, stage), parts.config
     tx = None if steps is None else make_optimizer(section["optimizer"], steps)
-    ema_rate = section["optimizer"]["ema_rate"]
+    own = {"ema_rate": section["optimizer"]["ema_rate"], "accumulate": section["train"]["accumulate"]}
     if stage != AUTOENCODER:
-        fields = {"pick": pick_of(config["sample"]), "ema_rate": ema_rate, "loss_weights": section["loss_weights"]}
-        return PriorTask(parts.prior(stage), parts.maps_of(stage), tx, **fields, **more)
+        fields = {"pick": pick_of(config["sample"]), "loss_weights": section["loss_weights"]}
+        return PriorTask(parts.prior(stage), parts.maps_of(stage), tx, **fields, **own, **more)
     images = {name: config["dataset"][name] for name in ("range", "flip", "crop")}
     kind, fields = TASKS[config["task"]["name"]], arguments(config["task"])
-    return kind(parts.autoencoder, tx, config["loss_weights"], ema_rate=ema_rate, **images, **fields, **more)
+    return kind(parts.autoencoder, tx, config["loss_weights"], **images, **own, **fields, **more)
 
 
 def decoder(parts: Parts, workdir: Path) -> Callable[[Sequence[Any]], Any] | None:
@@ -188,6 +189,17 @@ def check_logits(stage: Stage) -> None:
     numbers = sum(math.prod(one.form) * (one.vocab_size or 1) for one in prior.maps)
     example = numbers * jnp.dtype(prior.dtype).itemsize
     room.check_batch(stage.path, stage.section["batch_size"], example, f"maps {', '.join(map(str, prior.maps))}")
+
+
+def check_parts(path: str, batch_size: int, parts: int) -> None:
+    """UserError unless each device's share of a batch divides into so many parts."""
+    devices = train.make_mesh(batch_size, path).size
+    if batch_size % (parts * devices):
+        fit = next(n for n in range(parts, 0, -1) if not batch_size % (n * devices))
+        raise UserError(
+            f"{path}.accumulate={parts}: a batch of {batch_size} on {devices} devices does not divide into so many "
+            f"parts; --{path}.accumulate={fit}"
+        )
 
 
 def batches_of(arrays: Any, section: Mapping[str, Any], seed: int) -> Any:

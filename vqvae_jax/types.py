@@ -249,9 +249,9 @@ class Model:
 class Task(Protocol):
     """What one training step is. The loop knows nothing else of a model.
 
-    One that trains an autoencoder is made of (autoencoder, tx, loss_weights, range=, flip=, crop=, ema_rate=) and of
-    the other fields of `config.task`; `tx` is None where it only evaluates. The state is any pytree with `step`, an
-    int32 scalar: a TrainState, or one with more players.
+    One that trains an autoencoder is made of (autoencoder, tx, loss_weights, range=, flip=, crop=, ema_rate=,
+    accumulate=) and of the other fields of `config.task`; `tx` is None where it only evaluates. The state is any pytree
+    with `step`, an int32 scalar: a TrainState, or one with more players.
     """
 
     def check(self, terms: Iterable[str]) -> None: ...  # UserError for a loss weight of no term, or a term without one

@@ -15,7 +15,7 @@ TOKENS = "tokens"  # the data set that needs no autoencoder
 SECTIONS = ("seed", "dataset", "autoencoder", "task", "loss_weights", "optimizer", "train", "priors", "sample")
 # What the recipe fills in, from the data and the stages before.
 FILLED = {"quantizers", "channels", "dtype", "maps", "above", "num_labels", "parent", "name"}
-FILLED |= {"autoencoder", "tx", "loss_weights", "range", "flip", "crop", "ema_rate"}
+FILLED |= {"autoencoder", "tx", "loss_weights", "range", "flip", "crop", "ema_rate", "accumulate"}
 INNER = "inner"  # the section of the quantizer inside a quantizer
 
 
@@ -55,6 +55,7 @@ class Train:
     """How long and how often. One of `steps` and `epochs` is above 0; neither takes the weights of `init_from`."""
 
     batch_size: Count = 32  # images, over all devices
+    accumulate: Count = 1  # parts in which the networks see a batch, one after the other: less memory, the same update
     steps: Natural = 0  # batches
     epochs: Natural = 0  # passes over the training data
     log_every: Count = 50  # steps

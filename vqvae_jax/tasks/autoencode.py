@@ -16,6 +16,7 @@ from vqvae_jax.loss_weights import Weight, weight_at, weight_of
 from vqvae_jax.networks.measure import psnr, ssim
 from vqvae_jax.quantizers import codebook as cb
 from vqvae_jax.quantizers.kl import mean_and_deviation
+from vqvae_jax.tasks.accumulate import in_parts
 from vqvae_jax.tasks.optimize import apply_gradients, new_state, trainable, with_model
 from vqvae_jax.types import Array, Codebook, Model, Reconstruction, TrainState, UserError, map_names, unknown
 
@@ -36,6 +37,7 @@ class AutoencodeTask:
         range: what uint8 0 and 255 become.
         flip, crop: augmentation, see `data.augment`.
         ema_rate: of the weights, 0 for none.
+        accumulate: parts in which the networks see a batch, see `tasks.accumulate`.
     """
 
     autoencoder: Any
@@ -45,6 +47,7 @@ class AutoencodeTask:
     flip: bool = False
     crop: int = 0
     ema_rate: float = 0.0
+    accumulate: int = 1
 
     def check(self, terms: Iterable[str]) -> None:
         """UserError unless each of the autoencoder's loss terms has a weight, and each weight a term."""
@@ -86,7 +89,9 @@ class AutoencodeTask:
                 name: state.codebooks[name].replace(codes=codes, params=others)
                 for name, (codes, others) in moving["codes"].items()
             }
-            out = self.autoencoder.apply({"params": moving["network"]}, images, codebooks, key=revive, train=True)
+            variables = {"params": moving["network"]}
+            with in_parts(self.accumulate):
+                out = self.autoencoder.apply(variables, images, codebooks, key=revive, train=True)
             return self.total(out.losses, state.step), out
 
         moving = trainable(state.params, state.codebooks)

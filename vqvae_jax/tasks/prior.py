@@ -13,6 +13,7 @@ from vqvae_jax import logs
 from vqvae_jax.finite import kept_if_finite
 from vqvae_jax.loss_weights import Weight, weight_at
 from vqvae_jax.priors.draw import draw
+from vqvae_jax.tasks.accumulate import one_by_one
 from vqvae_jax.tasks.optimize import apply_gradients, new_state, trainable, with_model
 from vqvae_jax.types import Array, Condition, Model, Pick, Tokens, TrainState, UserError, unknown
 
@@ -31,6 +32,7 @@ class PriorTask:
         entropies: of the training codes, nats a token, shown beside the nll: {"entropy": …}.
         pick: how tokens are picked in pictures.
         ema_rate: of the weights, 0 for none.
+        accumulate: parts in which the prior sees a batch, see `tasks.accumulate`.
         loss_weights: by term, a number or a ramp, see `loss_weights`; a term that is not there weighs 1.
     """
 
@@ -42,6 +44,7 @@ class PriorTask:
     pick: Pick = dataclasses.field(default_factory=Pick)
     ema_rate: float = 0.0
     loss_weights: Mapping[str, Weight] = dataclasses.field(default_factory=dict)
+    accumulate: int = 1
 
     def check(self, terms: Iterable[str]) -> None:
         """UserError for a weight of a term that the prior has not."""
@@ -72,14 +75,24 @@ class PriorTask:
         keys = example_keys(key, jnp.arange(len(maps[0])))
 
         def loss(moving):
-            given: Any = ({"params": moving["network"]}, maps, condition, keys)
-            terms = self.prior.apply(*given, train=True, rngs={"dropout": key}, method="loss")
+            terms = self._terms({"params": moving["network"]}, (maps, condition, keys), key)
             means = jax.tree.map(jnp.mean, terms)
             return self.total(means, state.step), means
 
         (total, terms), grads = jax.value_and_grad(loss, has_aux=True)(trainable(state.params, {}))
         new = apply_gradients(state, grads, self.tx, ema_rate=self.ema_rate)
         return kept_if_finite(state, new, {"loss": total, **terms, "grad_norm": optax.tree.norm(grads)})
+
+    def _terms(self, variables: Any, given: Any, key: Array) -> dict[str, Array]:
+        """The losses of a batch in training, by term, [B] each; of several parts each has a dropout of its own."""
+
+        def part(variables, given, key):
+            return self.prior.apply(variables, *given, train=True, rngs={"dropout": key}, method="loss")
+
+        if self.accumulate == 1:
+            return part(variables, given, key)
+        apart = lambda number, *rows: part(variables, rows, jax.random.fold_in(key, number))  # noqa: E731
+        return one_by_one(apart, given, self.accumulate)
 
     def model(self, state: TrainState) -> Model:
         """Averaged weights where they are kept."""
