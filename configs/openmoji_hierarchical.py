@@ -8,7 +8,8 @@ Numbers, on drawings whose stems were not seen: PSNR 22.8 dB, usage 100 % at bot
 
 Variants: `tiny`, the same way in seconds at 32 px (tests). Those that swap the quantizer, at 8 bits a place all of
 them: `ema`, the demo as it is; `vq`, codes trained by gradient (21.1 dB); `cvq` (20.3 dB); `cosine` (21.6 dB); `fsq`
-(22.4 dB); `residual`, two codes of 16 a place (22.2 dB). `transformer`, causal transformers in place of the PixelCNNs.
+(22.4 dB); `residual`, two codes of 16 a place (22.2 dB). `transformer`,
+causal transformers in place of the PixelCNNs, on the same codes: 0.53 and 0.37 of the cross-entropy.
 """
 
 from ml_collections import ConfigDict
@@ -124,11 +125,11 @@ def residual(config):
 
 VARIANTS = {
     "tiny": tiny,
-    "transformer": transformer,
     "ema": ema,
     "vq": vq,
     "cvq": cvq,
     "cosine": cosine,
     "fsq": fsq,
     "residual": residual,
+    "transformer": transformer,
 }
