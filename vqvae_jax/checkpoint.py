@@ -8,7 +8,6 @@ before it is removed: a run that is killed leaves no half step.
 """
 
 import contextlib
-import functools
 import json
 import logging
 import math
@@ -19,7 +18,7 @@ import textwrap
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -329,7 +328,7 @@ def _times(file: Path) -> tuple[int, ...]:
     return told.st_ino, told.st_size, told.st_mtime_ns, told.st_ctime_ns
 
 
-@functools.lru_cache(maxsize=64)
+@lru_cache(maxsize=64)
 def _read_metadata(path: Path, stamp: tuple) -> Any:
     """A save asks for the notes of every step, and each stage for those of others: Orbax takes a fifth of a second."""
     with _damage("what is noted in it cannot be read"):

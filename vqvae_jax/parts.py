@@ -87,15 +87,11 @@ class Parts:
         dtype = jnp.dtype(section["train"]["dtype"])
         return kind(maps=maps, above=above, num_labels=len(names), dtype=dtype, **arguments(section))
 
-    def module(self, stage: str) -> Any:
-        """What a stage trains."""
-        return self.autoencoder if stage == AUTOENCODER else self.prior(stage)
-
     def abstract(self, stage: str) -> Model:
         """Shapes of what a stage learns; nothing is computed."""
         return self._traced[0] if stage == AUTOENCODER else abstract_prior(self.prior(stage))
 
-    @cached_property
+    @property
     def _traced(self) -> tuple[Model, Reconstruction]:
         return _traced(self.autoencoder, self.facts["image_size"], self.facts["channels"])
 
@@ -206,7 +202,7 @@ def autoencoder_checksum(workdir: Path, step: Step = None, flag: str = "--step={
 
 
 def checkpoints_of(workdir: Path, stage: str, flag: str) -> Checkpoints:
-    """Those of a stage."""
+    """The checkpoints of a stage, to be read; `flag` as for `Parts.load`."""
     return Checkpoints(Path(workdir) / stage / "checkpoints", flag=flag)
 
 

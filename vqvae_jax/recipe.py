@@ -9,7 +9,7 @@ is no autoencoder to train.
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,7 @@ class Recipe:
             return stages.of_autoencoder(self.parts, self.workdir, self.splits)
         views = 1 if self.from_tokens else self.config["dataset"]["views"]  # a prior sees every view of an image
         examples = views * len(self.splits["train"])
-        maps = (lambda: self.splits) if self.from_tokens else cache(self._encoded)
+        maps = lambda: self.splits if self.from_tokens else self._encoded  # noqa: E731
         return stages.of_prior(self.parts, self.workdir, name, examples, maps)
 
     def check(self, only: str | None = None) -> None:
@@ -192,6 +192,7 @@ class Recipe:
         sample.save(images, self.workdir / "samples.png")
         return True
 
+    @cached_property
     def _encoded(self) -> dict[str, Any]:
         """The training and held-out images as maps, written once; the first process writes, the others wait."""
         self._check_autoencoder()

@@ -7,15 +7,14 @@ flag --stage=S.
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from vqvae_jax import codec, data, room, train
 from vqvae_jax import config as configs
+from vqvae_jax import data, room, train
 from vqvae_jax.checkpoint import GOES_ON, Checkpoints, Step
 from vqvae_jax.config import AUTOENCODER
 from vqvae_jax.data import tokens as token_files
@@ -25,6 +24,7 @@ from vqvae_jax.sample import pick_of
 from vqvae_jax.tasks import TASKS
 from vqvae_jax.tasks.optimize import make_optimizer
 from vqvae_jax.tasks.prior import PriorTask
+from vqvae_jax.trained import TRAINING, Trained
 from vqvae_jax.types import Model, Observer, Task, UserError
 
 Splits = Mapping[str, Any]  # "train" and "validation": Arrays of images, or TokenArrays
@@ -41,7 +41,7 @@ class Stage:
         examples: that an epoch has.
         number: of the stage in a whole run, 0 the autoencoder; it is added to the seed.
         splits: what it is trained on; nothing is read or encoded before it is called.
-        task: the splits → what a step is.
+        task: (steps, the splits) → what a step is.
         takes: the step that others take of it: None the latest, "best".
         observer: see `train.fit`.
     """
@@ -52,7 +52,7 @@ class Stage:
     examples: int
     number: int
     splits: Callable[[], Splits]
-    task: Callable[[Splits], Task]
+    task: Callable[[int, Splits], Task]
     takes: Step
     observer: Callable[..., Observer] | None = None
 
@@ -73,7 +73,7 @@ class Stage:
 
     @property
     def steps(self) -> int:
-        """Of its whole training."""
+        """How many its whole training has."""
         return self.section["steps"] or math.ceil(self.section["epochs"] * self.examples / self.section["batch_size"])
 
     @property
@@ -92,7 +92,6 @@ class Stage:
         if self.latest == 0 and self.steps:
             field = f"--{self.path}.init_from={self.workdir}"
             raise UserError(f"{self.folder} holds imported weights; to train on: --workdir=NEW {field}")
-        train.make_mesh(self.section["batch_size"], self.path)
         check_parts(self.path, self.section["batch_size"], self.section["accumulate"])
         if self.section["init_from"] and self.latest is None:
             with checkpoints_of(self.section["init_from"], self.name, "") as checkpoints:
@@ -122,7 +121,9 @@ class Stage:
         settings = {**self.section, "steps": self.steps}
         origin = self.origin if self.section["init_from"] else None
         seed = config["seed"] + self.number
-        train.fit(self.task(splits), batches, held_out, self.folder, settings, config, seed, origin, self.observer)
+        train.fit(
+            self.task(self.steps, splits), batches, held_out, self.folder, settings, config, seed, origin, self.observer
+        )
 
     def origin(self, like: Model) -> Model:
         """What the stage of the same name learned in the run that `init_from` names."""
@@ -137,26 +138,21 @@ class Stage:
 
 def of_autoencoder(parts: Parts, workdir: Path, splits: Splits) -> Stage:
     """Stage one: images to maps and back."""
-
-    def task(_: Splits) -> Task:
-        return task_of(parts, AUTOENCODER, stage.steps)
-
+    task = lambda steps, _: task_of(parts, AUTOENCODER, steps)  # noqa: E731
     examples = len(splits["train"])
-    stage = Stage(AUTOENCODER, parts, workdir, examples, 0, lambda: splits, task, takes=None, observer=Doctor)
-    return stage
+    return Stage(AUTOENCODER, parts, workdir, examples, 0, lambda: splits, task, takes=None, observer=Doctor)
 
 
 def of_prior(parts: Parts, workdir: Path, level: str, examples: int, maps: Callable[[], Splits]) -> Stage:
     """Stage two and on: a distribution over one level's maps, which are encoded when they are asked for."""
 
-    def task(splits: Splits) -> Task:
+    def task(steps: int, splits: Splits) -> Task:
         own, codes = parts.maps_of(level), parts.prior(level).maps[0].vocab_size
         entropies = token_files.entropies(splits["validation"].maps[own], splits["train"].maps[own], codes)
-        return task_of(parts, level, stage.steps, decode=decoder(parts, workdir), entropies=entropies)
+        return task_of(parts, level, steps, decode=decoder(parts, workdir), entropies=entropies)
 
     number = 1 + configs.levels(parts.config).index(level)
-    stage = Stage(level, parts, workdir, examples, number, maps, task, takes="best")
-    return stage
+    return Stage(level, parts, workdir, examples, number, maps, task, takes="best")
 
 
 def task_of(parts: Parts, stage: str, steps: int | None = None, **more: Any) -> Any:
@@ -176,11 +172,9 @@ def decoder(parts: Parts, workdir: Path) -> Callable[[Sequence[Any]], Any] | Non
     """Maps → uint8 images by the trained autoencoder; None where the data are maps, and there is none."""
     if AUTOENCODER not in configs.stages(parts.config):
         return None
-    # By every process: Orbax reads with all of them or not at all.
-    model = parts.load(workdir, AUTOENCODER, flag=GOES_ON)
-    decode = partial(codec.decode, parts.autoencoder, parts.config["dataset"]["range"], model)
-    size = codec.batch_size(parts.facts["image_size"], parts.facts["image_size"])
-    return lambda maps: codec.in_batches(lambda *batch: decode(batch), *maps, size=size)
+    trained = Trained(workdir, flags=TRAINING)
+    _ = trained.autoencoder  # by every process: Orbax reads with all of them or not at all
+    return trained.decode
 
 
 def check_logits(stage: Stage) -> None:
@@ -192,7 +186,7 @@ def check_logits(stage: Stage) -> None:
 
 
 def check_parts(path: str, batch_size: int, parts: int) -> None:
-    """UserError unless each device's share of a batch divides into so many parts."""
+    """UserError unless a batch divides among the devices, and each one's share into so many parts."""
     devices = train.make_mesh(batch_size, path).size
     if batch_size % (parts * devices):
         fit = next(n for n in range(parts, 0, -1) if not batch_size % (n * devices))

@@ -222,10 +222,13 @@ class Trained:
         for name, maps in (("tokens", tokens), ("keep", keep)):
             if [np.shape(one)[:3] for one in maps] != wanted:
                 raise UserError(f"{name}: a map for each of {wanted}; got {[np.shape(one) for one in maps]}")
+        given = tuple(map(np.asarray, tokens)), tuple(np.asarray(one, bool) for one in keep)
+        return self._filled(asked, label, *given)
+
+    def _filled(self, asked: Asked, label: str | int | None, known: Maps, keep: Maps) -> Maps:
         names = self.facts["label_names"]
         number = len(names) if label is None else find_label(label, names, self._conditional)
-        given = tuple(map(np.asarray, tokens)), tuple(np.asarray(one, bool) for one in keep)
-        return self._in_chunks(asked, np.full(asked.size, number, np.int32), *given)
+        return self._in_chunks(asked, np.full(len(known[0]), number, np.int32), known, keep)
 
     def complete(
         self, images: Any, count: int = 1, seed: int = 0, label: str | int | None = None, **pick: Any
@@ -242,7 +245,7 @@ class Trained:
             raise UserError(f"the priors were trained on images of {size} pixels; got {list(images.shape)}")
         self._check_no_label(asked, told=label is not None)
         known = tuple(np.repeat(one, count, axis=0) for one in self.encode(images))[: len(self._drawn_levels)]
-        maps = self.fill(known, tuple(map(upper_half, known)), seed, label, **pick)
+        maps = self._filled(asked, label, known, tuple(map(upper_half, known)))
         return self.decode(maps).reshape(len(images), count, *images.shape[1:])
 
     @property

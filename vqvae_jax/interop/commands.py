@@ -113,7 +113,7 @@ def train_on(workdir: Path, stage: str, config: Mapping[str, Any]) -> str:
         f"--config.{section(stage)}train.steps=1000",
     ]
     for other in configs.stages(config):
-        train = (config if other == "autoencoder" else config["priors"][other])["train"]
+        train = configs.of_stage(config, other)["train"]
         if other != stage and (train["steps"] or train["epochs"]):
             start = f"--config.{section(other)}train."
             words.append(f"{start}init_from={workdir} {start}steps=0 {start}epochs=0")

@@ -81,7 +81,7 @@ def progress(name: str, entries: list[dict[str, Any]], config: Mapping[str, Any]
     """How far the training is, in words."""
     if not entries:
         return "nothing logged yet"
-    train = (config if name == "autoencoder" else config["priors"][name])["train"]
+    train = configs.of_stage(config, name)["train"]
     goal = f"of {train['steps']}" if train["steps"] else f"of {train['epochs']} epochs"
     minutes = (entries[-1].get("time", 0) - entries[0].get("time", 0)) / 60
     return f"step {entries[-1]['step']} {goal}, logged over {minutes:.1f} minutes"
