@@ -89,6 +89,7 @@ def training(rehearse: bool) -> list[Row]:
     vae, prior = "autoencoder_step", "prior_step"
     small, few, words = ([2], TINY), ([2], GENERATOR), ([2], SMALL_TRANSFORMER)
     large = {"size": 256, **PHOTOGRAPHS}
+    parted, wordy = ([2], {**TINY, "parts": 2}), ([2], {**SMALL_TRANSFORMER, "parts": 2})
     return [
         row("hierarchical VAE 256 px, 64", vae, [64], large, small, 40, "steps 1", cached=True),
         row("transformer, 64", prior, [64], TRANSFORMER, words, 40, "steps 1", cached=True),
@@ -96,6 +97,8 @@ def training(rehearse: bool) -> list[Row]:
         row("TopPrior, 32", prior, [32], TOP, few, 90, "steps 2"),
         row("hierarchical VAE 64 px, 64", vae, [64], {"size": 64, **PHOTOGRAPHS}, small, 60, "steps 2"),
         row("MNIST VQ-VAE, 128", vae, [128], MNIST, ([4], MNIST), 60, "steps 2"),
+        row("hierarchical VAE 256 px, 64, in parts", vae, [64], {**large, "parts": 8}, parted, 40, "steps 4"),
+        row("transformer, 64, in parts", prior, [64], {**TRANSFORMER, "parts": 8}, wordy, 40, "steps 4"),
         row("hierarchical VAE 256 px, 64, float32", vae, [64], large, small, 40, "steps 3", dtype=F32),
         row("transformer, 64, float32", prior, [64], TRANSFORMER, words, 40, "steps 3", dtype=F32),
         Row(

@@ -1,5 +1,6 @@
 """What speed.py times of ours: one small function a row, each giving a Work. A later model adds its own."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -44,19 +45,22 @@ class Work(NamedTuple):
     program: Callable[[], Any]  # lowers what is compiled, anew each time
 
 
-def autoencoder_step(batch: int, dtype: str, *, size: int, channels: int, levels: int, width: int, codes: int) -> Work:
+def autoencoder_step(
+    batch: int, dtype: str, *, size: int, channels: int, levels: int, width: int, codes: int, parts: int = 1
+) -> Work:
     """A training step of the reference's autoencoder on uint8 images: losses, Adam, revival, metrics."""
     quantizers = tuple(QUANTIZERS["vq"](codes, width) for _ in range(levels))
     autoencoder = AUTOENCODERS["hierarchical"](quantizers, levels, width, channels, dtype=jnp.dtype(dtype))
     images = np.random.default_rng(0).integers(0, 256, (batch, size, size, channels), np.uint8)
-    return _training(AutoencodeTask(autoencoder, make_optimizer(OPTIMIZER, 1000), LOSS_WEIGHTS), {"image": images})
+    task = AutoencodeTask(autoencoder, make_optimizer(OPTIMIZER, 1000), LOSS_WEIGHTS, accumulate=parts)
+    return _training(task, {"image": images})
 
 
-def prior_step(batch: int, dtype: str, **fields: Any) -> Work:
+def prior_step(batch: int, dtype: str, *, parts: int = 1, **fields: Any) -> Work:
     """A training step of a prior on token maps."""
     prior = _prior(dtype, **fields)
     tokens = np.random.default_rng(0).integers(0, prior.vocab_size, (batch, *prior.shape))
-    task = PriorTask(prior, slice(0, 1), make_optimizer(OPTIMIZER, 1000))
+    task = PriorTask(prior, slice(0, 1), make_optimizer(OPTIMIZER, 1000), accumulate=parts)
     return _training(task, {"tokens": (tokens.astype(np.int32),)})
 
 
@@ -171,7 +175,7 @@ def _training(task: Any, batch: dict[str, Any]) -> Work:
     batch = jax.device_put(batch)
     state = filled(task.init, jax.random.key(0), batch)
     size = sum(x.nbytes for x in jax.tree.leaves(state) if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key))
-    flops = _flops(task.train_step, state, batch)
+    flops = _flops(dataclasses.replace(task, accumulate=1).train_step, state, batch)  # without what is computed again
     return _jitted(lambda state, batch: task.train_step(state, batch)[0], state, (batch,), flops, 2.0 * size)
 
 
