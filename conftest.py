@@ -1,11 +1,14 @@
 """What all tests share: switches of JAX, set before its first use, and the option --reference."""
 
 import os
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
-# Compiled programs are kept between runs of the tests; the processes that tests start share them.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "vqvae_jax" / "test-compilation"))
+# Compiled programs are kept between runs of the tests, for each Python, since 3.13 cannot read what 3.14 packs; the
+# processes that tests start share them.
+KEPT = "test-compilation-{}.{}".format(*sys.version_info[:2])
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "vqvae_jax" / KEPT))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # So do their modules: many processes start, and each would compile them anew.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 LARGE_PAGES = "glibc.malloc.hugetlb"  # of GLIBC_TUNABLES; set to 0 there, it is left alone
 CACHE = "VQVAE_JAX_CACHE"  # environment variable: where compiled programs and decoded images are kept
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def cache_dir(kind: str) -> Path:
@@ -18,12 +19,13 @@ def cache_dir(kind: str) -> Path:
 def use_compilation_cache() -> None:
     """Keeps compiled programs between runs, so that the second start is short.
 
-    JAX's own JAX_COMPILATION_CACHE_DIR goes first.
+    JAX's own JAX_COMPILATION_CACHE_DIR goes first. Each Python has a folder: JAX finds the same program by the same
+    name, but packs it by what that Python has, Zstandard from 3.14 on, which 3.13 cannot read.
     """
     import jax
 
     if not getattr(jax.config, "jax_compilation_cache_dir", None):
-        jax.config.update("jax_compilation_cache_dir", str(cache_dir("compiled")))
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir(f"compiled-{PYTHON}")))
 
 
 def check_platform() -> None:
