@@ -51,7 +51,7 @@ $(VENV)/demo.done: requirements-demo.txt | $(VENV)/bin/uv
 	@touch $@
 
 $(VENV)/test.done: requirements.txt | $(VENV)/bin/uv
-	$(VENV)/bin/uv pip install -q -p $(VENV)/bin/python -r requirements.txt
+	$(VENV)/bin/uv pip install -q --no-deps -p $(VENV)/bin/python -r requirements.txt
 	@touch $@
 
 audit: $(VENV)/bin/uv  ## known vulnerabilities of the pinned packages; fails where one could not be looked up
@@ -59,7 +59,8 @@ audit: $(VENV)/bin/uv  ## known vulnerabilities of the pinned packages; fails wh
 
 requirements: $(VENV)/bin/uv  ## pin what requirements*.in ask for
 	for f in requirements requirements-demo; do \
-	  $(VENV)/bin/uv pip compile -q --upgrade --universal --python-version 3.11 --no-annotate --no-header $$f.in -o $$f.txt && \
+	  echo "huggingface-hub ; python_version < '3'" | $(VENV)/bin/uv pip compile -q --upgrade --universal --override=- \
+	    --python-version 3.11 --no-annotate --no-header $$f.in -o $$f.txt && \
 	  sed -i "1i # Made by \`make requirements\` from $$f.in: Python 3.11 to 3.14." $$f.txt; done
 
 clean:  ## environments, caches and runs

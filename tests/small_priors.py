@@ -13,7 +13,7 @@ from vqvae_jax.networks.likelihood import gumbel, pick_token
 from vqvae_jax.priors import PRIORS
 from vqvae_jax.priors.condition import stacked, unstacked
 from vqvae_jax.priors.pixelcnn import PixelCNNPrior
-from vqvae_jax.types import Condition, Level
+from vqvae_jax.types import Caption, Condition, Level
 
 CODES = 6
 LABELS = 3
@@ -21,6 +21,7 @@ LABELS = 3
 PIXELCNN = {"depth": 8, "layers": 2, "heads": 2, "condition_blocks": 1, "output_blocks": 1}
 TRANSFORMER = {"width": 16, "layers": 2, "heads": 2}
 LABEL = {"num_labels": LABELS, "label_condition": True}
+TEXT = {"text": Caption(7, 3), "text_condition": True}
 # A case or more for every name in PRIORS, as `made` takes them. Maps are not square.
 CASES: dict[str, dict[str, Any]] = {
     "pixelcnn": {"shape": (4, 6), "coarse_sizes": (5,), "attention_after": (1,), **LABEL, **PIXELCNN},
@@ -38,6 +39,7 @@ CASES: dict[str, dict[str, Any]] = {
     "transformer": {"shape": (3, 4), **TRANSFORMER},
     "transformer-tied, label": {"shape": (4, 3), **TRANSFORMER, **LABEL, "tied": True},
     "transformer-two coarse, label": {"shape": (4, 8), "coarse_sizes": (4, 5), **TRANSFORMER, **LABEL},
+    "transformer-text, label, coarse": {"shape": (2, 3), "coarse_sizes": (5,), **TRANSFORMER, **LABEL, **TEXT},
     "transformer-depths, coarse": {
         "shape": (3, 4),
         "coarse_sizes": (5, 4),
@@ -87,7 +89,15 @@ def maps(prior, count, seed=0):
     )
     label = jnp.asarray(np.arange(count) % LABELS, jnp.int32) if prior.label_condition else None
     tokens = rng.integers(0, prior.vocab_size, (count, *token_shape(prior)))
-    return jnp.asarray(tokens, jnp.int32), Condition(label, coarse)
+    return jnp.asarray(tokens, jnp.int32), Condition(label, coarse, texts(prior, count))
+
+
+def texts(prior, count):
+    """int32 [count, T], each another one; None where the prior is told none."""
+    if not getattr(prior, "text", None):
+        return None
+    size, length = prior.text
+    return jnp.asarray(np.add.outer(np.arange(count), np.arange(length)) % size, jnp.int32)
 
 
 @functools.cache

@@ -14,6 +14,7 @@ from vqvae_jax.endings import exit_code
 from vqvae_jax.flags import (
     DATASET,
     MEASURED,
+    SAMPLER,
     Parser,
     add_autoencoder,
     add_autoencoder_step,
@@ -23,6 +24,7 @@ from vqvae_jax.flags import (
     flags_in_place_of,
     images_of,
     positive,
+    sampler_fields,
     seed,
 )
 from vqvae_jax.interop.commands import add_export, add_import
@@ -34,7 +36,12 @@ def parser() -> Parser:
     commands = Parser(prog="python -m vqvae_jax", description=__doc__)
     under = commands.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
 
-    one = under.add_parser("sample", help="new images", description="New images from a trained workdir.")
+    one = under.add_parser(
+        "sample",
+        help="new images",
+        description="New images from a trained workdir.",
+        epilog="A prior's own fields sample_…: --sample_steps=8 for all that have it, --bottom.sample_steps=8 for one.",
+    )
     add_workdir(one, sample)
     one.add_argument("--count", type=positive, default=None, help="images (default: the config's sample.count)")
     one.add_argument("--seed", type=seed, default=0, help="the same seed and count give the same bytes (default 0)")
@@ -48,10 +55,11 @@ def parser() -> Parser:
         help="name of a label; what is no name is its number, counted from 0 as in DIR/data.json (default: as often as "
         "in the training data; with --prefix none)",
     )
+    one.add_argument("--text", help="what is to be seen, of priors with text_condition (default: none is told)")
     one.add_argument("--temperature", type=float, help="0 takes the likeliest token (default: the config's)")
     one.add_argument("--top_k", type=int, help="likeliest tokens that stay, 0 all (default: the config's)")
     one.add_argument("--top_p", type=float, help="share of the probability that stays (default: the config's)")
-    one.add_argument("--guidance", type=float, help="weight of the label, 1 plain (default: the config's)")
+    one.add_argument("--guidance", type=float, help="weight of label and text, 1 plain (default: the config's)")
     add_prior_step(one)
     add_autoencoder(one)
     add_autoencoder_step(one)
@@ -127,14 +135,15 @@ def sample(given: argparse.Namespace) -> None:
 
     model = Trained(given.workdir, given.step, given.autoencoder_step, BOTH, given.autoencoder)
     pick = {name: getattr(given, name) for name in ("temperature", "top_k", "top_p", "guidance")}
-    asked = (given.count or model.config["sample"]["count"], given.seed, given.label)
+    asked = (given.count or model.config["sample"]["count"], given.seed, given.label, given.text)
     drawing.pick_of(model.config["sample"], **pick)  # wrong ones are told before anything is computed
+    pick |= given.own
     if given.prefix:
         from vqvae_jax.complete import complete
 
         output = given.output or given.workdir / f"completed_{given.seed}.png"
         drawing.check_output(output)
-        complete(model, given.prefix, output, given.count or 4, given.seed, given.label, **pick)
+        complete(model, given.prefix, output, given.count or 4, given.seed, given.label, text=given.text, **pick)
     elif model.makes_pictures:
         output = given.output or given.workdir / f"samples_{given.seed}.png"
         drawing.check_output(output)
@@ -203,10 +212,20 @@ def evaluate(given: argparse.Namespace) -> None:
     print("\n".join(measuring.lines(metrics)))
 
 
+def parsed(argv: list[str] | None) -> argparse.Namespace:
+    """The flags; those of `sample` that only a prior knows are its `own`, see `flags.sampler_fields`."""
+    commands = parser()
+    given, more = commands.parse_known_args(argv)
+    if more and (given.command is not sample or not all(map(SAMPLER.fullmatch, more))):
+        commands.error(f"unrecognized arguments: {' '.join(more)}")
+    given.own = sampler_fields(more)
+    return given
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; the exit code is 0, 1 where a comparison fails, 2 where the user has something to put right."""
     try:
-        given = parser().parse_args(argv)
+        given = parsed(argv)
         use_compilation_cache()
         if given.command is not report:  # which computes nothing
             check_platform()

@@ -1,5 +1,6 @@
 """What a trained workdir is worth, on the test split: metrics.json, reconstructions.png, code_counts.npz."""
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -69,7 +70,7 @@ def measure(model: Trained, images: Mapping[str, str] | None = None) -> dict[str
         # Imported priors do not say of which autoencoder their tokens are.
         unknown = [] if model.facts["autoencoder"] is None else ["autoencoder"]
         _check_same(model, facts, ("label_names", "levels", *unknown))
-        tokens = token_files.load(asked, "test")
+        tokens = token_files.load(asked, "test").told(model.tokenizer)
         metrics["images"] = len(tokens)
     if model.priors:
         seen = training_tokens(model)
@@ -134,7 +135,12 @@ def _autoencoder(model: Trained, arrays: data.Arrays, metrics: dict[str, Any], s
     shown = arrays.image[np.linspace(0, len(arrays) - 1, min(SHOWN, len(arrays))).astype(int)]
     strip = logs.strip([shown, *model.reconstruct(shown)], scale=max(1, 64 // shown.shape[1]))
     logs.save_png(model.workdir / f"reconstructions{suffix}.png", strip)
-    return token_files.TokenArrays(model.encode(arrays.image), arrays.label)
+    return maps_of(model, arrays)
+
+
+def maps_of(model: Trained, arrays: data.Arrays) -> token_files.TokenArrays:
+    """Images as its priors take them."""
+    return token_files.TokenArrays(model.encode(arrays.image), arrays.label, text=arrays.text).told(model.tokenizer)
 
 
 def lengths_and_ages(codebook: Codebook) -> dict[str, np.ndarray]:
@@ -161,11 +167,17 @@ def prior_metrics(
 ) -> dict[str, float]:
     """The losses of one level's test maps; of an nll also what it is to be compared with.
 
-    That wants the maps of the training, `seen`; without them only the entropy of these is there.
+    That wants the maps of the training, `seen`; without them only the entropy of these is there. Of a prior that is
+    told texts `with_another_text` is there too, the loss under the text of the image before: no higher, and the text is
+    not heard.
     """
     prior, weights = model.priors[level]
     own, task = model.parts.maps_of(level), task_of(model.parts, level)
-    found = task.summary(sums_over(task, weights, data.ArrayData(tokens, BATCH, 0)))
+    measured = lambda tokens: task.summary(sums_over(task, weights, data.ArrayData(tokens, BATCH, 0)))  # noqa: E731
+    found = measured(tokens)
+    if getattr(prior, "text", None) and tokens.numbers is not None:
+        others = dataclasses.replace(tokens, numbers=np.roll(tokens.numbers, 1, axis=0))
+        found["with_another_text"] = measured(others)["loss"]
     maps, codes, nll = tokens.maps[own], prior.maps[0].vocab_size, found.get("nll")
     if codes is None or nll is None:
         return found

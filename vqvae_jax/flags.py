@@ -1,10 +1,12 @@
 """Flags of commands: how they are read, and what is said of a wrong one."""
 
 import argparse
+import ast
 import contextlib
 import math
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,6 +14,8 @@ from vqvae_jax.types import UserError
 
 DATASET = {"config.dataset.name": "--dataset", "--config.dataset.test_split": "--split", "--config.dataset.": "--"}
 MEASURED = {"--config.dataset.image_size=": "train or import with --image_size=", **DATASET}
+
+SAMPLER = re.compile(r"--((?P<level>\w+)\.)?(?P<name>sample_\w+)=(?P<value>.+)")  # a field of a prior's sampler
 
 
 class Parser(argparse.ArgumentParser):
@@ -65,6 +69,18 @@ def images_of(given: argparse.Namespace) -> dict[str, str]:
     if given.dataset and not given.path:
         asked["path"] = ""
     return {name: value for name, value in asked.items() if value is not None}
+
+
+def sampler_fields(flags: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """--sample_steps=8 and --bottom.sample_steps=4 as {"sample_steps": {"": 8, "bottom": 4}}."""
+    found: dict[str, dict[str, Any]] = {}
+    for said in filter(None, map(SAMPLER.fullmatch, flags)):
+        try:
+            value = ast.literal_eval(said["value"])
+        except (ValueError, SyntaxError):
+            value = said["value"]
+        found.setdefault(said["name"], {})[said["level"] or ""] = value
+    return found
 
 
 def positive(text: str) -> int:

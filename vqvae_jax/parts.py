@@ -16,7 +16,7 @@ from vqvae_jax.config.workdir import check_saved
 from vqvae_jax.data import tokens
 from vqvae_jax.priors import PRIORS
 from vqvae_jax.quantizers import QUANTIZERS
-from vqvae_jax.types import Condition, Level, Model, Reconstruction, UserError, map_names, unknown
+from vqvae_jax.types import Caption, Condition, Level, Model, Reconstruction, UserError, map_names, unknown
 
 # Fields of a section that no constructor takes as they are.
 INSIDE = ("name", "quantizer", "quantizers", "inner", "optimizer", "train", "loss_weights")
@@ -84,8 +84,10 @@ class Parts:
         own, kind = self.maps_of(level), PRIORS[section["name"]]
         maps, above = self.levels[own], self.levels[: own.start]
         kind.fits(maps, above)
+        size = self.config["text"]["vocab_size"], self.config["text"]["length"]
+        text = {"text": Caption(*size)} if section.get("text_condition") else {}
         dtype = jnp.dtype(section["train"]["dtype"])
-        return kind(maps=maps, above=above, num_labels=len(names), dtype=dtype, **arguments(section))
+        return kind(maps=maps, above=above, num_labels=len(names), dtype=dtype, **text, **arguments(section))
 
     def abstract(self, stage: str) -> Model:
         """Shapes of what a stage learns; nothing is computed."""
@@ -165,8 +167,10 @@ def _traced_prior(prior: Any) -> tuple[Model, tuple[str, ...]]:
     one = lambda level: jax.ShapeDtypeStruct((1, *level.form), level.dtype)  # noqa: E731
     maps, above = tuple(map(one, prior.maps)), tuple(map(one, prior.above))
     label: Any = jax.ShapeDtypeStruct((1,), jnp.int32) if prior.num_labels else None
+    told = getattr(prior, "text", None)
+    text: Any = jax.ShapeDtypeStruct((1, told.length), jnp.int32) if told else None
     init = lambda key, *given: prior.init_with_output(key, *given, key[None], method="loss")  # noqa: E731
-    terms, variables = jax.eval_shape(init, jax.random.key(0), maps, Condition(label, above))  # type: ignore[arg-type]
+    terms, variables = jax.eval_shape(init, jax.random.key(0), maps, Condition(label, above, text))  # type: ignore[arg-type]
     return Model(variables["params"], {}), tuple(terms)
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from vqvae_jax import facts as facts_file
 from vqvae_jax.backend import wait_for_all
 from vqvae_jax.checkpoint import GOES_ON, set_aside
 from vqvae_jax.config import AUTOENCODER
+from vqvae_jax.data import text as text_files
 from vqvae_jax.data import tokens as token_files
 from vqvae_jax.data.augment import normalise, view
+from vqvae_jax.files import atomically
 from vqvae_jax.lock import alone_in
 from vqvae_jax.parts import Parts, autoencoder_checksum, facts_of_tokens
 from vqvae_jax.trained import TRAINING, Trained
@@ -100,6 +103,11 @@ class Recipe:
             self.splits = {split: images.with_labels(names) for split, images in self.splits.items()}
         self.facts = facts_of_tokens(here) if self.from_tokens else facts_file.facts_of(self.splits["train"])
         self.facts["train_images"] = len(self.splits["train"])
+        self.tokenizer = tokenizer_of(config, workdir, self.splits["train"].text)
+        if self.tokenizer:
+            self.facts["tokenizer"] = self.tokenizer.crc32
+        if self.from_tokens:
+            self.splits = {split: arrays.told(self.tokenizer) for split, arrays in self.splits.items()}
         self.parts = Parts(config, self.facts)
         self.stages = {name: self._stage(name) for name in configs.stages(config)}
 
@@ -140,6 +148,7 @@ class Recipe:
             if only not in (None, AUTOENCODER):
                 self._check_autoencoder()
         if jax.process_index() == 0:
+            self._keep_tokenizer()
             self._forget_other_samples()
             configs.agree(self.config, self.workdir)
             facts_file.write(self.facts, self.workdir)
@@ -183,12 +192,23 @@ class Recipe:
             except UserError as missing:  # a library, which the training did not need
                 say(f"no report: {missing}")
 
+    def _keep_tokenizer(self) -> None:
+        """In the workdir, from the beginning."""
+        if self.tokenizer and not (self.workdir / text_files.FILE).is_file():
+            for remark in text_files.remarks(self.tokenizer, self.splits["train"].text or ()):
+                say(remark)
+            with atomically(self.workdir / text_files.FILE) as path:
+                path.write_text(self.tokenizer.json, "utf-8")
+
     def _sample(self, model: Trained) -> bool:
-        """Draws samples.png; False where there is nothing to draw it with."""
+        """Draws samples.png, under held-out texts where priors are told some; False where there is no decoder."""
         if self.from_tokens or not self.config["priors"]:
             return False
         say("sampling")
-        images = model.sample(self.config["sample"]["count"], self.config["seed"])
+        count = self.config["sample"]["count"]
+        held_out = (self.splits["validation"].text or ()) if self.tokenizer else ()
+        texts = list(islice(cycle(filter(str.strip, held_out)), count))
+        images = model.sample(count, self.config["seed"], text=texts or None)
         sample.save(images, self.workdir / "samples.png")
         return True
 
@@ -202,7 +222,7 @@ class Recipe:
             say("encoding the training images")
             self._encode_into(folder, source, model)
         wait_for_all("tokens are written")
-        return {split: token_files.read(folder, split) for split in SPLITS}
+        return {split: token_files.read(folder, split).told(self.tokenizer) for split in SPLITS}
 
     def _encode_into(self, folder: Path, source: Mapping[str, Any], model: Any) -> None:
         dataset, key, autoencoder = self.config["dataset"], jax.random.key(self.config["seed"]), self.parts.autoencoder
@@ -216,7 +236,7 @@ class Recipe:
         views = {"train": dataset["views"], "validation": 1}
         token_files.write(
             folder,
-            {split: token_files.Part(self.splits[split], views[split]) for split in SPLITS},
+            {split: token_files.Part(self.splits[split], views[split], dataset["flip"]) for split in SPLITS},
             self.parts.levels,
             lambda images, number: codec.in_batches(lambda x: jitted(x, number), images, size=size),
             self.facts,
@@ -278,9 +298,18 @@ class Recipe:
 
 def label_order(config: Mapping[str, Any], workdir: Path) -> Sequence[str]:
     """The labels as the run counts them, or that run whose weights a prior starts from; empty: as the data do."""
-    origins = [workdir, *(section["train"]["init_from"] for section in config["priors"].values())]
-    begun = [Path(origin) for origin in origins if origin and facts_file.are_written(Path(origin))]
+    begun = list(filter(facts_file.are_written, origins(config, workdir)))
     return facts_file.read(begun[0])["label_names"] if begun else ()
+
+
+def tokenizer_of(config: Mapping[str, Any], workdir: Path, texts: Sequence[str] | None) -> text_files.Tokenizer | None:
+    """Of the run, or of that run whose weights a prior starts from; None where no prior is told texts."""
+    return text_files.of_run(config["text"], origins(config, workdir), texts) if configs.told_texts(config) else None
+
+
+def origins(config: Mapping[str, Any], workdir: Path) -> list[Path]:
+    """The workdir, and those of the runs whose weights priors start from."""
+    return [workdir, *(Path(one) for p in config["priors"].values() if (one := p["train"]["init_from"]))]
 
 
 def located(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """How new images are asked for, and how they are written."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vqvae_jax import logs
+from vqvae_jax.data.text import Tokenizer
 from vqvae_jax.files import atomically, check_file, check_new_folder
 from vqvae_jax.types import Pick, UserError, unknown
 
@@ -34,6 +35,25 @@ def label_numbers(
         return np.zeros(count, np.int32)
     share = np.asarray(facts["label_counts"], np.float64)
     return np.random.default_rng(seed % 2**64).choice(len(names), count, p=share / share.sum()).astype(np.int32)
+
+
+def text_numbers(tokenizer: Tokenizer | None, count: int, text: str | Sequence[str] | None) -> np.ndarray | None:
+    """What each image is to show, int32 [count, T]; None where no text is told.
+
+    Raises:
+        UserError: the priors know no texts, a text says nothing, or there are not as many as images.
+    """
+    if text is None:
+        return None
+    if tokenizer is None:
+        raise UserError("the priors were trained without text_condition; leave --text out")
+    texts = [text] * count if isinstance(text, str) else list(text)
+    if len(texts) != count:
+        raise UserError(f"text is one for all {count} images, or one for each; got {len(texts)}")
+    numbers = tokenizer.numbers(texts)
+    if empty := [said for said, row in zip(texts, numbers, strict=True) if not row.any()]:
+        raise UserError(f"the text {empty[0]!r} says nothing; leave --text out to draw without")
+    return numbers
 
 
 def find_label(label: str | int, names: list[str], conditional: bool = True) -> int:

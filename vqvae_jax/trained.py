@@ -6,7 +6,7 @@ images = model.decode(tokens)           # and back; the top map alone will do: m
 new = model.sample(count=16, seed=1)    # uint8 [16, H, W, C]
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,16 +20,19 @@ from vqvae_jax import config as configs
 from vqvae_jax import facts as facts_file
 from vqvae_jax.backend import memory
 from vqvae_jax.checkpoint import GOES_ON, Step, Steps
+from vqvae_jax.data import text as text_files
 from vqvae_jax.data.arrays import laid_out
+from vqvae_jax.data.text import Tokenizer
 from vqvae_jax.parts import Parts, autoencoder_checksum
-from vqvae_jax.priors.condition import check_no_label
+from vqvae_jax.priors.condition import check_told
 from vqvae_jax.priors.draw import draw, maps_at_once
-from vqvae_jax.sample import find_label, is_whole, label_numbers, pick_of
+from vqvae_jax.sample import find_label, is_whole, label_numbers, pick_of, text_numbers
 from vqvae_jax.types import Array, Condition, Level, Model, Pick, Tokens, UserError, unknown
 
 SEEDS = 2**31  # negative ones included
 SAMPLER = "sample_"  # how the fields of a prior begin that only its sampler takes
 Maps = tuple[np.ndarray, ...]  # token maps, coarse to fine
+Texts = str | Sequence[str] | None  # one for all images, or one for each
 
 
 class Flags(NamedTuple):
@@ -51,6 +54,13 @@ class Asked(NamedTuple):
     seed: int
     pick: Pick
     priors: dict[str, Any]  # by level, as they are to sample
+
+
+class Told(NamedTuple):
+    """What is said of each picture."""
+
+    label: Any  # int32 [N]; the number of labels says none
+    text: Any = None  # int32 [N, T]
 
 
 class Trained:
@@ -139,6 +149,13 @@ class Trained:
             return self.facts["autoencoder"]
         return autoencoder_checksum(self.workdir, self.autoencoder_step, self.flags.autoencoder)
 
+    @cached_property
+    def tokenizer(self) -> Tokenizer | None:
+        """How texts become numbers; None where no prior is told any."""
+        if not configs.told_texts(self.config):
+            return None
+        return text_files.kept(self.workdir, self.config["text"]["length"], self.facts["tokenizer"])
+
     @property
     def stride(self) -> int:
         """What the height and width of an image must be multiples of, in pixels."""
@@ -172,7 +189,9 @@ class Trained:
         self._check(images)
         return codec.in_batches(self._apply(codec.reconstruct), images, size=codec.batch_size(*images.shape[1:3]))
 
-    def sample(self, count: int = 16, seed: int = 0, label: str | int | None = None, **pick: Any) -> np.ndarray:
+    def sample(
+        self, count: int = 16, seed: int = 0, label: str | int | None = None, text: Texts = None, **pick: Any
+    ) -> np.ndarray:
         """New images, uint8 [count, H, W, C]; the same seed and count give the same bytes.
 
         An image depends on its own key and label, not on those beside it.
@@ -181,19 +200,24 @@ class Trained:
             count: images.
             seed: of all randomness.
             label: one of the data set's labels: text is its name, or else its number; an int its number, from 0, or
-                else its name. None draws labels as often as the training data have them.
+                else its name. None draws labels as often as the training data have them, where no text is told.
+            text: what is to be seen, one text for all or one for each image. None tells none.
             pick: temperature, top_k, top_p, guidance; and fields `sample_…` of priors, for all that have one, or by
-                level, {"top": 8}. What is not said is the config's.
+                level, {"top": 8}, with "" for all others. What is not said is the config's.
         """
         _ = self.autoencoder  # where there is none, it is said before anything is drawn
-        return self.decode(self.sample_tokens(count, seed, label, **pick))
+        return self.decode(self.sample_tokens(count, seed, label, text, **pick))
 
-    def sample_tokens(self, count: int, seed: int = 0, label: str | int | None = None, **pick: Any) -> Maps:
+    def sample_tokens(
+        self, count: int, seed: int = 0, label: str | int | None = None, text: Texts = None, **pick: Any
+    ) -> Maps:
         """As `sample`, but token maps, int32 [count, h, w] each, of the levels that the config has priors for."""
         asked = self._asked(count, seed, pick)
-        self._check_no_label(asked, told=True)
+        if text is not None:
+            return self._in_chunks(asked, self._told(asked, count, label, text))
+        check_all(asked, {"label"})
         labels = label_numbers(self.facts, asked.seed, count, label, self._conditional)
-        return self._in_chunks(asked, labels)
+        return self._in_chunks(asked, Told(labels))
 
     def fill(
         self,
@@ -201,51 +225,60 @@ class Trained:
         keep: Sequence[Any],
         seed: int = 0,
         label: str | int | None = None,
+        text: Texts = None,
         **pick: Any,
     ) -> Maps:
         """Maps in part drawn anew: as `sample_tokens` gives them, with the places where `keep` is True as they were.
 
-        Without a label the priors are told none, which they learn by `label_dropout` alone.
+        Without a label or text the priors are told none, which they learn by `label_dropout` and `text_dropout` alone.
 
         Args:
             tokens: maps of the size of the training, of the levels that have priors, as `encode` gives them.
             keep: a bool map [N, h, w] for each: any places.
-            seed, label, pick: as for `sample`.
+            seed, label, text, pick: as for `sample`.
 
         Raises:
             UserError: maps of other levels or shapes, or one without the other.
         """
         asked = self._asked(len(tokens[0]) if len(tokens) else 0, seed, pick)
-        self._check_no_label(asked, told=label is not None)
+        told = self._told(asked, asked.size, label, text)
         self._check_tokens(tokens)
         wanted = [(asked.size, *level.shape) for level in self._drawn_levels]
         for name, maps in (("tokens", tokens), ("keep", keep)):
             if [np.shape(one)[:3] for one in maps] != wanted:
                 raise UserError(f"{name}: a map for each of {wanted}; got {[np.shape(one) for one in maps]}")
         given = tuple(map(np.asarray, tokens)), tuple(np.asarray(one, bool) for one in keep)
-        return self._filled(asked, label, *given)
+        return self._in_chunks(asked, told, *given)
 
-    def _filled(self, asked: Asked, label: str | int | None, known: Maps, keep: Maps) -> Maps:
+    def _told(self, asked: Asked, count: int, label: str | int | None, text: Texts) -> Told:
+        """What is said of so many images, and nothing else."""
+        check_all(asked, {name for name, said in (("label", label), ("text", text)) if said is not None})
         names = self.facts["label_names"]
         number = len(names) if label is None else find_label(label, names, self._conditional)
-        return self._in_chunks(asked, np.full(len(known[0]), number, np.int32), known, keep)
+        return Told(np.full(count, number, np.int32), text_numbers(self.tokenizer, count, text))
 
     def complete(
-        self, images: Any, count: int = 1, seed: int = 0, label: str | int | None = None, **pick: Any
+        self,
+        images: Any,
+        count: int = 1,
+        seed: int = 0,
+        label: str | int | None = None,
+        text: str | None = None,
+        **pick: Any,
     ) -> np.ndarray:
         """Pictures whose upper halves are given, continued: uint8 [N, H, W, C] → uint8 [N, count, H, W, C].
 
-        The upper half of each token map is that of the picture, the lower half is drawn. Without a label the priors
-        are told none, which they learn by `label_dropout` alone.
+        The upper half of each token map is that of the picture, the lower half is drawn. Without a label or text the
+        priors are told none, as by `fill`.
         """
         asked = self._asked(count, seed, pick)  # before anything is encoded
         self._check(images)
         size = self.facts["image_size"]
         if images.shape[1:3] != (size, size):
             raise UserError(f"the priors were trained on images of {size} pixels; got {list(images.shape)}")
-        self._check_no_label(asked, told=label is not None)
+        told = self._told(asked, len(images) * asked.size, label, text)
         known = tuple(np.repeat(one, count, axis=0) for one in self.encode(images))[: len(self._drawn_levels)]
-        maps = self._filled(asked, label, known, tuple(map(upper_half, known)))
+        maps = self._in_chunks(asked, told, known, tuple(map(upper_half, known)))
         return self.decode(maps).reshape(len(images), count, *images.shape[1:])
 
     @property
@@ -299,9 +332,13 @@ class Trained:
         found = {level: prior for level, (prior, _) in self.priors.items()}
         for name, value in fields.items():
             able = [level for level, prior in found.items() if hasattr(prior, name)]
-            said = value if isinstance(value, Mapping) else dict.fromkeys(able, value)
-            if not said or set(said) - set(able):
-                raise UserError(f"{name}: no such field of the prior {', '.join(set(said) - set(able)) or 'here'}")
+            said = dict(value) if isinstance(value, Mapping) else {"": value}
+            if not able or set(said) - {*able, ""}:
+                raise UserError(f"{name}: no such field of the prior {', '.join(set(said) - {*able, ''}) or 'here'}")
+            said = dict.fromkeys(able, said[""]) | said if "" in said else said
+            said.pop("", None)
+            for level, one in said.items():
+                configs.check_part(level, type(found[level]), {name: one})
             found |= {level: found[level].clone(**{name: one}) for level, one in said.items()}
         return found
 
@@ -310,13 +347,13 @@ class Trained:
         """Whether any prior knows labels."""
         return any(prior.label_condition for prior, _ in self.priors.values())
 
-    def _in_chunks(self, asked: Asked, labels: np.ndarray, known: Maps = (), keep: Maps = ()) -> Maps:
+    def _in_chunks(self, asked: Asked, told: Told, known: Maps = (), keep: Maps = ()) -> Maps:
         """Token maps for so many labels; where maps are known, the places to keep are copied."""
-        count = len(labels)
+        count = len(told.label)
 
         def chunk(start: int, size: int) -> Tokens:
             rows = lambda x: jnp.asarray(whole_chunk(x[start : start + size], size))  # noqa: E731
-            return self._draw(asked, image_keys(asked.seed, start, size), *jax.tree.map(rows, (labels, known, keep)))
+            return self._draw(asked, image_keys(asked.seed, start, size), *jax.tree.map(rows, (told, known, keep)))
 
         def run(size: int) -> Maps:
             drawn = codec.fetched(chunk(start, size) for start in range(0, count, size))
@@ -324,10 +361,12 @@ class Trained:
 
         return codec.halving(run, min(count, maps_at_once(memory())))
 
-    def _draw(self, asked: Asked, keys: Array, label: Array, known: Tokens, keep: Tokens) -> Tokens:
+    def _draw(self, asked: Asked, keys: Array, told: Told, known: Tokens, keep: Tokens) -> Tokens:
         maps: Tokens = ()
         for i, (level, prior) in enumerate(asked.priors.items()):
-            condition, own = Condition(label if prior.num_labels else None, maps), self.parts.maps_of(level)
+            text = told.text if getattr(prior, "text", None) else None
+            condition = Condition(told.label if prior.num_labels else None, maps, text)
+            own = self.parts.maps_of(level)
             given = (known[own], keep[own]) if known else ()
             own_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, i)
             maps += draw(prior, asked.pick, self.priors[level][1], own_keys, condition, *given)
@@ -340,10 +379,6 @@ class Trained:
             if level not in self.priors:
                 train = f"python launch.py --config={self.workdir / configs.FILE} --workdir={self.workdir}"
                 raise UserError(f"the prior {level!r} of {self.workdir} was not trained yet; this goes on: {train}")
-
-    def _check_no_label(self, asked: Asked, told: bool) -> None:
-        for level, prior in asked.priors.items():
-            check_no_label(prior, asked.pick, told, level)
 
     def _apply(self, function: Any) -> Any:
         module, model = self.autoencoder
@@ -387,6 +422,12 @@ class Trained:
             raise UserError(f"images are uint8 [N, H, W, {channels}], 0 to 255; got {got}{laid_out(images.shape)}")
         if not len(images) or any(side % self.stride or not side for side in images.shape[1:3]):
             raise UserError(f"at least one image, H and W multiples of {self.stride}; got {list(images.shape)}")
+
+
+def check_all(asked: Asked, told: Collection[str]) -> None:
+    """UserError where a prior would have to do without what it always was told, "label" or "text"."""
+    for level, prior in asked.priors.items():
+        check_told(prior, asked.pick, told, level)
 
 
 def image_keys(seed: int, start: int, count: int) -> Array:

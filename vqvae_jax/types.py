@@ -38,6 +38,13 @@ class Level(NamedTuple):
         return "int32" if self.vocab_size is not None else "float32"
 
 
+class Caption(NamedTuple):
+    """What the texts of images are like: int32 [length] each."""
+
+    vocab_size: int  # numbers; 0 is a place where nothing stands
+    length: int  # places
+
+
 class UserError(ValueError):
     """Something the user can put right: one line that names the thing and says what to type next."""
 
@@ -183,6 +190,7 @@ class Condition(NamedTuple):
 
     label: Array | None = None  # int32 [B]; the number of labels means "no label"
     coarse: Tokens = ()  # the token maps above, coarse to fine
+    text: Array | None = None  # int32 [B, T]; 0 where nothing stands, zeros alone are "no text"
 
 
 class Pick(NamedTuple):
@@ -191,13 +199,14 @@ class Pick(NamedTuple):
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
-    guidance: float = 1.0  # weight of the label: 1 plain, above 1 sharper
+    guidance: float = 1.0  # weight of label and text: 1 plain, above 1 sharper
 
 
 class Prior(Protocol):
     """A Linen module: a distribution over the maps of one level, given a label and the maps above it.
 
-    The stage fills in `maps`, `above`, `num_labels` and `dtype`; all other fields are the config's.
+    The stage fills in `maps`, `above`, `num_labels` and `dtype`; all other fields are the config's. One that can be
+    told texts has also text: Caption | None, which the stage fills in, text_condition and text_dropout.
     """
 
     maps: tuple[Level, ...]  # what it models: one map, or several: one a depth, or of growing sizes

@@ -7,9 +7,11 @@ import pytest
 from small_models import quick
 from small_priors import CODES, LABELS, built, drawn, listening_sampler, made, maps, replayed
 
+from vqvae_jax.priors.condition import told_label, told_text
 from vqvae_jax.types import Condition, Pick, UserError
 
 LABEL = "transformer-tied, label"
+TEXT = "transformer-text, label, coarse"
 COARSE = "transformer-two coarse, label"
 DEPTHS = "transformer-depths, coarse"
 
@@ -152,6 +154,33 @@ def test_guidance_moves_away_from_what_is_said_without_the_label(monkeypatch):
     want = blind + 2.5 * (given - blind)
     np.testing.assert_allclose(logits, want, atol=2e-5 * np.abs(want).max())
     np.testing.assert_array_equal(tokens, replayed(prior, key, want, pick))
+
+
+def test_guidance_leaves_out_the_label_and_the_text(monkeypatch):
+    prior, params = built(TEXT)
+    _, condition = maps(prior, 2)
+    key, pick = jax.random.split(jax.random.key(5)), Pick(guidance=2.5)
+    tokens, logits = listening_sampler(prior, 2, pick, monkeypatch)(params, key, condition)
+    run = quick(prior.apply)
+    given = run(params, jnp.asarray(tokens), condition)
+    blind = run(params, jnp.asarray(tokens), Condition(None, condition.coarse))
+    want = blind + 2.5 * (given - blind)
+    np.testing.assert_allclose(logits, want, atol=2e-5 * np.abs(want).max())
+
+
+def test_a_text_is_hidden_in_training_independently_of_the_label():
+    """Of 400 examples a share of 0.5 each: about a quarter has both, one alone, the other alone, none."""
+    prior, _ = built(TEXT)
+    prior = prior.clone(label_dropout=0.5, text_dropout=0.5)
+    condition = Condition(jnp.zeros(400, jnp.int32), (), jnp.ones((400, prior.text.length), jnp.int32))
+
+    def told(module):
+        return told_label(module, condition, 400, True), told_text(module, condition, 400, True)
+
+    label, text = prior.apply({}, method=told, rngs={"dropout": jax.random.key(0)})
+    assert ((text == 0) == (text[:, :1] == 0)).all()  # the whole text
+    shares = np.histogram2d(label == LABELS, text[:, 0] == 0, bins=2)[0] / 400
+    np.testing.assert_allclose(shares, 0.25, atol=0.07)
 
 
 def test_no_label_is_the_label_after_the_last():

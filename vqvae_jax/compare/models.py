@@ -9,7 +9,6 @@ import numpy as np
 from vqvae_jax import data, evaluate, logs
 from vqvae_jax.checkpoint import Step, Steps
 from vqvae_jax.config import AUTOENCODER
-from vqvae_jax.data.tokens import TokenArrays
 from vqvae_jax.files import check_file
 from vqvae_jax.stages import task_of
 from vqvae_jax.trained import BOTH, Trained
@@ -75,7 +74,7 @@ def metrics(model: Trained, arrays: data.Arrays) -> dict[str, float]:
     found = {name: value for name, value in summary.items() if name != "loss"}
     found["mse"] /= (high - low) ** 2
     if model.priors:
-        tokens = TokenArrays(model.encode(arrays.image), arrays.label)
+        tokens = evaluate.maps_of(model, arrays)
         for level in model.priors:
             measured = evaluate.prior_metrics(model, level, tokens, None)
             name = "nll" if "nll" in measured else "loss"

@@ -5,7 +5,7 @@ its class, chosen by `name`; those of the other sections in the dataclasses of `
 ml_collections.
 """
 
-from vqvae_jax.config.checking import check, check_stage, nearest_size
+from vqvae_jax.config.checking import check, check_part, check_stage, nearest_size
 from vqvae_jax.config.reading import ROOT, as_it_was_meant, available, complete, read
 from vqvae_jax.config.sections import (
     AUTOENCODER,
@@ -19,6 +19,7 @@ from vqvae_jax.config.sections import (
     of_stage,
     path_of,
     stages,
+    told_texts,
 )
 from vqvae_jax.config.workdir import BEGUN_IN, FILE, agree, check_saved, differs, load, located, save
 from vqvae_jax.limits import WHOLE
@@ -39,6 +40,7 @@ __all__ = [
     "autoencoder_kind",
     "available",
     "check",
+    "check_part",
     "check_saved",
     "check_stage",
     "complete",
@@ -52,4 +54,5 @@ __all__ = [
     "read",
     "save",
     "stages",
+    "told_texts",
 ]

@@ -48,7 +48,8 @@ def check(config: dict[str, Any]) -> None:
     _check_dataset(config)
     _check_loss_weights(config)
     for level, prior in config["priors"].items():
-        _check_labels(level, prior, config["sample"]["guidance"])
+        for name in ("label", "text"):
+            _check_hidden(name, level, prior, config["sample"]["guidance"])
 
 
 def check_stage(config: Mapping[str, Any], stage: str) -> None:
@@ -67,6 +68,13 @@ def check_fields(block: Block) -> None:
         if name in known and name not in block.inside and not fits(value, known[name][0]):
             raise UserError(f"{block.path}.{name} wants {_said(known[name][0])}, got {value!r}")
     check_sizes(block)
+
+
+def check_part(path: str, kind: Any, values: Mapping[str, Any]) -> None:
+    """UserError unless these are fields of a part, each of its type, with numbers that can be."""
+    block = Block(path, dict(values), kind)
+    check_fields(block)
+    check_numbers(block)
 
 
 def _owner(block: Block, name: str) -> str:
@@ -157,15 +165,15 @@ def nearest_size(size: int, stride: int) -> int:
     return max(stride, round(size / stride) * stride)
 
 
-def _check_labels(level: str, prior: Mapping[str, Any], guidance: float) -> None:
-    """What a prior that is told labels must learn; it is drawn from in training already."""
-    if not prior.get("label_condition"):
+def _check_hidden(name: str, level: str, prior: Mapping[str, Any], guidance: float) -> None:
+    """What a prior that is told labels or texts must learn; it is drawn from in training already."""
+    if not prior.get(f"{name}_condition"):
         return
-    path, share = f"config.priors.{level}.label_dropout", prior["label_dropout"]
+    path, share = f"config.priors.{level}.{name}_dropout", prior[f"{name}_dropout"]
     if not 0 <= share < 1:
         raise UserError(f"{path} is a share of the images, from 0 to below 1, got {share}: --{path}=0.1")
     if not share and guidance != 1:
-        why = "guidance weighs the label against none, which the prior learns from the images whose label is hidden"
+        why = f"guidance weighs the {name} against none, which the prior learns from the images whose {name} is hidden"
         raise UserError(
             f"config.sample.guidance={guidance:g} and {path}=0: {why}; add --{path}=0.1 or --config.sample.guidance=1"
         )

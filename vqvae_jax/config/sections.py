@@ -12,9 +12,9 @@ from vqvae_jax.types import UserError, unknown
 
 AUTOENCODER = "autoencoder"  # the first stage; the others are named like their levels
 TOKENS = "tokens"  # the data set that needs no autoencoder
-SECTIONS = ("seed", "dataset", "autoencoder", "task", "loss_weights", "optimizer", "train", "priors", "sample")
+SECTIONS = ("seed", "dataset", "autoencoder", "task", "loss_weights", "optimizer", "train", "priors", "text", "sample")
 # What the recipe fills in, from the data and the stages before.
-FILLED = {"quantizers", "channels", "dtype", "maps", "above", "num_labels", "parent", "name"}
+FILLED = {"quantizers", "channels", "dtype", "maps", "above", "num_labels", "text", "parent", "name"}
 FILLED |= {"autoencoder", "tx", "loss_weights", "range", "flip", "crop", "ema_rate", "accumulate"}
 INNER = "inner"  # the section of the quantizer inside a quantizer
 
@@ -70,6 +70,15 @@ class Train:
 
 
 @dataclasses.dataclass(frozen=True)
+class Text:
+    """How the texts of images become numbers, for priors with text_condition."""
+
+    vocab_size: Count = 1024  # numbers, at most
+    length: Count = 24  # places of a text; what is longer is cut off
+    tokenizer: str = ""  # a tokenizer.json; else one is learned from the texts of the training
+
+
+@dataclasses.dataclass(frozen=True)
 class Sample:
     """How the images at the end of training are drawn."""
 
@@ -77,7 +86,7 @@ class Sample:
     temperature: NotNegative = 1.0  # 0 takes the likeliest token
     top_k: Natural = 0  # likeliest tokens that stay; 0 all
     top_p: Positive = 1.0  # share of the probability that stays
-    guidance: NotNegative = 1.0  # weight of the label
+    guidance: NotNegative = 1.0  # weight of label and text
 
 
 class Block(NamedTuple):
@@ -121,6 +130,11 @@ def of_stage(config: Mapping[str, Any], stage: str) -> Mapping[str, Any]:
     return config if stage == AUTOENCODER else config["priors"][stage]
 
 
+def told_texts(config: Mapping[str, Any]) -> bool:
+    """Whether any prior is told the texts of the images."""
+    return any(prior.get("text_condition") for prior in config["priors"].values())
+
+
 def path_of(stage: str) -> str:
     """The same as it is typed: "config", "config.priors.top"."""
     return "config" if stage == AUTOENCODER else f"config.priors.{stage}"
@@ -139,6 +153,7 @@ def blocks(config: dict[str, Any]) -> Iterator[Block]:
         section(config, f"config.priors.{level}.loss_weights")
         yield _part(config, f"config.priors.{level}", parts["prior"], ("optimizer", "train", "loss_weights"))
         yield from _training_blocks(config, f"config.priors.{level}")
+    yield Block("config.text", section(config, "config.text"), Text)
     yield Block("config.sample", section(config, "config.sample"), Sample)
 
 
@@ -205,7 +220,7 @@ def section(config: dict[str, Any], path: str) -> dict[str, Any]:
 def fields(kind: Any) -> dict[str, tuple[Any, Any]]:
     """Type and default of the fields that a config may set."""
     hints = typing.get_type_hints(kind)
-    skipped = set() if kind in (Dataset, Optimizer, Train, Sample) else FILLED | {INNER}
+    skipped = set() if kind in (Dataset, Optimizer, Train, Text, Sample) else FILLED | {INNER}
     return {f.name: (hints[f.name], _default(f)) for f in dataclasses.fields(kind) if f.init and f.name not in skipped}
 
 

@@ -3,7 +3,7 @@
 A folder of plain arrays. Each part (train, validation, test, …) is cut into shards; shard 3 of the part `train` holds
 
     train_top_00003.npy, train_bottom_00003.npy     maps [n, h, w], or [n, h, w, C] of numbers, coarse to fine
-    train_facts_00003.json                          names and labels of the n images, and which are held out
+    train_facts_00003.json                          names, labels, texts of the n images, and which are held out
 
 and tokens.json, written last, says what the maps are and which autoencoder made them. The facts of a shard hold the
 CRC32 of its maps' numbers, tokens.json that of each facts file and its own; folders of earlier versions have none and
@@ -14,7 +14,7 @@ import json
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ import numpy as np
 
 from vqvae_jax.data.arrays import HELD_OUT, Arrays, shares
 from vqvae_jax.data.stream import readable
+from vqvae_jax.data.text import Tokenizer, mirrored
 from vqvae_jax.files import atomically, read_checked_json, read_json, write_checked_json, write_json
 from vqvae_jax.lock import alone_in
 from vqvae_jax.types import Level, UserError, unknown
@@ -40,23 +41,31 @@ class TokenArrays:
     label: np.ndarray | None = None  # int32 [M]
     name: tuple[str, ...] | None = None  # M file names
     share: np.ndarray | None = None  # float [M], in [0, 1): where the image's hash lies, see arrays.shares
+    text: tuple[str, ...] | None = None  # M texts, as they were written
+    numbers: np.ndarray | None = None  # int32 [M, T]: the texts as a prior reads them, see `told`
 
     def __len__(self) -> int:
         return len(self.maps[0])
 
     def rows(self, index: np.ndarray) -> dict[str, Any]:
-        """A batch: `tokens`, int32 [B, h, w] or float32 [B, h, w, C] a level, and perhaps `label`, int32 [B]."""
-        batch: dict[str, Any] = {"tokens": tuple(_as_read(tokens[index]) for tokens in self.maps)}
-        return batch if self.label is None else {**batch, "label": self.label[index]}
+        """A batch: `tokens`, int32 [B, h, w] or float32 [B, h, w, C] a level; perhaps `label`, [B], `text`, [B, T]."""
+        beside = {"label": self.label, "text": self.numbers}
+        told = {name: values[index] for name, values in beside.items() if values is not None}
+        return {"tokens": tuple(_as_read(tokens[index]) for tokens in self.maps), **told}
+
+    def told(self, tokenizer: Tokenizer | None) -> "TokenArrays":
+        """With the texts as numbers, where a prior is told them."""
+        if tokenizer is None:
+            return self
+        return replace(self, numbers=tokenizer.numbers(self.text or [""] * len(self)))
 
     def take(self, rows: np.ndarray) -> "TokenArrays":
         """The maps at `rows`, int [K], copied into memory."""
-        return TokenArrays(
-            tuple(tokens[rows] for tokens in self.maps),
-            None if self.label is None else self.label[rows],
-            self.name and tuple(self.name[row] for row in rows),
-            None if self.share is None else self.share[rows],
-        )
+        some = lambda values: None if values is None else values[rows]  # noqa: E731
+        words = lambda values: values and tuple(values[row] for row in rows)  # noqa: E731
+        maps = tuple(tokens[rows] for tokens in self.maps)
+        label, share, numbers = map(some, (self.label, self.share, self.numbers))
+        return TokenArrays(maps, label, words(self.name), share, words(self.text), numbers)
 
 
 def _as_read(maps: np.ndarray) -> np.ndarray:
@@ -92,6 +101,7 @@ class Part(NamedTuple):
 
     arrays: Arrays
     views: int = 1  # augmented copies of each, one after the other
+    flip: bool = False  # whether every other view is mirrored, and its text with it
 
 
 def write(
@@ -125,7 +135,7 @@ def _write(folder: Path, parts: Mapping[str, Part], levels: Sequence[Level], enc
     for name, part in parts.items():
         for number, (view, start, stop) in enumerate(_shards(part)):
             if not _facts_file(folder, name, number).is_file():
-                _write_shard(folder, name, number, part.arrays, view, range(start, stop), levels, encode)
+                _write_shard(folder, name, number, part, view, range(start, stop), levels, encode)
     counts = {name: len(list(_shards(part))) for name, part in parts.items()}
     levels_said = [one._asdict() for one in levels]
     crcs = {name: [_file_crc32(_facts_file(folder, name, i)) for i in range(count)] for name, count in counts.items()}
@@ -141,8 +151,8 @@ def _shards(part: Part) -> Iterator[tuple[int, int, int]]:
             yield view, start, min(start + SHARD, len(part.arrays))
 
 
-def _write_shard(folder: Path, name: str, number: int, arrays: Arrays, view: int, rows: range, levels, encode) -> None:
-    images = arrays.take(np.arange(rows.start, rows.stop))
+def _write_shard(folder: Path, name: str, number: int, part: Part, view: int, rows: range, levels, encode) -> None:
+    images = part.arrays.take(np.arange(rows.start, rows.stop))
     maps = encode(images.image, view)
     whole = readable(images.image, np.arange(len(images)))  # known now; a stand-in's tokens would have a wrong name
     images = images.take(whole.nonzero()[0])
@@ -156,6 +166,7 @@ def _write_shard(folder: Path, name: str, number: int, arrays: Arrays, view: int
         "label": None if images.label is None else images.label.tolist(),
         "name": images.name,
         "share": shares(images).tolist(),
+        "text": list(map(mirrored, images.text)) if images.text and part.flip and view % 2 else images.text,
     }
     with atomically(_facts_file(folder, name, number)) as path:  # last: where it stands, the maps stand
         path.write_text(json.dumps(facts), "utf-8")
@@ -243,15 +254,17 @@ def read(folder: Path, part: str) -> TokenArrays:
         facts = _facts(folder, part, told["shards"][part], told["facts_crc32"].get(part))
         maps = [_maps(folder, part, level, [one.get("crc32", {}) for one in facts]) for level in told["levels"]]
         label, name, share = (_joined([one[key] for one in facts]) for key in ("label", "name", "share"))
+        text = _joined([one.get("text") for one in facts])  # folders of before have none
         arrays = TokenArrays(
             tuple(maps),
             None if label is None else np.asarray(label, np.int32),
             None if name is None else tuple(map(str, name)),
             np.array(share, float, ndmin=1),
+            None if text is None else tuple(map(str, text)),
         )
     except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
         raise UserError(f"the tokens in {folder} are damaged: {error}; encode the images again") from error
-    beside = [one for one in (arrays.label, arrays.name, arrays.share) if one is not None]
+    beside = [one for one in (arrays.label, arrays.name, arrays.share, arrays.text) if one is not None]
     if len({*map(len, maps), *map(len, beside)}) != 1:
         raise UserError(f"the tokens in {folder} are damaged: its files differ in length; encode the images again")
     return arrays

@@ -1,11 +1,14 @@
-"""What a prior is told, in the forms that more than one prior wants: labels, coarser maps, tokens that are kept."""
+"""What a prior is told, as more than one prior wants it: labels, texts, coarser maps, tokens that are kept."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from vqvae_jax.types import Array, Condition, Level, Pick, Prior, Tokens, UserError
+
+HIDDEN = ("label", "text")  # from some examples in training, so that a prior can do without
 
 
 def check_codes(kind: str, maps: Sequence[Level], above: Sequence[Level]) -> None:
@@ -27,40 +30,71 @@ def check_codes(kind: str, maps: Sequence[Level], above: Sequence[Level]) -> Non
         raise UserError(f"{kind} models maps of one size and one vocabulary, one a depth; these are {several}")
 
 
-def labels(condition: Condition, count: int, none: int) -> Array:
-    """int32 [count]; `none`, which means "no label", where no label is told."""
-    return jnp.full(count, none, jnp.int32) if condition.label is None else condition.label
+def told_label(prior: Any, condition: Condition, count: int, train: bool) -> Array:
+    """The label of each example, int32 [count]; `num_labels` of the prior means "no label".
+
+    In training about a share `label_dropout` are hidden, by the stream "dropout": how a prior learns to do without.
+    """
+    none = prior.num_labels
+    label = jnp.full(count, none, jnp.int32) if condition.label is None else condition.label
+    return _some_hidden(prior, label, none, prior.label_dropout if train else 0.0)
 
 
-def hide_some(key: Array, label: Array, share: float, none: int) -> Array:
-    """The labels int32 [B], about a share of them hidden: how a prior learns to do without."""
-    return jnp.where(jax.random.bernoulli(key, share, label.shape), none, label)
+def told_text(prior: Any, condition: Condition, count: int, train: bool) -> Array:
+    """The text of each example, int32 [count, T], zeros where none is told; hidden as labels are, but independently."""
+    text = jnp.zeros((count, prior.text.length), jnp.int32) if condition.text is None else condition.text
+    return _some_hidden(prior, text, 0, prior.text_dropout if train else 0.0)
 
 
-def check_no_label(prior: Prior, pick: Pick, told: bool, level: str = "LEVEL") -> None:
-    """UserError where a prior is to say what it would without a label, and never learned that.
+def _some_hidden(prior: Any, told: Array, none: int, share: float) -> Array:
+    if not share:
+        return told
+    hidden = jax.random.bernoulli(prior.make_rng("dropout"), share, told.shape[:1])
+    return jnp.where(hidden.reshape(-1, *(1 for _ in told.shape[1:])), none, told)
+
+
+def told_in(condition: Condition) -> set[str]:
+    """What stands in a condition of what can be hidden: "label", "text"."""
+    return {name for name in HIDDEN if getattr(condition, name) is not None}
+
+
+def check_told(prior: Prior, pick: Pick, told: Collection[str], level: str = "LEVEL") -> None:
+    """UserError where a prior is to say what it would without a label or a text, and never learned that.
 
     Args:
-        prior: with `label_condition` and `label_dropout`, the share of examples that taught it.
+        prior: with `label_condition` and `label_dropout`, the share of examples that taught it; likewise of texts.
         pick: guidance other than 1 asks for it.
-        told: whether there is a label; without one everything asks for it.
+        told: which of both are told; without one everything asks for it.
         level: of the prior.
     """
-    if not prior.label_condition or prior.label_dropout > 0 or (told and pick.guidance == 1):
-        return
-    why = f"guidance={pick.guidance:g} weighs the label against none" if told else "no label is told"
-    instead = "leave guidance at 1" if told else "tell a label"
-    raise UserError(
-        f"{why}, but with label_dropout=0 the prior {level!r} never learned to do without one; "
-        f"train it with --config.priors.{level}.label_dropout=0.1, or {instead}"
-    )
+    for name in HIDDEN:
+        learned = not getattr(prior, f"{name}_condition", False) or getattr(prior, f"{name}_dropout") > 0
+        if learned or (name in told and pick.guidance == 1):
+            continue
+        why = f"guidance={pick.guidance:g} weighs the {name} against none" if name in told else f"no {name} is told"
+        instead = "leave guidance at 1" if name in told else f"tell a {name}"
+        raise UserError(
+            f"{why}, but with {name}_dropout=0 the prior {level!r} never learned to do without one; "
+            f"train it with --config.priors.{level}.{name}_dropout=0.1, or {instead}"
+        )
 
 
-def with_and_without_label(condition: Condition, count: int, none: int) -> Condition:
-    """Twice the batch: once as it is, once without its label."""
-    label = labels(condition, count, none)
-    label = jnp.concatenate([label, jnp.full_like(label, none)])
-    return Condition(label, tuple(jnp.concatenate([tokens, tokens]) for tokens in condition.coarse))
+def guided(prior: Any, condition: Condition, pick: Pick, count: int) -> tuple[Condition, bool]:
+    """What `count` examples are drawn under: where guidance asks for it twice, as it is and told nothing; and whether.
+
+    Raises:
+        UserError: the prior never learned to be told nothing.
+    """
+    check_told(prior, pick, told_in(condition))
+    if pick.guidance == 1 or not any(getattr(prior, f"{name}_condition", False) for name in HIDDEN):
+        return condition, False
+    coarse = tuple(jnp.concatenate([tokens, tokens]) for tokens in condition.coarse)
+    label, text = condition.label, condition.text
+    if label is not None:
+        label = jnp.concatenate([label, jnp.full_like(label, prior.num_labels)])
+    if text is not None:
+        text = jnp.concatenate([text, jnp.zeros_like(text)])
+    return Condition(label, coarse, text), True
 
 
 def stacked(maps: Sequence[Array]) -> Array:

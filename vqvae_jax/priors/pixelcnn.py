@@ -24,16 +24,7 @@ from vqvae_jax.networks.conv import Conv
 from vqvae_jax.networks.embed import Embed
 from vqvae_jax.networks.likelihood import guide, gumbel, nll, pick_token
 from vqvae_jax.priors.blocks import Block, CoarseStack, DepthLogits, MergeStacks
-from vqvae_jax.priors.condition import (
-    check_codes,
-    check_no_label,
-    copied,
-    hide_some,
-    kept,
-    labels,
-    stacked,
-    with_and_without_label,
-)
+from vqvae_jax.priors.condition import check_codes, check_told, copied, guided, kept, stacked, told_in, told_label
 from vqvae_jax.priors.layers import PixelAttention, PixelConvA, PixelConvB
 from vqvae_jax.priors.stacks import Past, PixelCNN, at, written
 from vqvae_jax.types import Array, Condition, Level, Pick, Tokens, UserError
@@ -164,18 +155,15 @@ class PixelCNNPrior(nn.Module):
         Where `keep`, bool [B, h, w] a map, is True, the token is that of `known`.
         """
         count = len(keys)
-        check_no_label(self, pick, condition.label is not None)
-        guided = self.label_condition and pick.guidance != 1
-        if guided:
-            condition = with_and_without_label(condition, count, self.num_labels)
-        cond = self._condition(condition, count * (1 + guided), False)
-        tokens = self._fill(keys, pick, self.pixel_cnn.biases(cond), guided, kept(known, keep))
+        condition, twice = guided(self, condition, pick, count)
+        cond = self._condition(condition, count * (1 + twice), False)
+        tokens = self._fill(keys, pick, self.pixel_cnn.biases(cond), twice, kept(known, keep))
         return tuple(jnp.moveaxis(tokens, -1, 0))
 
-    def _fill(self, keys: Array, pick: Pick, biases: list, guided: bool, given: Any) -> Array:
+    def _fill(self, keys: Array, pick: Pick, biases: list, twice: bool, given: Any) -> Array:
         """The loop over rows and pixels: int32 [B, h, w, E]."""
         prior, variables = self.unbind()  # Linen's modules cannot be called inside a loop, their pure form can
-        (height, width), depths, copies, count = self.shape, self.depths, 1 + guided, len(keys)
+        (height, width), depths, copies, count = self.shape, self.depths, 1 + twice, len(keys)
 
         def one_row(r, carry):
             tokens, above, left = carry
@@ -199,7 +187,7 @@ class PixelCNNPrior(nn.Module):
             new = jnp.zeros((count, depths), jnp.int32)
             for depth in range(depths):
                 logits = prior.apply(variables, x, jnp.tile(new, (copies, 1)), depth, method="_place_logits")
-                one = pick_token(noise[:, depth], guide(logits, guided, pick.guidance), pick)
+                one = pick_token(noise[:, depth], guide(logits, twice, pick.guidance), pick)
                 new = new.at[:, depth].set(copied(one, given, position + depth))
             return new
 
@@ -265,11 +253,8 @@ class PixelCNNPrior(nn.Module):
         if not self.label_condition:
             return cond
         if not train:
-            check_no_label(self, Pick(), condition.label is not None)
-        label = labels(condition, count, self.num_labels)
-        if train and self.label_dropout:
-            label = hide_some(self.make_rng("dropout"), label, self.label_dropout, self.num_labels)
-        embedded = self.embed_label(label)
+            check_told(self, Pick(), told_in(condition))
+        embedded = self.embed_label(told_label(self, condition, count, train))
         return embedded if cond is None else cond + embedded[:, None, None]
 
 

@@ -1,15 +1,18 @@
 """A causal transformer as a prior over a map of tokens, https://arxiv.org/abs/1706.03762, its blocks as in GPT-2.
 
-    coarser maps, coarse to fine, each in raster order ─┐
+    text ───────────────────────────────────────────────┐
+    coarser maps, coarse to fine, each in raster order ─┤
     start (+ label), token 0, token 1, …, token T - 2 ──┴→ embed, + place → blocks → norm → logits of token 0, …, T - 1
 
-The label's vector is added to the start token. Where a place holds several tokens (residual quantizers), they follow
+The label's vector is added to the start token. A text stands before the maps, as in https://arxiv.org/abs/2102.12092,
+without a loss of its own. Where a place holds several tokens (residual quantizers), they follow
 each other, depth by depth, then the next place: the order of https://arxiv.org/abs/2203.01941. That paper has one
 transformer over places and a second over depths; here one flat transformer reads all.
 
 Parameters as in GPT-2: normal of 0.02, biases 0, and what is added to the residual stream 1/√(2 · layers) of that.
 
-Legend: B batch, h w map, P coarse tokens, T own tokens (h · w · depths), N heads, W width, K vocabulary.
+Legend: B batch, h w map, S places of a text, P coarse tokens, T own tokens (h · w · depths), N heads, W width, K
+vocabulary.
 """
 
 from typing import NamedTuple
@@ -26,16 +29,17 @@ from vqvae_jax.networks.fast import cached, cached_attention, causal_attention, 
 from vqvae_jax.networks.likelihood import guide, gumbel, nll, pick_token
 from vqvae_jax.priors.condition import (
     check_codes,
-    check_no_label,
+    check_told,
     copied,
-    hide_some,
+    guided,
     kept,
-    labels,
     stacked,
-    with_and_without_label,
+    told_in,
+    told_label,
+    told_text,
 )
 from vqvae_jax.priors.layers import ChannelNorm
-from vqvae_jax.types import Array, Condition, Level, Pick, Tokens, UserError
+from vqvae_jax.types import Array, Caption, Condition, Level, Pick, Tokens, UserError
 
 STD = 0.02  # of fresh parameters
 
@@ -115,6 +119,7 @@ class TransformerPrior(nn.Module):
             is index K of it: no code, and never drawn.
         above: of the coarser levels, coarse to fine, of any size; () for the top.
         num_labels: labels of the data set, 0 where it has none.
+        text: what its texts are like; None where none are told.
         told_above: whether each place is also told, beside the whole maps, which coarse tokens lie over it. Not in the
             papers: there the transformer has to find them by attention.
         width: of the residual stream.
@@ -125,12 +130,14 @@ class TransformerPrior(nn.Module):
         label_condition: whether the label is given.
         label_dropout: share of examples whose label is hidden in training, so that sampling works without one; 0: then
             neither that nor guidance does.
+        text_condition, text_dropout: the same of texts.
         dtype: what the blocks compute in; parameters, norms, softmax and logits are float32.
     """
 
     maps: tuple[Level, ...]
     above: tuple[Level, ...] = ()
     num_labels: int = 0
+    text: Caption | None = None
     told_above: bool = False
     width: Count = 128
     layers: Several = 3
@@ -139,6 +146,8 @@ class TransformerPrior(nn.Module):
     tied: bool = False
     label_condition: bool = False
     label_dropout: float = 0.1
+    text_condition: bool = False
+    text_dropout: float = 0.1
     dtype: jnp.dtype = jnp.float32
 
     @staticmethod
@@ -171,6 +180,9 @@ class TransformerPrior(nn.Module):
         self.embed_coarse = [embed(size, width, dtype) for size in coarse_sizes]
         if self.label_condition:
             self.embed_label = embed(self.num_labels + 1, width, dtype)  # the last means "no label"
+        if self.text:
+            self.embed_text = embed(self.text.vocab_size, width, dtype)
+            self.place_text = embed(self.text.length, width, dtype)
         self.place_row = embed(self.shape[0], width, dtype)
         self.place_column = embed(self.shape[1], width, dtype)
         if self.told_above:
@@ -204,11 +216,8 @@ class TransformerPrior(nn.Module):
         are kept, so that a step costs one token.
         """
         count = len(keys)
-        check_no_label(self, pick, condition.label is not None)
-        guided = self.label_condition and pick.guidance != 1
-        if guided:
-            condition = with_and_without_label(condition, count, self.num_labels)
-        copies = 1 + guided
+        condition, twice = guided(self, condition, pick, count)
+        copies = 1 + twice
         given = kept(known, keep)
         above = self._above(condition) if self.told_above else None
         prior, variables = self.unbind()  # Linen's modules cannot be called inside a loop, their pure form can
@@ -219,7 +228,7 @@ class TransformerPrior(nn.Module):
                 x = x + lax.dynamic_slice_in_dim(above, i, 1, axis=1)
             logits, past = prior.apply(variables, x, past, i, method="_step")
             noise = gumbel(jax.vmap(jax.random.fold_in, (0, None))(keys, i), (self.vocab_size,))
-            new = copied(pick_token(noise, guide(logits, guided, pick.guidance), pick), given, i)
+            new = copied(pick_token(noise, guide(logits, twice, pick.guidance), pick), given, i)
             x = prior.apply(variables, jnp.tile(new, copies)[:, None], method="_embed")
             return lax.dynamic_update_slice_in_dim(tokens, new[:, None], i, axis=1), x, past
 
@@ -230,10 +239,13 @@ class TransformerPrior(nn.Module):
 
     def _forward(self, embedded: Array, condition: Condition, train: bool) -> Array:
         """The embeddings of all own tokens, [B, T, W] → logits [B, T, K]."""
+        if not train:
+            check_told(self, Pick(), told_in(condition))
         own = jnp.concatenate([self._start(condition, len(embedded), train), embedded[:, :-1]], axis=1)
         if self.told_above:
             own = own + self._above(condition)
         x = jnp.concatenate([*self._coarse(condition), own], axis=1) + self._places()[None]
+        x = jnp.concatenate([*self._text(condition, len(own), train), x], axis=1)
         for block in self.blocks:
             x, _ = block(x, train)
         return self._logits(x[:, -own.shape[1] :])
@@ -243,12 +255,14 @@ class TransformerPrior(nn.Module):
         start = self.embed(jnp.full((count, 1), self.vocab_size, jnp.int32))
         if not self.label_condition:
             return start
-        if not train:
-            check_no_label(self, Pick(), condition.label is not None)
-        label = labels(condition, count, self.num_labels)
-        if train and self.label_dropout:
-            label = hide_some(self.make_rng("dropout"), label, self.label_dropout, self.num_labels)
-        return start + self.embed_label(label)[:, None]
+        return start + self.embed_label(told_label(self, condition, count, train))[:, None]
+
+    def _text(self, condition: Condition, count: int, train: bool) -> list[Array]:
+        """The text with its places, [B, S, W]; nothing where none are told."""
+        if not self.text:
+            return []
+        text = told_text(self, condition, count, train)
+        return [self.embed_text(text) + self.place_text(jnp.arange(self.text.length))[None]]
 
     def _coarse(self, condition: Condition) -> list[Array]:
         """The coarser maps, one after the other: [B, h · w, W] each."""
@@ -294,26 +308,33 @@ class TransformerPrior(nn.Module):
         return np.concatenate(every, axis=1)
 
     def _past(self, condition: Condition, count: int) -> list[Past]:
-        """What the blocks keep before the first own token: the coarser maps, read in one pass."""
+        """What the blocks keep before the first own token: text and coarser maps, read in one pass."""
         places = self._places()
         coarse = self._coarse(condition)
-        if not coarse:
+        if coarse:
+            x = jnp.concatenate(coarse, axis=1)
+            coarse = [x + places[None, : x.shape[1]]]
+        if not (before := self._text(condition, count, False) + coarse):
             none = new_cache(jnp.zeros((count, self.heads, 0, self.width // self.heads), self.dtype), len(places))
             return [Past(none, none)] * self.layers
-        x = jnp.concatenate(coarse, axis=1)
-        x, every = x + places[None, : x.shape[1]], []
+        x, every = jnp.concatenate(before, axis=1), []
         for block in self.blocks:
             x, past = block(x)
-            every.append(Past(*(new_cache(a, len(places)) for a in past)))
+            every.append(Past(*(new_cache(a, self._texts + len(places)) for a in past)))
         return every
+
+    @property
+    def _texts(self) -> int:
+        """S, 0 where none are told."""
+        return self.text.length if self.text else 0
 
     def _step(self, x: Array, past: list[Past], i: Array) -> tuple[Array, list[Past]]:
         """The embedding of the token before own token i, [B, 1, W] → logits of token i, [B, K]."""
         places = self._places()
-        position = len(places) - self.depths * self.shape[0] * self.shape[1] + i
-        x, every = x + lax.dynamic_slice_in_dim(places, position, 1)[None], []
+        place = len(places) - self.depths * self.shape[0] * self.shape[1] + i
+        x, every = x + lax.dynamic_slice_in_dim(places, place, 1)[None], []
         for block, before in zip(self.blocks, past, strict=True):
-            x, after = block.part(x, before, position)
+            x, after = block.part(x, before, self._texts + place)
             every.append(after)
         return self._logits(x)[:, 0], every
 

@@ -136,7 +136,7 @@ class PriorTask:
 
     def _read(self, batch: Mapping[str, Any]) -> tuple[Tokens, Condition]:
         maps = tuple(batch["tokens"])
-        return maps[self.maps], Condition(batch.get("label"), maps[: self.maps.start])
+        return maps[self.maps], Condition(batch.get("label"), maps[: self.maps.start], batch.get("text"))
 
 
 def example_keys(key: Array, numbers: Array) -> Array:

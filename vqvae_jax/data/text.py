@@ -1,0 +1,161 @@
+"""Captions as numbers, for priors that are told them.
+
+    "a red heart" ──► byte-level BPE, https://arxiv.org/abs/1508.07909 ──► int32 [T]: 17, 403, 88, 0, 0, …
+
+The vocabulary is learned from the captions of the training, or given as a `tokenizer.json` of the `tokenizers` package
+(CLIP's is one), and lies in the workdir. The numbers are the package's plus 1: 0 is a place where nothing stands, and
+a caption of zeros alone is none.
+"""
+
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vqvae_jax.types import UserError
+
+FILE = "tokenizer.json"
+SIDE = re.compile(r"\b(left|right)(?=\b|[-_]|wards?)", re.IGNORECASE)
+
+
+class Tokenizer:
+    """Captions → numbers.
+
+    Args:
+        json: the text of a `tokenizer.json`.
+        length: T, places of a caption; what is longer is cut off.
+        source: where it was read, for messages.
+
+    Raises:
+        UserError: it is none, or the package `tokenizers` is not installed.
+    """
+
+    def __init__(self, json: str, length: int, source: str = FILE):
+        self.json, self.length, self.source = json, length, source
+        package = _package()
+        try:
+            self._bpe = package.Tokenizer.from_str(json)
+        except Exception as error:  # the package raises no other kind
+            raise UserError(f"{source} is no tokenizer of the package `tokenizers`: {error}") from error
+
+    @property
+    def crc32(self) -> int:
+        """Of its file."""
+        return zlib.crc32(self.json.encode())
+
+    @property
+    def size(self) -> int:
+        """How many numbers there are, the empty one included."""
+        return self._bpe.get_vocab_size() + 1
+
+    def numbers(self, texts: Sequence[str]) -> np.ndarray:
+        """int32 [N, T] of N texts."""
+        out = np.zeros((len(texts), self.length), np.int32)
+        said = [text.strip() for text in texts]
+        for row, found in zip(out, self._bpe.encode_batch(said, add_special_tokens=False), strict=True):
+            ids = found.ids[: self.length]
+            row[: len(ids)] = np.asarray(ids, np.int32) + 1
+        return out
+
+    def lengths(self, texts: Sequence[str]) -> np.ndarray:
+        """Places that each of N texts wants, int [N]: those above T lose their end."""
+        encoded = self._bpe.encode_batch([text.strip() for text in texts], add_special_tokens=False)
+        return np.array([len(one.ids) for one in encoded])
+
+
+def learned(texts: Sequence[str], vocab_size: int) -> str:
+    """The text of a `tokenizer.json` with at most so many numbers, learned from these; the same for the same texts."""
+    package = _package()
+    bpe = package.Tokenizer(package.models.BPE())
+    bpe.normalizer = package.normalizers.Sequence([package.normalizers.NFKC(), package.normalizers.Lowercase()])
+    bpe.pre_tokenizer = package.pre_tokenizers.ByteLevel(add_prefix_space=True)
+    bpe.decoder = package.decoders.ByteLevel()
+    alphabet = sorted(package.pre_tokenizers.ByteLevel.alphabet())  # a set, whose order differs between processes
+    trainer = package.trainers.BpeTrainer(vocab_size=vocab_size - 1, initial_alphabet=alphabet, show_progress=False)
+    bpe.train_from_iterator(texts, trainer)
+    return bpe.to_str()
+
+
+def of_run(section: Mapping[str, Any], origins: Sequence[Path], texts: Sequence[str] | None) -> Tokenizer:
+    """That of a run that has begun, else the given one, else one that is learned.
+
+    Args:
+        section: `config.text`.
+        origins: the workdir, then those of runs whose weights are taken.
+        texts: of the training; None where the data have none.
+
+    Raises:
+        UserError: a file that is none, a vocabulary larger than the config says, no texts.
+    """
+    begun = [origin / FILE for origin in origins if (origin / FILE).is_file()]
+    if begun or section["tokenizer"]:
+        return _fitting(read(begun[0] if begun else Path(section["tokenizer"]), section["length"]), section)
+    if texts is None or not any(texts):
+        raise UserError(
+            "text_condition is on, but the data have no texts: a .txt beside each picture, of the same name, or "
+            "another data set; or --config.priors.LEVEL.text_condition=false"
+        )
+    return _fitting(Tokenizer(learned(texts, section["vocab_size"]), section["length"]), section)
+
+
+def read(path: Path, length: int) -> Tokenizer:
+    """From a file; UserError where it is none."""
+    try:
+        return Tokenizer(path.read_text("utf-8"), length, str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def kept(workdir: Path, length: int, crc32: int) -> Tokenizer:
+    """The one that a run began with.
+
+    Raises:
+        UserError: it is missing or another one.
+    """
+    tokenizer = read(workdir / FILE, length)
+    if tokenizer.crc32 != crc32:
+        raise UserError(f"{workdir / FILE} is not the one that the run began with; restore it")
+    return tokenizer
+
+
+def remarks(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
+    """What a user should know of the texts, in lines."""
+    none, cut = sum(not text.strip() for text in texts), int(np.sum(tokenizer.lengths(texts) > tokenizer.length))
+    said = [f"{none} of {len(texts)} images have no text"] if none else []
+    if cut:
+        places = f"config.text.length={tokenizer.length}"
+        said += [f"{cut} of {len(texts)} texts lose their end: they are longer than {places}"]
+    return said
+
+
+def _fitting(tokenizer: Tokenizer, section: Mapping[str, Any]) -> Tokenizer:
+    size = tokenizer.size
+    if size > section["vocab_size"]:
+        raise UserError(
+            f"{tokenizer.source} has {size} numbers with the empty one, config.text.vocab_size is "
+            f"{section['vocab_size']}: --config.text.vocab_size={size}"
+        )
+    return tokenizer
+
+
+def mirrored(text: str) -> str:
+    """The text of the picture's mirror image: left is right, where a word begins so ("left-facing", not "bright")."""
+
+    def other(found: re.Match[str]) -> str:
+        word = found[1]
+        turned = "right" if word.lower() == "left" else "left"
+        return turned.upper() if word.isupper() else turned.capitalize() if word[0].isupper() else turned
+
+    return SIDE.sub(other, text)
+
+
+def _package() -> Any:
+    try:
+        import tokenizers
+        from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers  # noqa: F401
+    except ImportError as error:
+        raise UserError("texts want the package `tokenizers`: pip install tokenizers") from error
+    return tokenizers
