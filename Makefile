@@ -13,7 +13,7 @@ SIDE_BY_SIDE = -n logical --dist loadfile --no-loadscope-reorder
 CONTRACTS = tests/autoencoders/test_contract.py tests/priors/test_contract.py tests/quantizers/test_quantizers.py \
   tests/test_golden.py tests/test_launch.py tests/test_bad_input.py
 
-.PHONY: demo test brief check bench accelerator accelerator-data audit requirements clean help
+.PHONY: demo test thorough brief check bench accelerator accelerator-data audit requirements clean help
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -21,8 +21,11 @@ help:  ## what there is to make
 demo: $(VENV)/demo.done  ## train the demo on OpenMoji drawings and sample new ones; the pictures are in runs/demo
 	$(VENV)/bin/python launch.py --config=configs/openmoji_hierarchical.py --workdir=$(WORKDIR)
 
-test: $(VENV)/test.done  ## all tests
-	$(VENV)/bin/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
+test: $(VENV)/test.done  ## all tests but those that take long and seldom find what the others do not
+	$(VENV)/bin/python -m pytest $(SIDE_BY_SIDE) -m "not thorough" $(ARGS)
+
+thorough: $(VENV)/test.done  ## those tests: whole recipes of each kind, several hosts, every config at full size
+	$(VENV)/bin/python -m pytest $(SIDE_BY_SIDE) -m thorough $(ARGS)
 
 brief: $(VENV)/test.done  ## the demo in small, contracts and command lines: make brief PYTHON=python3.13 VENV=.venv-3.13
 	rm -rf $(VENV)/demo

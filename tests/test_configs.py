@@ -57,7 +57,12 @@ def trained(task, batch):
     return model
 
 
-@pytest.mark.parametrize("argument", list(arguments()))
+def marks(argument):
+    """The demo's are traced by `make test`, the others by `make thorough` alone."""
+    return () if "openmoji_hierarchical" in argument else pytest.mark.thorough
+
+
+@pytest.mark.parametrize("argument", [pytest.param(one, marks=marks(one)) for one in arguments()])
 def test_every_stage_of_every_config_traces_at_full_size(argument):
     config = configs.read(argument)
     with plain():  # as on an accelerator: a CPU's formulations have more operations to trace

@@ -11,8 +11,11 @@ import pytest
 from scripts import golden
 from vqvae_jax.quantizers import QUANTIZERS
 
+TOO = ("ema", "residual")  # take half a minute
+NAMES = [pytest.param(name, marks=pytest.mark.thorough) if name in TOO else name for name in golden.CASES]
 
-@pytest.mark.parametrize("name", golden.CASES)
+
+@pytest.mark.parametrize("name", NAMES)
 def test_what_was_trained_gives_what_it_gave(name, tmp_path):
     """Another processor may round otherwise: tokens are equal, pictures may differ by 1, numbers by 1e-6."""
     with np.load(golden.GOLDEN / f"{name}.npz") as file:

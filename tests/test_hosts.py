@@ -53,6 +53,7 @@ def hosts(count, config, workdir):
     return said
 
 
+@pytest.mark.thorough
 def test_two_hosts_train_evaluate_and_sample_as_one_does(tmp_path_factory, tmp_path):
     """Each takes its slice of the same batches; sums over both give the same codebooks and weights."""
     alone, _ = trained_run(tmp_path_factory)

@@ -103,7 +103,10 @@ def write_images(path, channels, size):
     return path
 
 
-@pytest.mark.parametrize("kind", KINDS)
+BRIEF = ("patches and transformer", "numbers and a toy prior")
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=() if k in BRIEF else pytest.mark.thorough) for k in KINDS])
 def test_trained_gone_on_with_evaluated_and_sampled(kind, tmp_path, monkeypatch):
     monkeypatch.setitem(PRIORS, "gaussian", GaussianPrior)
     _, _, levels, channels, size = KINDS[kind]

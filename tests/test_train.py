@@ -579,6 +579,7 @@ def stopped(config, workdir, number):
     return process.returncode, output, before, latest(workdir)
 
 
+@pytest.mark.thorough
 def test_signals_and_kills_of_launch(tmp_path):
     """SIGTERM, then Ctrl-C, then kill -9, and each time the same command, which at last comes to the end."""
     np.savez(tmp_path / "data.npz", train_image=images().image, test_image=images().image[:8])

@@ -43,6 +43,7 @@ def prepared(tmp_path_factory):
     return path, [(*run.communicate(timeout=300), run.returncode) for run in runs]
 
 
+@pytest.mark.thorough
 @needs_packages
 def test_two_runs_prepare_at_once_quietly_without_network_and_tensorflow(prepared):
     path, runs = prepared

@@ -216,6 +216,7 @@ def idx(name: str) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=4 + 4 * len(sizes)).reshape(sizes)
 
 
+@pytest.mark.thorough
 @needs_debian
 @needs_tensorflow
 def test_the_official_fashion_mnist_is_prepared_from_debians_files(fashion, monkeypatch):

@@ -197,6 +197,7 @@ def config_of_data(tmp_path):
     return {"name": "npz", "path": str(tmp_path / "data.npz"), "image_size": 32}
 
 
+@pytest.mark.thorough
 def test_trained_on_from_imported_weights(tmp_path, capsys):
     run, new = tmp_path / "run", tmp_path / "new"
     assert bring(vae(tmp_path / "vae.npz"), run, "--image_size=32") == 0
