@@ -45,19 +45,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command line; the exit code is 0, 1 at NaN, 2 where the user has something to put right."""
     argv = sys.argv[1:] if argv is None else argv
     given, overrides = parser().parse_known_args(argv)
-    from vqvae_jax.endings import exit_code
-    from vqvae_jax.types import UserError
+    from vqvae_jax.endings import ended
 
-    try:
-        return show_help() if given.help or not argv else launch(given, overrides)
-    except UserError as error:
-        print("error:", *str(error).split("\n"), file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("stopped; what was saved stays, the same command goes on from there", file=sys.stderr)
-        return 130
-    except Exception as error:
-        return exit_code(error)
+    return ended(lambda: show_help() if given.help or not argv else launch(given, overrides))
 
 
 def show_help() -> int:

@@ -19,6 +19,7 @@ import PIL.Image
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import codebooks
 
+from vqvae_jax.endings import ended
 from vqvae_jax.files import atomically
 from vqvae_jax.flags import Parser, file
 from vqvae_jax.types import UserError
@@ -100,15 +101,14 @@ def main() -> int:
     flags.add_argument("--data", metavar="FILE", type=file, required=True, help="the images, an .npz")
     flags.add_argument("--output", metavar="FILE", type=Path, required=True, help="a .png")
     given = flags.parse_args()
-    try:
-        if given.output.suffix != ".png":
-            raise UserError(f"--output={given.output}: it will be a picture, give a name that ends in .png")
-        found, images = read(given)
-        draw(found, images[..., 0] if images.shape[-1] == 1 else images, given.output)
-    except UserError as error:
-        print("error:", error, file=sys.stderr)
-        return 2
-    return 0
+    return ended(lambda: run(given))
+
+
+def run(given: argparse.Namespace) -> None:
+    if given.output.suffix != ".png":
+        raise UserError(f"--output={given.output}: it will be a picture, give a name that ends in .png")
+    found, images = read(given)
+    draw(found, images[..., 0] if images.shape[-1] == 1 else images, given.output)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ from vqvae_jax import config as configs
 from vqvae_jax.data.augment import normalise
 from vqvae_jax.data.tokens import TokenArrays
 from vqvae_jax.devices import use_compilation_cache
+from vqvae_jax.endings import ended
 from vqvae_jax.facts import facts_of
 from vqvae_jax.files import read_json, write_json
 from vqvae_jax.flags import Parser, file, positive
@@ -351,12 +352,7 @@ def main() -> int:
     """0, or 2 where the user has something to put right."""
     given = parser().parse_args()
     use_compilation_cache()
-    try:
-        given.command(given)
-    except UserError as error:
-        print("error:", error, file=sys.stderr)
-        return 2
-    return 0
+    return ended(lambda: given.command(given))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from vqvae_jax import codec, data, evaluate, parts
 from vqvae_jax import config as configs
 from vqvae_jax.backend import platform
 from vqvae_jax.devices import use_compilation_cache
+from vqvae_jax.endings import ended
 from vqvae_jax.facts import facts_of
 from vqvae_jax.files import read_json, write_json
 from vqvae_jax.flags import Parser, file, positive
@@ -201,14 +202,13 @@ def main() -> int:
     given = flags.parse_args()
     given.until = time.time() + 60 * given.minutes
     use_compilation_cache()
-    try:
-        if not given.tables:
-            study(given)
-        print(*table(read_json(given.json)), sep="\n")
-    except UserError as error:
-        print("error:", error, file=sys.stderr)
-        return 2
-    return 0
+    return ended(lambda: run(given))
+
+
+def run(given: argparse.Namespace) -> None:
+    if not given.tables:
+        study(given)
+    print(*table(read_json(given.json)), sep="\n")
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from scipy.ndimage import uniform_filter
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from vqvae_jax import evaluate
+from vqvae_jax.endings import ended
 from vqvae_jax.flags import Parser, add_images, images_of
 from vqvae_jax.trained import Trained
-from vqvae_jax.types import UserError
 
 WINDOW = 11  # pixels
 C1, C2 = 0.01**2, 0.03**2  # for images in [0, 1]
@@ -52,17 +52,16 @@ def main() -> int:
     flags.add_argument("--workdir", type=Path, required=True, help="a trained autoencoder")
     add_images(flags)
     given = flags.parse_args()
-    try:
-        model = Trained(given.workdir)
-        images = np.asarray(evaluate.load_images(model, {**model.config["dataset"], **images_of(given)}).image)
-        made = model.reconstruct(images)[-1]
-    except UserError as error:
-        print("error:", error, file=sys.stderr)
-        return 2
+    return ended(lambda: run(given))
+
+
+def run(given: argparse.Namespace) -> None:
+    model = Trained(given.workdir)
+    images = np.asarray(evaluate.load_images(model, {**model.config["dataset"], **images_of(given)}).image)
+    made = model.reconstruct(images)[-1]
     pairs = [(a / 255.0, b / 255.0) for a, b in zip(images, made, strict=True)]
     print(f"{len(pairs)} images: PSNR {np.mean([psnr(*pair) for pair in pairs]):.2f} dB", end=", ")
     print(f"SSIM {np.mean([ssim(*pair) for pair in pairs]):.4f} (uniform window of {WINDOW})")
-    return 0
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ of each lasts, and so how many steps each has: the schedules end when the time i
 import argparse
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from vqvae_jax import codec, data, evaluate, parts
 from vqvae_jax import config as configs
 from vqvae_jax.data.tokens import TokenArrays, entropies
 from vqvae_jax.devices import use_compilation_cache
+from vqvae_jax.endings import ended
 from vqvae_jax.files import write_json
 from vqvae_jax.flags import Parser, positive
 from vqvae_jax.tasks.optimize import make_optimizer
@@ -116,14 +118,12 @@ def main() -> int:
     flags.add_argument("--json", metavar="FILE", type=Path, help="all numbers")
     given = flags.parse_args()
     use_compilation_cache()
-    try:
-        found = run(given)
-    except UserError as error:
-        print("error:", error, file=sys.stderr)
-        return 2
-    if given.json:
-        write_json(given.json, found)
-    return 0
+    return ended(lambda: keep(run(given), given.json))
+
+
+def keep(found: Mapping[str, Any], path: Path | None) -> None:
+    if path:
+        write_json(path, found)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from vqvae_jax import codec, data, evaluate, parts
 from vqvae_jax import config as configs
 from vqvae_jax.data.tokens import TokenArrays, entropy
 from vqvae_jax.devices import use_compilation_cache
+from vqvae_jax.endings import ended
 from vqvae_jax.facts import facts_of
 from vqvae_jax.files import write_json
 from vqvae_jax.tasks.autoencode import AutoencodeTask
@@ -258,12 +259,7 @@ def main() -> int:
     """0, or 2 where the user has something to put right."""
     given = parser().parse_args()
     use_compilation_cache()
-    try:
-        run(given)
-    except UserError as error:
-        print("error:", error, file=sys.stderr)
-        return 2
-    return 0
+    return ended(lambda: run(given))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from vqvae_jax import config as configs
 from vqvae_jax import evaluate, logs
 from vqvae_jax.complete import rows_of
 from vqvae_jax.config.workdir import CADENCES, flat
+from vqvae_jax.endings import ended
 from vqvae_jax.files import atomically, read_json
 from vqvae_jax.flags import Parser, add_workdir
 from vqvae_jax.types import UserError, unknown
@@ -53,12 +54,7 @@ FREE = {f"train.{name}" for name in CADENCES - {"steps", "epochs"}} | {"dataset.
 def main() -> int:
     """0, or 2 where the user has something to put right."""
     given = parser().parse_args()
-    try:
-        given.command(given)
-    except UserError as error:
-        print("error:", error, file=sys.stderr)
-        return 2
-    return 0
+    return ended(lambda: given.command(given))
 
 
 def parser() -> Parser:

@@ -10,7 +10,7 @@ if __name__ == "__main__":
     use_large_pages()  # before the imports below, which bring JAX
 
 from vqvae_jax.compare.commands import add_compare
-from vqvae_jax.endings import exit_code
+from vqvae_jax.endings import ended
 from vqvae_jax.flags import (
     DATASET,
     MEASURED,
@@ -224,22 +224,16 @@ def parsed(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; the exit code is 0, 1 where a comparison fails, 2 where the user has something to put right."""
-    try:
-        given = parsed(argv)
-        use_compilation_cache()
-        if given.command is not report:  # which computes nothing
-            check_platform()
-        code = given.command(given) or 0
-        sys.stdout.flush()
-        return code
-    except UserError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; what is whole stays, the same command goes on from there", file=sys.stderr)
-        return 130
-    except Exception as error:
-        return exit_code(error)
+    return ended(lambda: run(argv))
+
+
+def run(argv: list[str] | None) -> int | None:
+    """Without a care for how it ends."""
+    given = parsed(argv)
+    use_compilation_cache()
+    if given.command is not report:  # which computes nothing
+        check_platform()
+    return given.command(given)
 
 
 if __name__ == "__main__":
