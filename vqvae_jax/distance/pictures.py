@@ -1,0 +1,23 @@
+"""Distances of pictures: the protocol on a frozen net's features."""
+
+from typing import Any
+
+from vqvae_jax.distance.protocol import distances, sides
+from vqvae_jax.features.frozen import Frozen
+from vqvae_jax.types import UserError
+
+
+def between(net: Frozen, training: Any, made: Any, seed: int = 0) -> dict[str, Any]:
+    """How far pictures are from the training images, uint8 [N, H, W, C] both, and under "floor" real ones as many.
+
+    Raises:
+        UserError: they differ in size, or are too few.
+    """
+    if training.shape[1:3] != made.shape[1:3]:
+        raise UserError(f"pictures of {made.shape[1:3]} pixels beside training images of {training.shape[1:3]}")
+    rows = sides(len(training), len(made), seed)
+    chosen = training[rows.reference], training[rows.aside], made[rows.measured]
+    reference, aside, seen = map(net.pooled, chosen)
+    name, scale = net.net.name, net.net.scale
+    found = distances(name, reference, seen, scale, seed)
+    return found | {"floor": distances(name, reference, aside, scale, seed)}

@@ -1,0 +1,79 @@
+"""How a distance is measured, so that two numbers of it can be compared: docs/distances.md says it in words.
+
+Of the training images as many as are measured are set aside, at random by a seed; the others are the reference. Those
+set aside are measured too: the floor, what real images come to at this count. A spread is the standard error that other
+images of the same kind would show: tenths of the images, at random, are left out in turn (a jackknife).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vqvae_jax.distance.kernel import kernel_distance
+from vqvae_jax.distance.moments import frechet, moments
+from vqvae_jax.distance.neighbours import NEIGHBOURS, precision_and_recall
+from vqvae_jax.types import UserError
+
+FEWEST = 500  # images a side for a Fréchet distance: below, its bias is larger than what it is to show
+FEW = 20  # images a side for anything
+MOST = 5000  # images of a side for the kernel distance and for neighbours, whose cost is quadratic
+GROUPS = 10  # of images that are left out in turn
+TIE = 2.0  # spreads: a smaller difference is none
+
+
+class Sides(NamedTuple):
+    """Which images are which, int rows each."""
+
+    reference: np.ndarray  # of the training images
+    aside: np.ndarray  # of the training images, as many as are measured
+    measured: np.ndarray  # of the images
+
+
+def sides(training: int, images: int, seed: int = 0, most: int = 2 * MOST) -> Sides:
+    """Rows of so many training images and images, at random: sets in the order of their names would be no fair share.
+
+    As many are set aside as are measured, at most half of the training images; the others, at most `most`, are the
+    reference.
+
+    Raises:
+        UserError: there are too few of either.
+    """
+    count = min(images, training // 2)
+    if count < FEW:
+        raise UserError(f"distances want {FEW} images and {2 * FEW} training images; there are {images} and {training}")
+    rows = np.random.default_rng((seed, 1)).permutation(training)
+    return Sides(rows[count:][:most], rows[:count], np.random.default_rng((seed, 0)).permutation(images)[:count])
+
+
+def distances(net: str, reference: np.ndarray, made: np.ndarray, scale: float = 1.0, seed: int = 0) -> dict[str, Any]:
+    """What is said of images, by features [N, D] of the reference and [M, D] of them.
+
+    fd_NET and kd_NET with fd_NET_spread and kd_NET_spread, precision and recall, and the numbers of images. fd_NET is
+    left out where a side has fewer than FEWEST. The kernel distance is that of features / scale.
+    """
+    found: dict[str, Any] = {"images": len(made), "reference": len(reference)}
+    groups = np.random.default_rng((seed, 2)).permutation(len(made)) % GROUPS
+    if min(len(made), len(reference)) >= FEWEST:
+        fixed = moments(reference)
+        found |= _said(f"fd_{net}", lambda rows: frechet(moments(rows), fixed), made, groups)
+    real, some = reference[:MOST] / scale, made[:MOST] / scale
+    found |= _said(f"kd_{net}", lambda rows: kernel_distance(rows, real), some, groups[:MOST])
+    equal = min(len(real), len(some))
+    if equal > NEIGHBOURS:
+        pair = precision_and_recall(real[:equal], some[:equal])
+        found |= dict(zip(("precision", "recall"), pair, strict=True))
+    return found
+
+
+def _said(name: str, distance: Callable[[np.ndarray], float], made: np.ndarray, groups: np.ndarray) -> dict[str, float]:
+    """Its value and spread."""
+    without = np.array([distance(made[groups != group]) for group in range(GROUPS)])
+    spread = math.sqrt((GROUPS - 1) * np.mean((without - without.mean()) ** 2))
+    return {name: distance(made), f"{name}_spread": spread}
+
+
+def is_tie(one: float, other: float, spreads: tuple[float, float]) -> bool:
+    """Whether two distances differ by less than TIE times the larger spread."""
+    return abs(one - other) < TIE * max(spreads)
