@@ -43,6 +43,7 @@ STOREYS = (
         "compare",
         "complete",
         "interop",
+        "nearness",
         "report",
         "sample",
         "evaluate",

@@ -8,7 +8,9 @@ from vqvae_jax.types import UserError
 
 
 def between(net: Frozen, training: Any, made: Any, seed: int = 0) -> dict[str, Any]:
-    """How far pictures are from the training images, uint8 [N, H, W, C] both, and under "floor" real ones as many.
+    """How far pictures are from the training images, uint8 [N, H, W, C] both; under "floor" as many real ones.
+
+    "count" and "reference" are the numbers of images; the others see `protocol.distances`.
 
     Raises:
         UserError: they differ in size, or are too few.
@@ -19,5 +21,6 @@ def between(net: Frozen, training: Any, made: Any, seed: int = 0) -> dict[str, A
     chosen = training[rows.reference], training[rows.aside], made[rows.measured]
     reference, aside, seen = map(net.pooled, chosen)
     name, scale = net.net.name, net.net.scale
-    found = distances(name, reference, seen, scale, seed)
-    return found | {"floor": distances(name, reference, aside, scale, seed)}
+    counts = {"count": len(seen), "reference": len(reference)}
+    found, floor = (distances(name, reference, one, scale, seed) for one in (seen, aside))
+    return counts | found | {"floor": floor}

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from vqvae_jax.features import NETS, file
+from vqvae_jax.files import check_file
 from vqvae_jax.interop import files
 from vqvae_jax.interop.reading import plain, reading
 from vqvae_jax.types import UserError
@@ -31,6 +32,9 @@ def make(source: Path, output: Path) -> dict[str, str]:
     Raises:
         UserError: it is neither, or holds no net that is known.
     """
+    check_file("--output", output)
+    if output.suffix != ".npz":
+        raise UserError(f"--output={output}: the name ends in .npz")
     found = dict(_nets(source))
     if not found:
         raise UserError(f"--from={source} holds none of the nets that are known: {KNOWN}")
