@@ -84,7 +84,7 @@ def measure(model: Trained, images: Mapping[str, str] | None = None, samples: in
         if len(bits) == len(configs.levels(model.config)) and None not in bits:
             metrics["bits_per_pixel"] = sum(bits)
     if model.has_autoencoder:
-        metrics |= nearness.measure(model, arrays, samples)
+        metrics |= nearness.measure([model], arrays, samples)[0]
     write_json(model.workdir / f"metrics{suffix}.json", metrics)
     return metrics
 

@@ -4,7 +4,7 @@ What is measured how, and what it is blind for: docs/distances.md.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -28,23 +28,31 @@ SEED = 0  # of the samples, and of all that is at random
 Pictures = np.ndarray  # uint8 [N, H, W, C]
 
 
-def measure(model: Trained, test: data.Arrays, samples: int = SAMPLES) -> dict[str, Any]:
-    """Metrics to be joined to those of `evaluate`; where something is missing, a line says so and it is left out.
+def measure(models: Sequence[Trained], test: data.Arrays, samples: int = SAMPLES) -> list[dict[str, Any]]:
+    """Of each model what is to be joined to its metrics; where something is missing, a line says so.
 
     {"lpips": mean over reconstructions, "distances": {"reconstructions": …, "samples": …}}, see `distance.pictures`.
 
     Args:
-        model: with an autoencoder.
+        models: with autoencoders; all are measured against the training images of the first.
         test: images; of more than MOST so many are taken.
         samples: how many are drawn, where every level has a prior; 0: none.
     """
     net, lpips = frozen_net(), has_lpips()
     if net is None and not lpips:
-        return {}
+        return [{} for _ in models]
     images = some(test.image)
+    training = None if net is None else training_images(models[0], images)
+    return [one_model(model, net, training, images, lpips, samples) for model in models]
+
+
+def one_model(
+    model: Trained, net: Frozen | None, training: Any, images: Pictures, lpips: bool, samples: int
+) -> dict[str, Any]:
+    """As `measure`; `training` None: no distances."""
     made = model.reconstruct(images)[-1]
     found: dict[str, Any] = {"lpips": mean_lpips(images, made)} if lpips else {}
-    if net is not None and (training := training_images(model, images)) is not None:
+    if net is not None and training is not None:
         pictures = {"reconstructions": lambda: made, **drawn(model, samples)}
         distances = {name: measured(net, training, make, name) for name, make in pictures.items()}
         found["distances"] = {name: one for name, one in distances.items() if one}

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vqvae_jax.distance.kernel import kernel_distance
+from vqvae_jax.distance.kernel import kernel_distances
 from vqvae_jax.distance.moments import frechet, moments
-from vqvae_jax.distance.neighbours import NEIGHBOURS, precision_and_recall
+from vqvae_jax.distance.neighbours import precision_and_recall
 from vqvae_jax.types import UserError
 
 FEWEST = 500  # images a side for a Fréchet distance: below, its bias is larger than what it is to show
@@ -57,21 +57,19 @@ def distances(net: str, reference: np.ndarray, made: np.ndarray, scale: float = 
     groups = np.random.default_rng((seed, 2)).permutation(len(made)) % GROUPS
     if min(len(made), len(reference)) >= FEWEST:
         fixed = moments(reference)
-        found |= _said(f"fd_{net}", lambda rows: frechet(moments(rows), fixed), made, groups)
+        found |= _said(f"fd_{net}", lambda rows: frechet(moments(made[rows]), fixed), groups)
     real, some = reference[:MOST] / scale, made[:MOST] / scale
-    found |= _said(f"kd_{net}", lambda rows: kernel_distance(rows, real), some, groups[:MOST])
+    found |= _said(f"kd_{net}", kernel_distances(some, real), groups[:MOST])
     equal = min(len(real), len(some))
-    if equal > NEIGHBOURS:
-        pair = precision_and_recall(real[:equal], some[:equal])
-        found |= dict(zip(("precision", "recall"), pair, strict=True))
-    return found
+    pair = precision_and_recall(real[:equal], some[:equal])
+    return found | dict(zip(("precision", "recall"), pair, strict=True))
 
 
-def _said(name: str, distance: Callable[[np.ndarray], float], made: np.ndarray, groups: np.ndarray) -> dict[str, float]:
-    """Its value and spread."""
-    without = np.array([distance(made[groups != group]) for group in range(GROUPS)])
+def _said(name: str, distance: Callable[[np.ndarray], float], groups: np.ndarray) -> dict[str, float]:
+    """A distance of chosen rows: of all of them, and its spread."""
+    without = np.array([distance(np.flatnonzero(groups != group)) for group in range(GROUPS)])
     spread = math.sqrt((GROUPS - 1) * np.mean((without - without.mean()) ** 2))
-    return {name: distance(made), f"{name}_spread": spread}
+    return {name: distance(np.arange(len(groups))), f"{name}_spread": spread}
 
 
 def is_tie(one: float, other: float, spreads: tuple[float, float]) -> bool:

@@ -36,10 +36,10 @@ def maps(arrays: Mapping[str, Array], images: Array) -> tuple[Array, ...]:
 
 def from_torch(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The port's weights as ours. KeyError: they are another net's."""
-    return inverted.from_torch(tensors, BLOCKS, _names, EPS)
+    return inverted.from_torch(tensors, BLOCKS, torch_names, EPS)
 
 
-def _names(layer: str) -> tuple[str, str]:
+def torch_names(layer: str) -> tuple[str, str]:
     number, _, part = layer.partition("/")
     if not part:
         return "_conv_stem", "_bn0"

@@ -34,10 +34,10 @@ def maps(arrays: Mapping[str, Array], images: Array) -> tuple[Array, ...]:
 
 def from_torch(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """torchvision's weights as ours. KeyError: they are another net's."""
-    return inverted.from_torch(tensors, BLOCKS, _names, EPS)
+    return inverted.from_torch(tensors, BLOCKS, torch_names, EPS)
 
 
-def _names(layer: str) -> tuple[str, str]:
+def torch_names(layer: str) -> tuple[str, str]:
     """ "2/expand" → "features.2.conv.0.0" and its norm "features.2.conv.0.1"."""
     number, _, part = layer.partition("/")
     if not part:

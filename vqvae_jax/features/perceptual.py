@@ -12,7 +12,7 @@ from vqvae_jax.features.frozen import Frozen, load
 from vqvae_jax.features.net import Net
 from vqvae_jax.types import Array
 
-EPS = 1e-10  # beside the square of a length, inside the root: a place where all is 0 has a gradient as well
+EPS = 1e-12  # beside the square of a length, inside the root: a place where all is 0 has a gradient as well
 LPIPS = "vgg16"  # the net that has heads: with them the distance is LPIPS v0.1, as it is published
 
 
