@@ -45,7 +45,7 @@ def test_maps_are_those_of_the_published_code(name, form):
     blocks, arrays = small(name)
     images = normalised(recorded(f"{name}/images")[""] / 255, *NORMAL[name])
     with plain(form == "plain"):
-        maps = inverted.maps(arrays, images, blocks, PAD[name])
+        maps = jax.jit(lambda a, x: inverted.maps(a, x, blocks, PAD[name]))(arrays, images)
     for number, one in enumerate(maps):
         np.testing.assert_allclose(one, recorded(f"{name}/maps/")[str(number)], atol=CLOSE, rtol=CLOSE)
 
@@ -57,7 +57,8 @@ def test_both_forms_of_a_depthwise_convolution_have_one_gradient(name):
 
     def gradient(on):
         with plain(on):
-            return jax.grad(lambda x: jnp.sum(jnp.sin(inverted.maps(arrays, x, blocks, PAD[name])[-1])))(images)
+            wave = lambda x: jnp.sum(jnp.sin(inverted.maps(arrays, x, blocks, PAD[name])[-1]))  # noqa: E731
+            return jax.jit(jax.grad(wave))(images)
 
     np.testing.assert_allclose(gradient(False), gradient(True), atol=1e-5)
 
@@ -73,7 +74,7 @@ def lpips():
 
 def test_vgg16_looks_through_what_lpips_looks_through():
     net, arrays, known = lpips()
-    for number, one in enumerate(net.maps(arrays, known["images"])):
+    for number, one in enumerate(jax.jit(net.maps)(arrays, known["images"])):
         np.testing.assert_allclose(one, recorded("vgg16/maps/")[str(number)], atol=CLOSE, rtol=CLOSE)
 
 
@@ -81,8 +82,8 @@ def test_lpips_is_that_of_its_authors():
     net, arrays, known = lpips()
     images, others = jnp.asarray(known["images"]), jnp.asarray(known["others"])
     total = lambda x: (jnp.sum(each := perceptual(net, arrays, x, others)), each)  # noqa: E731
-    gradient, each = jax.grad(total, has_aux=True)(images)
+    gradient, each = jax.jit(jax.grad(total, has_aux=True))(images)
     np.testing.assert_allclose(each, known["distance"], rtol=1e-5, atol=1e-7)
     away = np.linalg.norm(gradient - known["gradient"]) / np.linalg.norm(known["gradient"])
     assert away < 1e-5
-    assert float(each[-1]) == 0 and not np.any(gradient[-1])  # equal pictures
+    assert float(each[-1]) < 1e-9 and np.abs(gradient[-1]).max() < 1e-6  # equal pictures

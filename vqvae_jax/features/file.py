@@ -79,7 +79,7 @@ def add(name: str, arrays: Mapping[str, np.ndarray], path: Path) -> None:
 def _read(path: Path, prefix: str) -> dict[str, np.ndarray]:
     """Those arrays whose names begin so."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {name: file[name] for name in file.files if name.startswith(prefix)}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
         raise UserError(f"{path} is no file of frozen nets, or damaged; make it anew: {MAKE}") from error

@@ -12,12 +12,13 @@ from jax import lax
 
 from vqvae_jax.features.layers import layer, normalised
 from vqvae_jax.features.net import Net
-from vqvae_jax.types import Array
+from vqvae_jax.types import Array, UserError
 
 DISTANCE = 4  # `evaluate` takes no distances here, Python may
 PERCEPTUAL = (0, 1, 2, 3, 4)
 GROUPS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels, layers; between groups the sides are halved
 NUMBERS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))  # of torchvision's `features`
+SMALLEST = 16  # pixels
 AROUND = ((1, 1), (1, 1))
 
 
@@ -35,7 +36,13 @@ SHAPES = _shapes()
 
 
 def maps(arrays: Mapping[str, Array], images: Array) -> tuple[Array, ...]:
-    """Images [B, H, W, C] in [0, 1], 16 pixels or more → 5 maps, after relu1_2, 2_2, 3_3, 4_3 and 5_3."""
+    """Images [B, H, W, C] in [0, 1], 16 pixels or more → 5 maps, after relu1_2, 2_2, 3_3, 4_3 and 5_3.
+
+    Raises:
+        UserError: they are smaller.
+    """
+    if min(images.shape[1:3]) < SMALLEST:
+        raise UserError(f"VGG16 halves images four times: they want {SMALLEST} pixels, these have {images.shape[1:3]}")
     x, found = normalised(images), []
     for group, numbers in enumerate(NUMBERS):
         x = _halved(x) if group else x
