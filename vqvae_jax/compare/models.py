@@ -116,7 +116,7 @@ def table(found: Mapping[str, Any]) -> Iterator[str]:
 def _tie(name: str, first: Mapping[str, float], second: Mapping[str, float]) -> str:
     """Said of a metric with a standard error where both are as good as equal."""
     spread = name.replace("/", f"{SPREAD}/", 1)
-    if any(part not in one for part in (name, spread) for one in (first, second)):
+    if spread == name or any(part not in one for part in (name, spread) for one in (first, second)):
         return ""
     return "  a tie" if is_tie(first[name], second[name], (first[spread], second[spread])) else ""
 

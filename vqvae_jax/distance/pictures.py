@@ -16,7 +16,8 @@ def between(net: Frozen, training: Any, made: Any, seed: int = 0) -> dict[str, A
         UserError: they differ in size, or are too few.
     """
     if training.shape[1:3] != made.shape[1:3]:
-        raise UserError(f"pictures of {made.shape[1:3]} pixels beside training images of {training.shape[1:3]}")
+        there, here = (" x ".join(map(str, one.shape[1:3])) for one in (training, made))
+        raise UserError(f"pictures of {here} pixels beside training images of {there}; give pictures of one size")
     rows = sides(len(training), len(made), seed)
     chosen = training[rows.reference], training[rows.aside], made[rows.measured]
     reference, aside, seen = map(net.pooled, chosen)
