@@ -49,10 +49,10 @@ def compare(
     asked = {**models[0].config["dataset"], **images}
     arrays = evaluate.load_images(models[0], asked)
     found: dict[str, Any] = {"split": asked["test_split"], "images": len(arrays)}
-    near = nearness.measure(models, arrays, samples)
-    for name, model, distances in zip("AB", models, near, strict=True):
-        known = metrics(model, arrays) | by_kind(distances)
-        found[name] = {"workdir": str(model.workdir), "metrics": known}
+    known = [metrics(model, arrays) for model in models]
+    near = map(by_kind, nearness.measure(models, arrays, samples))
+    for name, model, one, more in zip("AB", models, known, near, strict=True):
+        found[name] = {"workdir": str(model.workdir), "metrics": one | more}
     shown = arrays.image[np.linspace(0, len(arrays) - 1, min(SHOWN, len(arrays))).astype(int)]
     strip = [shown, *(model.reconstruct(shown)[-1] for model in models)]
     logs.save_png(output or workdir / STRIP, logs.strip(strip, scale=max(1, 64 // shown.shape[1])))
