@@ -18,6 +18,9 @@ CHEAP = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_pas
 if version("jaxlib").startswith("0.10."):  # later ones do not know it, and end at a flag that they do not know
     CHEAP.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([*CHEAP, os.environ.get("XLA_FLAGS", "")])  # of two the last one counts
+# Whoever has frozen nets on the machine has the same tests; the one that wants them looks for them there.
+os.environ.setdefault("TEST_FEATURES", os.environ.get("VQVAE_JAX_FEATURES", ""))
+os.environ["VQVAE_JAX_FEATURES"] = "/no such folder/features.npz"
 # [B, C] + [C] is often a [B] that forgot its axis.
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 

@@ -20,8 +20,8 @@ from vqvae_jax.types import NotFinite, UserError
 class Poisoned(Autoencode):
     """Its fourth step divides by 0; with `crop` above 0 each one from there on does."""
 
-    def learn(self, state, images, revive):
-        new, metrics = super().learn(state, images, revive)
+    def learn(self, state, images, revive, frozen=None):
+        new, metrics = super().learn(state, images, revive, frozen)
         bad = state.step >= 3 if self.crop else state.step == 3
         params = jax.tree.map(lambda x: x / jnp.where(bad, 0.0, 1.0), new.params)
         return new.replace(params=params), metrics

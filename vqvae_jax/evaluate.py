@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqvae_jax import codec, data, logs
+from vqvae_jax import codec, data, logs, nearness
 from vqvae_jax import config as configs
 from vqvae_jax.checkpoint import Step, Steps
 from vqvae_jax.data import tokens as token_files
@@ -32,7 +32,11 @@ FLAGS = Flags("--prior_step={stage}:{step}", "--step={step}")
 
 
 def evaluate(
-    workdir: Path, images: Mapping[str, str] | None = None, step: Step = None, prior_step: Steps = "best"
+    workdir: Path,
+    images: Mapping[str, str] | None = None,
+    step: Step = None,
+    prior_step: Steps = "best",
+    samples: int = nearness.SAMPLES,
 ) -> dict[str, Any]:
     """Metrics of every trained stage over a split, the config's test split unless others are said.
 
@@ -41,21 +45,23 @@ def evaluate(
 
     mse in the units of `dataset.range`; PSNR and SSIM on clipped images rounded to uint8, mean over images (see
     `networks.measure`); usage and perplexity over the whole split; nll in nats a token, `position_entropy` beside it,
-    and bits a pixel: nats of all tokens / ln 2 / pixels.
+    and bits a pixel: nats of all tokens / ln 2 / pixels. With a file of frozen nets also LPIPS and distances from the
+    training images, see `nearness`.
 
     Args:
         workdir: of a training, or of an import.
         images: changes to the config's section `dataset`: name, path, test_split.
         step: of the autoencoder's checkpoints: a number, "best" or None for the latest.
         prior_step: the same of the priors', or by level, {"top": 280}: of the others the best.
+        samples: that are drawn to measure their distance; 0: none.
 
     Raises:
         UserError: nothing is trained here, or the data are not to be had.
     """
-    return measure(Trained(workdir, prior_step, step, FLAGS), images)
+    return measure(Trained(workdir, prior_step, step, FLAGS), images, samples)
 
 
-def measure(model: Trained, images: Mapping[str, str] | None = None) -> dict[str, Any]:
+def measure(model: Trained, images: Mapping[str, str] | None = None, samples: int = nearness.SAMPLES) -> dict[str, Any]:
     """As `evaluate`, of what is loaded already."""
     asked = {**model.config["dataset"], **(images or {})}
     suffix = "".join(f"_{Path(asked[name]).stem}" for name in SAID if asked[name] != model.config["dataset"][name])
@@ -78,6 +84,8 @@ def measure(model: Trained, images: Mapping[str, str] | None = None) -> dict[str
         bits = [prior.get("bits_per_pixel") for prior in metrics["priors"].values()]
         if len(bits) == len(configs.levels(model.config)) and None not in bits:
             metrics["bits_per_pixel"] = sum(bits)
+    if model.has_autoencoder:
+        metrics |= nearness.measure([model], arrays, samples)[0]
     write_json(model.workdir / f"metrics{suffix}.json", metrics)
     return metrics
 
@@ -199,9 +207,9 @@ def ratio(nll: float, entropy: float) -> float:
 
 def lines(metrics: Mapping[str, Any]) -> list[str]:
     """The metrics as text, a line each."""
-    return [
-        f"{name:45} {value:.4f}" if isinstance(value, float) else f"{name:45} {value}" for name, value in flat(metrics)
-    ]
+    rows = [(name, f"{value:.4f}" if isinstance(value, float) else value) for name, value in flat(metrics)]
+    width = max([45, *(len(name) for name, _ in rows)])
+    return [f"{name:{width}} {value}" for name, value in rows]
 
 
 def flat(metrics: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

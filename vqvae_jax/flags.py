@@ -56,6 +56,17 @@ def add_prior_step(one: argparse.ArgumentParser, flag: str = "--step") -> None:
     )
 
 
+def add_samples(one: argparse.ArgumentParser) -> None:
+    """How many are measured."""
+    one.add_argument(
+        "--samples",
+        type=natural,
+        default=500,
+        help="that are drawn to measure their distance from the training images, where a frozen net is there: see "
+        "the command features; 0: none (default 500)",
+    )
+
+
 def add_autoencoder(one: argparse.ArgumentParser) -> None:
     """Where it is, if not in the workdir."""
     one.add_argument(
@@ -87,6 +98,13 @@ def positive(text: str) -> int:
     """A whole number above 0."""
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"wants a whole number above 0, got {text!r}")
+    return int(text)
+
+
+def natural(text: str) -> int:
+    """A whole number, 0 or more."""
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"wants a whole number, 0 or more, got {text!r}")
     return int(text)
 
 

@@ -10,6 +10,7 @@ from vqvae_jax.flags import (
     add_autoencoder_step,
     add_images,
     add_prior_step,
+    add_samples,
     add_workdir,
     flags_in_place_of,
     folder,
@@ -35,6 +36,7 @@ def add_compare(under: Any) -> None:
     add_prior_step(one)
     add_autoencoder_step(one)
     add_images(one)
+    add_samples(one)
 
 
 def compare(given: argparse.Namespace) -> int:
@@ -66,8 +68,8 @@ def to_model(given: argparse.Namespace) -> int:
     from vqvae_jax.files import write_json
 
     with flags_in_place_of(MEASURED):
-        steps = given.step, given.autoencoder_step
-        found = models.compare(given.workdir, given.against, given.output, images_of(given), *steps)
+        more = given.step, given.autoencoder_step, given.samples
+        found = models.compare(given.workdir, given.against, given.output, images_of(given), *more)
     print("\n".join(models.table(found)))
     if given.report:
         write_json(given.report, found)

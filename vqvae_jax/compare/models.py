@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from vqvae_jax import data, evaluate, logs
+from vqvae_jax import data, evaluate, logs, nearness
 from vqvae_jax.checkpoint import Step, Steps
 from vqvae_jax.config import AUTOENCODER
+from vqvae_jax.distance.protocol import is_tie
 from vqvae_jax.files import check_file
 from vqvae_jax.stages import task_of
 from vqvae_jax.trained import BOTH, Trained
@@ -16,6 +17,7 @@ from vqvae_jax.types import UserError
 
 SHOWN = 16  # images in the strip
 STRIP = "comparison.png"
+SPREAD = "_spread"  # ends the name of a standard error; the metric stands beside it
 
 
 def compare(
@@ -25,6 +27,7 @@ def compare(
     images: Mapping[str, str],
     step: Steps = "best",
     autoencoder_step: Step = None,
+    samples: int = nearness.SAMPLES,
 ) -> dict[str, Any]:
     """Metrics of both, A and B, as `evaluate` has them; but mse of images in [0, 1], whatever their ranges.
 
@@ -34,6 +37,7 @@ def compare(
         output: of the strip, .png; None: comparison.png in the workdir.
         images: changes to the section `dataset` of the workdir's config.
         step, autoencoder_step: of the priors' checkpoints and of the autoencoders'.
+        samples: of each that are drawn to measure their distance from the workdir's training images; 0: none.
 
     Raises:
         UserError: they cannot see the same images.
@@ -44,8 +48,10 @@ def compare(
     asked = {**models[0].config["dataset"], **images}
     arrays = evaluate.load_images(models[0], asked)
     found: dict[str, Any] = {"split": asked["test_split"], "images": len(arrays)}
-    for name, model in zip("AB", models, strict=True):
-        found[name] = {"workdir": str(model.workdir), "metrics": metrics(model, arrays)}
+    known = [metrics(model, arrays) for model in models]
+    near = map(by_kind, nearness.measure(models, arrays, samples))
+    for name, model, one, more in zip("AB", models, known, near, strict=True):
+        found[name] = {"workdir": str(model.workdir), "metrics": one | more}
     shown = arrays.image[np.linspace(0, len(arrays) - 1, min(SHOWN, len(arrays))).astype(int)]
     strip = [shown, *(model.reconstruct(shown)[-1] for model in models)]
     logs.save_png(output or workdir / STRIP, logs.strip(strip, scale=max(1, 64 // shown.shape[1])))
@@ -82,17 +88,37 @@ def metrics(model: Trained, arrays: data.Arrays) -> dict[str, float]:
     return found
 
 
+def by_kind(near: Mapping[str, Any]) -> dict[str, float]:
+    """What `nearness` found, flat: "fd_mobilenet_v2/samples", and "fd_mobilenet_v2/samples/floor" of real images."""
+    found = {name: value for name, value in near.items() if name != "distances"}
+    for kind, distances in near.get("distances", {}).items():
+        floor = distances["floor"]
+        found |= {f"{name}/{kind}": value for name, value in distances.items() if name != "floor"}
+        found |= {f"{name}/{kind}/floor": value for name, value in floor.items() if f"{name}{SPREAD}" in floor}
+    return found
+
+
 def table(found: Mapping[str, Any]) -> Iterator[str]:
     """A line a metric."""
     first, second = found["A"]["metrics"], found["B"]["metrics"]
     workdirs = f"A is {found['A']['workdir']}, B is {found['B']['workdir']}"
     yield f"{found['images']} images of {found['split']!r}: {workdirs}"
-    yield f"{'':24}  {'A':>10}  {'B':>10}  {'B - A':>10}"
-    for name in {**first, **second}:
+    names = {**first, **second}
+    width = max([24, *map(len, names)])
+    yield f"{'':{width}}  {'A':>10}  {'B':>10}  {'B - A':>10}"
+    for name in names:
         a, b = first.get(name), second.get(name)
         apart = "" if a is None or b is None else f"{b - a:+.4f}"
-        yield f"{name:24}  {_shown(a):>10}  {_shown(b):>10}  {apart:>10}".rstrip()
+        yield f"{name:{width}}  {_shown(a):>10}  {_shown(b):>10}  {apart:>10}{_tie(name, first, second)}".rstrip()
+
+
+def _tie(name: str, first: Mapping[str, float], second: Mapping[str, float]) -> str:
+    """Said of a metric with a standard error where both are as good as equal."""
+    spread = name.replace("/", f"{SPREAD}/", 1)
+    if spread == name or any(part not in one for part in (name, spread) for one in (first, second)):
+        return ""
+    return "  a tie" if is_tie(first[name], second[name], (first[spread], second[spread])) else ""
 
 
 def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+    return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)

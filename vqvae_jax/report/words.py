@@ -24,7 +24,17 @@ MEANINGS = {
     "position_entropy": "nats a token, from how often the training images use each code at that position",
     "nll_over_position_entropy": "below 1 the prior knows more than the counts at each position",
     "bits_per_pixel": "bits of all tokens / pixels",
+    "lpips": "LPIPS v0.1 of VGG16, mean over images; 0 is equal",
+    "count": "pictures that were measured, at random",
+    "reference": "training images that they are measured against",
+    "precision": "share of the pictures among the neighbours of training images",
+    "recall": "share of the training images among the neighbours of pictures",
 }
+NETS = ("mobilenet_v2", "efficientnet_lite0")  # that distances are taken in
+FRECHET, KERNEL = (tuple(f"{kind}_{net}" for net in NETS) for kind in ("fd", "kd"))
+MEANINGS |= dict.fromkeys(FRECHET, "Fréchet distance from the training images; comparable at equal counts alone")
+MEANINGS |= dict.fromkeys(KERNEL, "kernel distance from the training images, unbiased")
+MEANINGS |= {f"{name}_spread": "its standard error; differences below twice that are none" for name in FRECHET + KERNEL}
 
 
 def about(config: Mapping[str, Any]) -> str:
@@ -92,6 +102,17 @@ def cards(metrics: Mapping[str, Any], levels: Sequence[str]) -> Iterator[Card]:
         yield Card(f"nll / position entropy, {level}", ratio, note)
     if "bits_per_pixel" in metrics:
         yield Card("Bits a pixel", number(metrics["bits_per_pixel"], ".3f"), "all levels")
+    for kind, measured in metrics.get("distances", {}).items():
+        yield from distance_cards(kind, measured)
+
+
+def distance_cards(kind: str, measured: Mapping[str, Any]) -> Iterator[Card]:
+    """The Fréchet distance, or the kernel distance where there are too few pictures for it."""
+    name = next((name for name in (*FRECHET, *KERNEL) if name in measured), None)
+    if name is not None:
+        floor = number(measured.get("floor", {}).get(name), ".3g")
+        of = f"{measured.get('count')}, {name[3:]}; real images {floor}"
+        yield Card(f"{name[:2].upper()}, {kind}", number(measured[name], ".3g"), of)
 
 
 def facts(workdir: Path) -> dict[str, Any]:
@@ -144,10 +165,20 @@ def _check_metrics(metrics: Mapping[str, Any]) -> None:
             raise ValueError(f"priors.{name} holds neither nll nor loss")
         if ("position_entropy" in prior) != ("nll_over_position_entropy" in prior):
             raise ValueError(f"priors.{name} holds a position_entropy or a ratio to it, not both")
-    for section in (metrics.get("autoencoder", {}), *priors.values()):
+    for section in (metrics.get("autoencoder", {}), *priors.values(), *_distances(metrics)):
         for name, value in section.items():
             if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
                 raise ValueError(f"{name} is no number")
+
+
+def _distances(metrics: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Their sections, and the floors in them. ValueError where there is something else."""
+    found = metrics.get("distances", {})
+    for section in found.values() if isinstance(found, dict) else [found]:
+        if not isinstance(section, dict) or not isinstance(floor := section.get("floor", {}), dict):
+            raise ValueError("distances is no section of sections")
+        yield {name: value for name, value in section.items() if name != "floor"}
+        yield floor
 
 
 def in_order(names: Iterable[str], levels: Sequence[str]) -> list[str]:

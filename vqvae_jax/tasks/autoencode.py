@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +11,18 @@ import optax
 
 from vqvae_jax import codec, doctor, logs
 from vqvae_jax.data.augment import augment, normalise, to_uint8
+from vqvae_jax.features import NETS
+from vqvae_jax.features.perceptual import load_perceptual, perceptual
 from vqvae_jax.finite import kept_if_finite
 from vqvae_jax.loss_weights import Weight, weight_at, weight_of
 from vqvae_jax.networks.measure import psnr, ssim
 from vqvae_jax.quantizers import codebook as cb
 from vqvae_jax.quantizers.kl import mean_and_deviation
-from vqvae_jax.tasks.accumulate import in_parts
+from vqvae_jax.tasks.accumulate import in_parts, one_by_one
 from vqvae_jax.tasks.optimize import apply_gradients, new_state, trainable, with_model
 from vqvae_jax.types import Array, Codebook, Model, Reconstruction, TrainState, UserError, map_names, unknown
 
+PERCEPTUAL = "perceptual"  # the loss term that is there where it has a weight
 SHOWN = 32  # pictures in a grid
 TINY = 1e-12  # for codes of length 0
 SORTED = 4096  # lengths of codes whose median is looked for in every step: sorting more would take its time
@@ -33,11 +36,12 @@ class AutoencodeTask:
         autoencoder: a Linen module, see `types.Autoencoder`.
         tx: the optimizer.
         loss_weights: by term; "commitment" serves "commitment/top" and "commitment/bottom", a full name overrides it.
-            A number, or a ramp, see `loss_weights`.
+            A number, or a ramp, see `loss_weights`. With "perceptual" in it there is that term as well.
         range: what uint8 0 and 255 become.
         flip, crop: augmentation, see `data.augment`.
         ema_rate: of the weights, 0 for none.
         accumulate: parts in which the networks see a batch, see `tasks.accumulate`.
+        perceptual_net: in whose maps the term "perceptual" compares, see `features`; "vgg16" is LPIPS.
     """
 
     autoencoder: Any
@@ -48,16 +52,19 @@ class AutoencodeTask:
     crop: int = 0
     ema_rate: float = 0.0
     accumulate: int = 1
+    perceptual_net: Literal["mobilenet_v2", "efficientnet_lite0", "vgg16"] = "mobilenet_v2"
 
     def check(self, terms: Iterable[str]) -> None:
-        """UserError unless each of the autoencoder's loss terms has a weight, and each weight a term."""
-        terms = tuple(terms)
+        """UserError unless each of the loss terms has a weight, each weight a term, and the frozen net is there."""
+        terms = (*terms, PERCEPTUAL)
         names = tuple(dict.fromkeys([*(term.split("/")[0] for term in terms), *terms]))
         for name in self.loss_weights:
             if name not in names:
                 raise UserError(unknown("config.loss_weights: there is no loss term", name, names, "There are"))
         for term in terms:
-            self._weight(term)
+            if term != PERCEPTUAL:
+                self._weight(term)
+        self.frozen()
 
     def init(self, key: Array, batch: Mapping[str, Array]) -> TrainState:
         """The state before the first step; to be jitted."""
@@ -67,21 +74,24 @@ class AutoencodeTask:
         params = self.autoencoder.init(network, images, codebooks)["params"]
         return new_state(steps, params, codebooks, self.tx, self.ema_rate)
 
-    def frozen(self) -> None:
-        """Nothing that every step reads and none moves."""
+    def frozen(self) -> Mapping[str, np.ndarray] | None:
+        """The arrays of the perceptual net, which every step reads and none moves; None without that term."""
+        return load_perceptual(self.perceptual_net).arrays if PERCEPTUAL in self.loss_weights else None
 
     def phase(self, step: int) -> None:
         """All steps compute the same."""
 
     def train_step(
-        self, state: TrainState, batch: Mapping[str, Array], frozen: None = None, phase: None = None
+        self, state: TrainState, batch: Mapping[str, Array], frozen: Any = None, phase: None = None
     ) -> tuple[TrainState, dict[str, Array]]:
         """One step on uint8 images: to be jitted, with `state` donated. Where it is not finite the state stays."""
         shift, revive = jax.random.split(jax.random.fold_in(state.key, state.step))
         images = normalise(augment(batch["image"], shift, self.flip, self.crop), self.range)
-        return kept_if_finite(state, *self.learn(state, images, revive))
+        return kept_if_finite(state, *self.learn(state, images, revive, frozen))
 
-    def learn(self, state: TrainState, images: Array, revive: Array) -> tuple[TrainState, dict[str, Array]]:
+    def learn(
+        self, state: TrainState, images: Array, revive: Array, frozen: Any = None
+    ) -> tuple[TrainState, dict[str, Array]]:
         """One step on images as the model sees them; `revive` is the key of dead codes' new values."""
 
         def loss(moving):
@@ -92,12 +102,23 @@ class AutoencodeTask:
             variables = {"params": moving["network"]}
             with in_parts(self.accumulate):
                 out = self.autoencoder.apply(variables, images, codebooks, key=revive, train=True)
+            out = out._replace(losses={**out.losses, **self._perceptual(out.images, images, frozen)})
             return self.total(out.losses, state.step), out
 
         moving = trainable(state.params, state.codebooks)
         (total, out), grads = jax.value_and_grad(loss, has_aux=True)(moving)
         new = apply_gradients(state, grads, self.tx, jax.lax.stop_gradient(out.codebooks), out.fresh, self.ema_rate)
         return new, {"loss": total, **out.losses, **self._health(out), "grad_norm": optax.tree.norm(grads)}
+
+    def _perceptual(self, made: Array, images: Array, frozen: Any) -> dict[str, Array]:
+        """The term of that name, mean over the images, which lie in `range`; nothing where it has no weight."""
+        if PERCEPTUAL not in self.loss_weights:
+            return {}
+        low, high = self.range
+        pair = ((made - low) / (high - low), (images - low) / (high - low))
+        apart = lambda _, *rows: perceptual(NETS[self.perceptual_net], frozen, *rows)  # noqa: E731
+        each = apart(0, *pair) if self.accumulate == 1 else one_by_one(apart, pair, self.accumulate)
+        return {PERCEPTUAL: jnp.mean(each)}
 
     def model(self, state: TrainState) -> Model:
         """Averaged weights where they are kept."""
