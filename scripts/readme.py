@@ -35,6 +35,7 @@ from vqvae_jax.flags import Parser, add_workdir
 from vqvae_jax.types import UserError, unknown
 
 COLUMNS = 16
+TEXTS = ("red heart", "green circle", "blue book", "woman with red hair", "flag: Italy", "smiling face")
 ROWS = 3  # of new images
 CONTINUED, HALVES = 8, 5  # test images, lower halves drawn for each
 MEASURED = "measured on data not trained on"  # the column's head
@@ -61,7 +62,7 @@ def parser() -> Parser:
     """A command for each kind of picture, and one for the numbers."""
     commands = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     under = commands.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    for make in (page, labels, continued):
+    for make in (page, labels, texts, continued):
         one = under.add_parser(make.__name__, help=make.__doc__)
         add_workdir(one, picture)
         one.add_argument("--output", type=Path, required=True, help="FILE.png")
@@ -94,6 +95,12 @@ def labels(model: vqvae_jax.trained.Trained) -> np.ndarray:
     """A row of new images for each label, in the data's order: seed 0, none left out."""
     rows = [model.sample(COLUMNS, label=name) for name in model.facts["label_names"]]
     return logs.grid(np.concatenate(rows), COLUMNS, scale=max(1, 64 // rows[0].shape[1]))
+
+
+def texts(model: vqvae_jax.trained.Trained) -> np.ndarray:
+    """A row of new images for each of TEXTS, guidance 3: seed 0, none left out."""
+    rows = [model.sample(COLUMNS // 2, text=text, guidance=3.0) for text in TEXTS]
+    return logs.grid(np.concatenate(rows), COLUMNS // 2, scale=max(1, 64 // rows[0].shape[1]))
 
 
 def continued(model: vqvae_jax.trained.Trained) -> np.ndarray:
