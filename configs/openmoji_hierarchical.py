@@ -25,29 +25,45 @@ def get_config(variant=None):
                 "name": "hierarchical",
                 "levels": 2,
                 "width": 64,
-                "quantizer": {"name": "ema", "codebook_size": 256, "code_dim": 64, "decay": 0.95, "revive_after": 20},
+                "smooth_start": True,  # with a start as PyTorch's half as much again of a grid stays on flat areas
+                "quantizer": {"name": "ema", "codebook_size": 256, "code_dim": 64, "decay": 0.985, "revive_after": 60},
             },
             "loss_weights": {"reconstruction": 1.0, "feature": 0.25, "commitment": 1 / 16},
-            "optimizer": {"learning_rate": 3e-3, "schedule": "cosine", "warmup_steps": 50, "clip": 1.0},
-            "train": {"batch_size": 16, "steps": 640, "pictures_every": 320, "checkpoint_every": 200},
-            "priors": {
-                "top": prior(layers=6, batch_size=32, steps=280),
-                "bottom": prior(layers=4, batch_size=16, steps=220),
+            # Small batches: in the same CPU time four times as many steps of a quarter are worth 1.9 dB.
+            "optimizer": {
+                "learning_rate": 2.5e-3,
+                "schedule": "cosine",
+                "warmup_steps": 100,
+                "clip": 1.0,
+                "b2": 0.99,
+                "ema_rate": 0.99,
             },
-            "sample": {"temperature": 0.8, "guidance": 2.0},
+            "train": {
+                "batch_size": 4,
+                "steps": 2500,
+                "pictures_every": 1250,
+                "evaluate_every": 1250,
+                "checkpoint_every": 800,
+            },
+            "priors": {
+                "top": prior(depth=128, layers=4, batch_size=16, steps=460),
+                "bottom": prior(depth=96, layers=4, batch_size=8, steps=400),
+            },
+            "sample": {"top_p": 0.9, "guidance": 2.0},
         }
     )
-    config.priors.top.attention_after = (3, 6)
+    config.priors.top.attention_after = (2, 4)
+    config.priors.top.optimizer.learning_rate = 3e-3
     if variant:
         VARIANTS[variant](config)
     return config
 
 
-def prior(layers, batch_size, steps):
+def prior(depth, layers, batch_size, steps):
     """A gated PixelCNN that knows the group of its drawing. Small kernels, wide layers: the most for the time."""
     return {
         "name": "pixelcnn",
-        "depth": 96,
+        "depth": depth,
         "layers": layers,
         "horizontal": 1,
         "vertical": 1,
@@ -81,7 +97,7 @@ def tiny(config):
 def transformer(config):
     """Attention over all codes before; each place of the bottom is also told which top code lies over it."""
     for level, layers, batch_size, steps in (("top", 6, 32, 400), ("bottom", 4, 16, 400)):
-        section = prior(layers, batch_size, steps)
+        section = prior(96, layers, batch_size, steps)
         own = {"name": "transformer", "width": 128, "layers": layers, "heads": 4, "dropout": 0.1}
         shared = {name: section[name] for name in ("label_condition", "optimizer", "train")}
         config.priors[level] = ConfigDict({**own, **shared, "told_above": level == "bottom"})
@@ -94,7 +110,7 @@ def ema(config):
 
 def vq(config):
     """Codes that the optimizer moves, drawn to the encoder's outputs by the loss term `codebook`."""
-    config.autoencoder.quantizer = ConfigDict({"name": "vq", "codebook_size": 256, "code_dim": 64, "revive_after": 20})
+    config.autoencoder.quantizer = ConfigDict({"name": "vq", "codebook_size": 256, "code_dim": 64, "revive_after": 60})
     config.loss_weights.codebook = 0.25
 
 
@@ -119,7 +135,7 @@ def fsq(config):
 
 def residual(config):
     """Two codes of 16 at each place, the second of what the first leaves over."""
-    inner = {"name": "ema", "codebook_size": 16, "code_dim": 64, "decay": 0.95, "revive_after": 20}
+    inner = {"name": "ema", "codebook_size": 16, "code_dim": 64, "decay": 0.985, "revive_after": 60}
     config.autoencoder.quantizer = ConfigDict({"name": "residual", "depth": 2, "inner": inner})
 
 
