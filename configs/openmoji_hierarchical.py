@@ -40,14 +40,14 @@ def get_config(variant=None):
             },
             "train": {
                 "batch_size": 4,
-                "steps": 2500,
-                "pictures_every": 1250,
-                "evaluate_every": 1250,
+                "steps": 2800,
+                "pictures_every": 1400,
+                "evaluate_every": 1400,
                 "checkpoint_every": 800,
             },
             "priors": {
-                "top": prior(depth=128, layers=4, batch_size=16, steps=460),
-                "bottom": prior(depth=96, layers=4, batch_size=8, steps=400),
+                "top": prior(depth=128, layers=4, batch_size=16, steps=480),
+                "bottom": prior(depth=96, layers=4, batch_size=8, steps=560),
             },
             "sample": {"top_p": 0.9, "guidance": 2.0},
         }
