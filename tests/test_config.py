@@ -55,7 +55,7 @@ def test_a_config_file_says_everything_about_itself():
 def test_defaults_come_from_the_class_and_what_the_recipe_fills_in_is_no_field(demo):
     quantizer = configs.complete({**demo, "autoencoder": {"name": "hierarchical", "quantizer": {"name": "ema"}}})
     assert quantizer["autoencoder"]["quantizer"]["decay"] == 0.99
-    assert set(demo["autoencoder"]) == {"name", "levels", "width", "classes", "quantizer", "quantizers"}
+    assert set(demo["autoencoder"]) == {"name", "levels", "width", "classes", "smooth_start", "quantizer", "quantizers"}
     assert not {"vocab_size", "shape", "num_labels", "dtype", "parent"} & set(demo["priors"]["top"])
 
 
@@ -412,5 +412,5 @@ def test_nothing_else_may_change_and_nothing_is_written(demo, tmp_path, field):
 def test_all_differences_are_listed(demo, tmp_path):
     configs.save(demo, tmp_path)
     answer = said(configs.agree, configs.read(f"{DEMO}:vq"), tmp_path)
-    assert "quantizer.name: 'ema' → 'vq'" in answer and "quantizer.decay: 0.95 → (not set)" in answer
+    assert "quantizer.name: 'ema' → 'vq'" in answer and "quantizer.decay: 0.985 → (not set)" in answer
     assert "loss_weights.codebook: (not set) → 0.25" in answer

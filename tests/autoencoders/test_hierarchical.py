@@ -215,3 +215,28 @@ def test_projected_codes_decode_as_in_the_forward_pass():
 def test_the_seeds_class_names_stay():
     for name in ("QuarterEncoder", "HalfEncoder", "QuarterDecoder", "HalfDecoder", "HalfQuarterDecoder"):
         assert hasattr(layers, name)
+
+
+@pytest.mark.parametrize(
+    ("levels", "last"), [(1, ("conv1", "conv2")), (2, ("conv3", "conv4")), (3, ("up0", "output"))], ids=str
+)
+def test_a_smooth_start_is_of_the_last_two_doublings_alone(levels, last):
+    images = pictures(levels)
+
+    def fresh(smooth):
+        model = HierarchicalVAE((VectorQuantizer(16, WIDTH),) * levels, levels, WIDTH, smooth_start=smooth)
+        books = model.init_codebooks(jax.random.key(1))
+        return quick(lambda key: model.init(key, images, books))(jax.random.key(0))["params"]
+
+    plain, smooth = (jax.tree_util.tree_leaves_with_path(fresh(start)) for start in (False, True))
+    other = {path[:-1] for (path, a), (_, b) in zip(plain, smooth, strict=True) if not np.array_equal(a, b)}
+    assert {tuple(key.key for key in path) for path in other} == {(f"decoder_{levels - 1}", name) for name in last}
+
+
+def test_a_smooth_start_shows_a_flat_map_flat():
+    decoder = layers.decoder_for(1, 3, True, jnp.float32, "decoder", smooth=True)
+    codes = [jnp.tile(jnp.arange(5.0), (1, 9, 9, 1))]
+    picture = quick(decoder.init_with_output)(jax.random.key(0), codes)[0]
+    middle = np.asarray(picture)[0, 12:-12, 12:-12].reshape(-1, 3)  # codes from the edge: 2 residual blocks, then 1
+    np.testing.assert_allclose(middle, middle[:1].repeat(len(middle), 0), atol=1e-6)
+    assert np.abs(middle).max() > 0.01

@@ -190,6 +190,22 @@ def test_layers_begin_as_pytorch_does(layer, fan_in):
     assert np.std(params["kernel"]) == pytest.approx((3 * fan_in) ** -0.5, rel=0.1)
 
 
+def test_a_smooth_layer_begins_as_bilinear_interpolation():
+    """Each output channel is that of a 1x1 convolution, doubled in size between the middles of pixels."""
+    layer, x = layers.ConvTranspose(6, smooth=True), normal(0, 1, 4, 5, 3)
+    params = quick(layer.init)(jax.random.key(0), x)["params"]
+    weights = params["kernel"][1, 1] * (4 / 3) ** 2
+    assert np.all(params["bias"] == 0) and np.abs(weights).max() <= 0.8 / 3**0.5
+    want = jax.image.resize(x @ weights, (1, 8, 10, 6), "linear")
+    out = quick(layer.apply)({"params": params}, x)
+    np.testing.assert_allclose(out[:, 1:-1, 1:-1], want[:, 1:-1, 1:-1], atol=1e-6)  # beyond the edge there is 0
+
+
+def test_a_smooth_layer_begins_with_its_bound():
+    kernel = layers.bilinear(jax.random.key(0), (4, 4, 25, 400))
+    assert np.std(kernel[0, 0] * 16) == pytest.approx(0.8 / 5 / 3**0.5, rel=0.02)
+
+
 LAYERS = [layers.Conv(6, 3), layers.ConvTranspose(6), layers.Residual()]
 
 

@@ -49,6 +49,8 @@ class HierarchicalVAE(nn.Module):
         channels: of the image.
         classes: 0: images are floats, learned by squared error. Otherwise each channel is one of so many grey values,
             evenly spaced over [0, 1], learned by cross-entropy.
+        smooth_start: fresh weights: the last decoder's final two doublings begin as bilinear interpolation, so that
+            flat areas begin without a grid. False: as PyTorch's and the reference's.
         dtype: what the convolutions compute in; parameters and codebooks stay float32.
     """
 
@@ -57,6 +59,7 @@ class HierarchicalVAE(nn.Module):
     width: Count = 128
     channels: int = 3
     classes: Natural = 0
+    smooth_start: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @staticmethod
@@ -83,9 +86,9 @@ class HierarchicalVAE(nn.Module):
             (HalfEncoder if i else QuarterEncoder)(width, dtype, name=f"encoder_{i}") for i in range(n)
         ]  # bottom to top
         out = self.channels * max(self.classes, 1)
-        self.decoders = [
-            decoder_for(i + 1, out if i == n - 1 else width, i == n - 1, dtype, f"decoder_{i}") for i in range(n)
-        ]  # top to bottom
+        above = [decoder_for(i + 1, width, False, dtype, f"decoder_{i}") for i in range(n - 1)]
+        last = decoder_for(n, out, True, dtype, f"decoder_{n - 1}", self.smooth_start)
+        self.decoders = [*above, last]  # top to bottom
         # A 1x1 projection to and from the codes, only where they have another size than the features.
         self.to_code = [
             None if q.input_dim == width else Conv(q.input_dim, 1, dtype=dtype, name=f"to_code_{name}")

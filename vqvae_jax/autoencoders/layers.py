@@ -1,7 +1,8 @@
 """The encoders and decoders of the hierarchical VQ-VAE, reference https://github.com/unixpickle/vq-vae-2.
 
 Encoders read an image or the encoding below, [B, H, W, C]; decoders read the straight-through codes of one or more
-levels, coarse to fine. `width` is the number of channels inside, C.
+levels, coarse to fine. `width` is the number of channels inside, C. `smooth`: the transposed convolutions that come
+after the last codes begin as bilinear ones, see `networks.conv.bilinear`; it is of fresh weights only.
 """
 
 from collections.abc import Sequence
@@ -43,14 +44,15 @@ class QuarterDecoder(nn.Module):
 
     features: int
     dtype: jnp.dtype = jnp.float32
+    smooth: bool = False
 
     @nn.compact
     def __call__(self, codes: Sequence[Array]) -> Array:
         (x,) = codes
         width = x.shape[-1]
         x = nn.relu(residuals(x, 1, 2))
-        x = nn.relu(ConvTranspose(width, self.dtype, name="conv1")(x))
-        return ConvTranspose(self.features, self.dtype, name="conv2")(x)
+        x = nn.relu(ConvTranspose(width, self.dtype, self.smooth, name="conv1")(x))
+        return ConvTranspose(self.features, self.dtype, self.smooth, name="conv2")(x)
 
 
 class HalfDecoder(nn.Module):
@@ -58,11 +60,12 @@ class HalfDecoder(nn.Module):
 
     features: int
     dtype: jnp.dtype = jnp.float32
+    smooth: bool = False
 
     @nn.compact
     def __call__(self, codes: Sequence[Array]) -> Array:
         (x,) = codes
-        return ConvTranspose(self.features, self.dtype, name="conv")(nn.relu(residuals(x, 1, 2)))
+        return ConvTranspose(self.features, self.dtype, self.smooth, name="conv")(nn.relu(residuals(x, 1, 2)))
 
 
 class HalfQuarterDecoder(nn.Module):
@@ -70,6 +73,7 @@ class HalfQuarterDecoder(nn.Module):
 
     features: int
     dtype: jnp.dtype = jnp.float32
+    smooth: bool = False
 
     @nn.compact
     def __call__(self, codes: Sequence[Array]) -> Array:
@@ -80,8 +84,8 @@ class HalfQuarterDecoder(nn.Module):
         x = jnp.concatenate([x, bottom], axis=-1)
         x = Conv(width, 3, padding=(1, 1), dtype=self.dtype, name="conv2")(x)
         x = nn.relu(residuals(x, 3, 4))
-        x = nn.relu(ConvTranspose(width, self.dtype, name="conv3")(x))
-        return ConvTranspose(self.features, self.dtype, name="conv4")(x)
+        x = nn.relu(ConvTranspose(width, self.dtype, self.smooth, name="conv3")(x))
+        return ConvTranspose(self.features, self.dtype, self.smooth, name="conv4")(x)
 
 
 class PyramidDecoder(nn.Module):
@@ -93,6 +97,7 @@ class PyramidDecoder(nn.Module):
     features: int
     doublings: int
     dtype: jnp.dtype = jnp.float32
+    smooth: bool = False
 
     @nn.compact
     def __call__(self, codes: Sequence[Array]) -> Array:
@@ -103,8 +108,8 @@ class PyramidDecoder(nn.Module):
             x = Conv(width, 3, padding=(1, 1), dtype=self.dtype, name=f"merge{i}")(jnp.concatenate([x, finer], -1))
         x = residuals(x, 2 * len(codes) - 1, 2 * len(codes))
         for i in range(self.doublings - 1):
-            x = ConvTranspose(width, self.dtype, name=f"up{i}")(nn.relu(x))
-        return ConvTranspose(self.features, self.dtype, name="output")(nn.relu(x))
+            x = ConvTranspose(width, self.dtype, self.smooth, name=f"up{i}")(nn.relu(x))
+        return ConvTranspose(self.features, self.dtype, self.smooth, name="output")(nn.relu(x))
 
 
 def residuals(x: Array, first: int, last: int) -> Array:
@@ -114,10 +119,10 @@ def residuals(x: Array, first: int, last: int) -> Array:
     return x
 
 
-def decoder_for(levels: int, features: int, bottom: bool, dtype: jnp.dtype, name: str) -> nn.Module:
+def decoder_for(levels: int, features: int, bottom: bool, dtype: jnp.dtype, name: str, smooth=False) -> nn.Module:
     """The decoder that reads `levels` levels and gives the image (`bottom`) or the encoding one level down."""
     if levels == 1:
-        return (QuarterDecoder if bottom else HalfDecoder)(features, dtype, name=name)
+        return (QuarterDecoder if bottom else HalfDecoder)(features, dtype, smooth, name=name)
     if levels == 2 and bottom:
-        return HalfQuarterDecoder(features, dtype, name=name)
-    return PyramidDecoder(features, 2 if bottom else 1, dtype, name=name)
+        return HalfQuarterDecoder(features, dtype, smooth, name=name)
+    return PyramidDecoder(features, 2 if bottom else 1, dtype, smooth, name=name)

@@ -14,6 +14,18 @@ def uniform(fan_in: int):
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
+def bilinear(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+    """The initializer of a transposed convolution that begins as a bilinear one: [4, 4, C_in, C_out].
+
+    Each pair of channels has one weight, uniform within ±0.8/√C_in, times the filter that doubles height and width by
+    bilinear interpolation: what is flat below is flat above, where other weights begin with a grid of 2 pixels.
+    """
+    doubling = jnp.array([1, 3, 3, 1], dtype) / 4
+    bound = 0.8 * shape[2] ** -0.5
+    weights = jax.random.uniform(key, shape[2:], dtype, -bound, bound)
+    return jnp.outer(doubling, doubling)[:, :, None, None] * weights[None, None]
+
+
 class Conv(nn.Module):
     """A convolution with bias; `size` is one number or (height, width), `padding` is (low, high) for both axes.
 
@@ -37,16 +49,21 @@ class Conv(nn.Module):
 
 
 class ConvTranspose(nn.Module):
-    """A transposed convolution 4x4, stride 2, padding 1, with bias: twice the height and width."""
+    """A transposed convolution 4x4, stride 2, padding 1, with bias: twice the height and width.
+
+    `smooth`: it begins as `bilinear`, with a bias of 0.
+    """
 
     features: int
     dtype: jnp.dtype = jnp.float32
+    smooth: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         fan_in = 16 * self.features  # as PyTorch counts it for transposed convolutions
-        kernel = self.param("kernel", uniform(fan_in), (4, 4, x.shape[-1], self.features))
-        bias = self.param("bias", uniform(fan_in), (self.features,))
+        of_kernel, of_bias = (bilinear, nn.initializers.zeros) if self.smooth else (uniform(fan_in),) * 2
+        kernel = self.param("kernel", of_kernel, (4, 4, x.shape[-1], self.features))
+        bias = self.param("bias", of_bias, (self.features,))
         x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
         return conv_transpose(x, kernel) + bias[None, None, None]
 
