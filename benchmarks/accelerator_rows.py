@@ -69,7 +69,7 @@ def resuming(rehearse: bool) -> list[Job]:
 
 
 def demo(rehearse: bool) -> Row:
-    return Row("demo", "demo", {"variant": "tiny" if rehearse else ""}, 80)
+    return Row("demo", "demo", {"variant": "tiny" if rehearse else ""}, 120)
 
 
 def attentions(rehearse: bool) -> Job:
