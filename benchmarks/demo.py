@@ -41,17 +41,18 @@ def main() -> None:
 def figures(model: Any) -> dict[str, float]:
     """The row of one trained run."""
     images = evaluate.load_images(model, model.config["dataset"]).image
-    top, bottom = model.encode(images)
-    both = model.decode((top, bottom))
+    maps, ends = model.encode(images), model.parts.maps_of("top").stop
+    top, bottom = maps[:ends], maps[ends:]
+    both = model.decode(maps)
     decibels = lambda seen: float(np.mean(psnr(images, seen)))  # noqa: E731
-    whole, another = decibels(both), lambda codes: np.roll(codes, 1, axis=0)
+    whole, another = decibels(both), lambda codes: tuple(np.roll(codes, 1, axis=1))
     return {
         "psnr": whole,
         "ssim": float(np.mean(ssim(images, both))),
         "grid": grid(images, both),
-        "top alone": decibels(model.decode((top,))),
-        "swap top": whole - decibels(model.decode((another(top), bottom))),
-        "swap bottom": whole - decibels(model.decode((top, another(bottom)))),
+        "top alone": decibels(model.decode(top)),
+        "swap top": whole - decibels(model.decode((*another(top), *bottom))),
+        "swap bottom": whole - decibels(model.decode((*top, *another(bottom)))),
     }
 
 

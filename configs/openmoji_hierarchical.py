@@ -8,9 +8,9 @@ Numbers, on drawings whose stems were not seen: PSNR 24.7 dB, SSIM 0.93, usage 1
 
 Variants: `tiny`, the same way in seconds at 32 px (tests). Those that swap the quantizer, at 8 bits a place all of
 them: `ema`, the demo as it is; `vq`, codes trained by gradient; `cvq`; `cosine`; `fsq`; `residual`, two codes of 16 a
-place. `transformer`, causal transformers in place of the PixelCNNs; `text`, these, told the names of the drawings.
-docs/benchmarks.md has what they reached in the demo's former steps, batches of 16, and which of them was trained again
-since.
+place. `transformer`, causal transformers in place of the PixelCNNs; `text`, these, told the names of the drawings. What
+they reached in the demo's former steps, in batches of 16, is in docs/benchmarks.md; their autoencoders in batches of 4,
+in docs/codebooks.md.
 """
 
 from ml_collections import ConfigDict

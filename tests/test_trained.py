@@ -13,7 +13,7 @@ import vqvae_jax
 from vqvae_jax import backend, data, sample
 from vqvae_jax.priors.draw import maps_at_once
 from vqvae_jax.sample import label_numbers
-from vqvae_jax.trained import Asked
+from vqvae_jax.trained import Asked, Told
 from vqvae_jax.types import Pick, UserError
 
 
@@ -108,18 +108,18 @@ def test_maps_are_dispatched_before_the_last_ones_are_fetched(model, monkeypatch
     """In chunks as large as memory allows, and no larger than what is asked for."""
     events, sizes, chunk = [], [], maps_at_once(memory)
 
-    def draw(asked, keys, label, known, keep):
+    def draw(asked, keys, told, known, keep):
         sizes.append(len(keys))
-        return (Pending(len(sizes) - 1, np.asarray(label)[:, None, None], events),)
+        return (Pending(len(sizes) - 1, np.asarray(told.label)[:, None, None], events),)
 
     monkeypatch.setattr("vqvae_jax.trained.memory", lambda: memory)
     monkeypatch.setattr(model, "_draw", draw)
     labels = np.arange(5 * chunk - 3, dtype=np.int32)
-    (maps,) = model._in_chunks(Asked(1, 0, Pick(), {}), labels)
+    (maps,) = model._in_chunks(Asked(1, 0, Pick(), {}), Told(labels))
     np.testing.assert_array_equal(maps[:, 0, 0], labels)
     assert sizes == [chunk] * 5
     check_dispatched_ahead(events, 5)
-    model._in_chunks(Asked(1, 0, Pick(), {}), labels[:7])
+    model._in_chunks(Asked(1, 0, Pick(), {}), Told(labels[:7]))
     assert sizes[5:] == [7]
 
 

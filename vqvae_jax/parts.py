@@ -84,8 +84,10 @@ class Parts:
         own, kind = self.maps_of(level), PRIORS[section["name"]]
         maps, above = self.levels[own], self.levels[: own.start]
         kind.fits(maps, above)
-        size = self.config["text"]["vocab_size"], self.config["text"]["length"]
-        text = {"text": Caption(*size)} if section.get("text_condition") else {}
+        text = {}
+        if section.get("text_condition"):
+            said = self.config["text"]
+            text = {"text": Caption(said["vocab_size"], said["length"])}
         dtype = jnp.dtype(section["train"]["dtype"])
         return kind(maps=maps, above=above, num_labels=len(names), dtype=dtype, **text, **arguments(section))
 
