@@ -117,10 +117,10 @@ def test_lpips_is_a_metric_where_vgg16_is_there(run, place, monkeypatch):
     monkeypatch.setattr(nearness, "load_perceptual", lambda name: (net, arrays | heads))
     assert evaluate.evaluate(run, samples=0)["lpips"] > 0
     same = np.zeros((3, 16, 16, 3), np.uint8)
-    assert nearness.mean_lpips(same, same) == pytest.approx(0, abs=1e-9)
+    assert nearness.mean_lpips(same, same)["lpips"] == pytest.approx(0, abs=1e-9)
     one, other = np.random.default_rng(0).integers(0, 256, (2, 70, 16, 16, 3), np.uint8)
     each = nearness._apart(net, arrays | heads, jnp.asarray(one), jnp.asarray(other))
-    assert nearness.mean_lpips(one, other) == pytest.approx(float(jnp.mean(each)), rel=1e-4)
+    assert nearness.mean_lpips(one, other)["lpips"] == pytest.approx(float(jnp.mean(each)), rel=1e-4)
 
 
 def test_two_models_are_compared_and_a_tie_is_called_one(run, place, tmp_path):

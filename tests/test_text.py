@@ -46,6 +46,28 @@ def test_0_stands_where_nothing_stands():
     assert np.count_nonzero(numbers[4]) >= 3  # bytes: no script is unknown
 
 
+def test_a_given_file_pads_and_cuts_nothing_and_may_have_gaps():
+    """Fields of many files: else an empty text is one, and a text's numbers depend on those beside it."""
+    given = json.loads(text.learned(TEXTS, 300))
+    given["padding"] = {"strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None}
+    given["padding"] |= {"pad_id": 0, "pad_type_id": 0, "pad_token": "!"}
+    given["truncation"] = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
+    np.testing.assert_array_equal(text.Tokenizer(json.dumps(given), 24).numbers(TEXTS), tokenizer().numbers(TEXTS))
+    last = max(given["model"]["vocab"], key=given["model"]["vocab"].get)
+    given["model"]["vocab"][last] = 9000
+    assert text.Tokenizer(json.dumps(given), 24).size == 9002
+
+
+def test_priors_of_a_run_have_the_same_words(tmp_path):
+    for name, texts in (("a", ["red"]), ("b", ["blue"])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / text.FILE).write_text(text.learned(texts, 280))
+    section, origins = {"vocab_size": 300, "length": 4, "tokenizer": ""}, [tmp_path / name for name in "xab"]
+    with pytest.raises(UserError, match="differ: words have the same numbers for all priors"):
+        text.of_run(section, origins, TEXTS)
+    assert text.of_run(section, origins[:2], TEXTS).crc32 == text.read(tmp_path / "a" / text.FILE, 4).crc32
+
+
 def test_what_is_longer_loses_its_end_and_that_is_said():
     short, long = tokenizer(3), tokenizer()
     np.testing.assert_array_equal(short.numbers(TEXTS), long.numbers(TEXTS)[:, :3])
@@ -65,6 +87,7 @@ def test_what_is_longer_loses_its_end_and_that_is_said():
         ("leftwards hand", "rightwards hand"),
         ("Left Arrow", "Right Arrow"),
         ("man facing RIGHT", "man facing LEFT"),
+        ("arrow_left", "arrow_right"),
         ("bright copyright rights", "bright copyright rights"),
     ],
 )
@@ -169,6 +192,14 @@ def test_priors_on_tokens_are_told_the_texts_of_these(run, tmp_path):
     assert found["with_another_text"] > found["nll"]
 
 
+def test_another_text_is_one_that_differs():
+    maps, numbers = (np.zeros((4, 1, 1), np.uint8),), np.arange(4)[:, None]
+    others = evaluate.with_other_texts(token_files.TokenArrays(maps, text=tuple("abcd"), numbers=numbers)).numbers
+    assert (others != numbers).any() and sorted(others[:, 0]) == [0, 1, 2, 3]
+    alike = token_files.TokenArrays(maps, text=("a",) * 4, numbers=np.ones((4, 1), int))
+    assert evaluate.with_other_texts(alike) is evaluate.with_other_texts(token_files.TokenArrays(maps)) is None
+
+
 # --- bad input
 
 
@@ -176,7 +207,7 @@ def test_what_cannot_be_told_is_refused_in_a_line(run, trained, tmp_path, capsys
     plain = write_pictures(tmp_path / "plain", captions=False)
     with pytest.raises(UserError, match="the data have no texts: a .txt beside each picture"):
         recipe.run(told(plain), tmp_path / "none")
-    config = told(tmp_path / "plain")
+    config = told(write_pictures(tmp_path / "said"))
     config["text"]["tokenizer"] = str(plain / "train" / "000.png")
     with pytest.raises(UserError, match=r"000.png cannot be read"):
         recipe.run(config, tmp_path / "none")
@@ -191,6 +222,8 @@ def test_what_cannot_be_told_is_refused_in_a_line(run, trained, tmp_path, capsys
     assert not (tmp_path / "none").exists()
     for flags, said in (
         (["--text= "], "says nothing"),
+        (["--text=\udcff"], "a text is a string of characters"),
+        (["--sample_steps={[]:1}"], "no such field of the prior"),
         (["--sample_steps=3"], "no such field of the prior"),
         (["--codes.sample_steps=3"], "no such field of the prior codes"),
         (["--sampled=3"], "unrecognized arguments: --sampled=3"),
@@ -211,6 +244,10 @@ def test_a_prior_that_never_did_without_a_text_wants_one(run, tmp_path):
     with pytest.raises(UserError, match=r"text_dropout=0: guidance weighs the text against none"):
         config = told(run, text_dropout=0.0)
         config["sample"]["guidance"] = 2.0
+        recipe.configs.check(config)
+    config = told(run)
+    config["priors"]["codes"] |= {"label_condition": True, "label_dropout": 0.0}
+    with pytest.raises(UserError, match="label_dropout=0: where a text is told, the label is not"):
         recipe.configs.check(config)
     model = vqvae_jax.load(run)
     prior, weights = model.priors["codes"]

@@ -84,9 +84,10 @@ def measure(model: Trained, images: Mapping[str, str] | None = None, samples: in
         bits = [prior.get("bits_per_pixel") for prior in metrics["priors"].values()]
         if len(bits) == len(configs.levels(model.config)) and None not in bits:
             metrics["bits_per_pixel"] = sum(bits)
-    if model.has_autoencoder:
-        metrics |= nearness.measure([model], arrays, samples)[0]
-    write_json(model.workdir / f"metrics{suffix}.json", metrics)
+    write_json(model.workdir / f"metrics{suffix}.json", metrics)  # what is known is not lost, whatever comes
+    if model.has_autoencoder and (found := nearness.measure([model], arrays, samples)[0]):
+        metrics |= found
+        write_json(model.workdir / f"metrics{suffix}.json", metrics)
     return metrics
 
 
@@ -176,16 +177,15 @@ def prior_metrics(
     """The losses of one level's test maps; of an nll also what it is to be compared with.
 
     That wants the maps of the training, `seen`; without them only the entropy of these is there. Of a prior that is
-    told texts `with_another_text` is there too, the loss under the text of the image before: no higher, and the text is
-    not heard.
+    told texts `with_another_text` is there too, the nll under the text of another image: no higher, and the text is not
+    heard.
     """
     prior, weights = model.priors[level]
     own, task = model.parts.maps_of(level), task_of(model.parts, level)
     measured = lambda tokens: task.summary(sums_over(task, weights, data.ArrayData(tokens, BATCH, 0)))  # noqa: E731
     found = measured(tokens)
-    if getattr(prior, "text", None) and tokens.numbers is not None:
-        others = dataclasses.replace(tokens, numbers=np.roll(tokens.numbers, 1, axis=0))
-        found["with_another_text"] = measured(others)["loss"]
+    if getattr(prior, "text", None) and (others := with_other_texts(tokens)):
+        found["with_another_text"] = measured(others)["nll" if "nll" in found else "loss"]
     maps, codes, nll = tokens.maps[own], prior.maps[0].vocab_size, found.get("nll")
     if codes is None or nll is None:
         return found
@@ -196,6 +196,14 @@ def prior_metrics(
         found |= {"position_entropy": yardstick, "nll_over_position_entropy": ratio(nll, yardstick)}
     count, pixels = sum(math.prod(one.shape[1:]) for one in maps), model.facts["image_size"] ** 2
     return found | {"bits_per_pixel": nll * count / math.log(2) / pixels}
+
+
+def with_other_texts(tokens: token_files.TokenArrays) -> token_files.TokenArrays | None:
+    """Each map under the text of another image, at random; None where no text changes by that."""
+    if tokens.text is None or tokens.numbers is None:
+        return None
+    others = tokens.numbers[np.random.default_rng(0).permutation(len(tokens))]
+    return None if (others == tokens.numbers).all() else dataclasses.replace(tokens, numbers=others)
 
 
 def ratio(nll: float, entropy: float) -> float:

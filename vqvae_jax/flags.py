@@ -88,7 +88,7 @@ def sampler_fields(flags: Sequence[str]) -> dict[str, dict[str, Any]]:
     for said in filter(None, map(SAMPLER.fullmatch, flags)):
         try:
             value = ast.literal_eval(said["value"])
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             value = said["value"]
         found.setdefault(said["name"], {})[said["level"] or ""] = value
     return found

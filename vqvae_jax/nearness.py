@@ -38,7 +38,11 @@ def measure(models: Sequence[Trained], test: data.Arrays, samples: int = SAMPLES
         test: images; of more than MOST so many are taken.
         samples: how many are drawn, where every level has a prior; 0: none.
     """
-    net, lpips = frozen_net(), has_lpips()
+    try:
+        net, lpips = frozen_net(), has_lpips()
+    except UserError as error:  # a file that is damaged; what is measured already is not lost
+        say(f"no distances: {error}")
+        return [{} for _ in models]
     if net is None and not lpips:
         return [{} for _ in models]
     images = some(test.image)
@@ -51,7 +55,7 @@ def one_model(
 ) -> dict[str, Any]:
     """As `measure`; `training` None: no distances."""
     made = model.reconstruct(images)[-1]
-    found: dict[str, Any] = {"lpips": mean_lpips(images, made)} if lpips else {}
+    found: dict[str, Any] = mean_lpips(images, made) if lpips else {}
     if net is not None and training is not None:
         pictures = {"reconstructions": lambda: made, **drawn(model, samples)}
         distances = {name: measured(net, training, make, name) for name, make in pictures.items()}
@@ -104,12 +108,16 @@ def measured(net: Frozen, training: Any, make: Callable[[], Pictures], name: str
         return {}
 
 
-def mean_lpips(images: Pictures, made: Pictures) -> float:
-    """LPIPS v0.1 of VGG16, mean over pairs of pictures."""
-    net, arrays = load_perceptual(LPIPS)
-    apart, size = partial(_apart, net, jax.device_put(dict(arrays))), codec.batch_size(*images.shape[1:3])
-    each = codec.in_batches(apart, images, made, size=size)
-    return float(np.mean(each, dtype=np.float64))
+def mean_lpips(images: Pictures, made: Pictures) -> dict[str, float]:
+    """{"lpips": LPIPS v0.1 of VGG16, mean over pairs of pictures}; nothing where they are too small for it."""
+    try:
+        net, arrays = load_perceptual(LPIPS)
+        apart, size = partial(_apart, net, jax.device_put(dict(arrays))), codec.batch_size(*images.shape[1:3])
+        each = codec.in_batches(apart, images, made, size=size)
+    except UserError as error:
+        say(f"no LPIPS: {error}")
+        return {}
+    return {"lpips": float(np.mean(each, dtype=np.float64))}
 
 
 @partial(jax.jit, static_argnums=0)

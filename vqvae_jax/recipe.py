@@ -206,8 +206,9 @@ class Recipe:
             return False
         say("sampling")
         count = self.config["sample"]["count"]
-        held_out = (self.splits["validation"].text or ()) if self.tokenizer else ()
-        texts = list(islice(cycle(filter(str.strip, held_out)), count))
+        held_out, seen = (self.splits[split].text or () for split in ("validation", "train"))
+        texts = [*filter(str.strip, held_out)] or [*filter(str.strip, seen)] if self.tokenizer else []
+        texts = list(islice(cycle(texts), count))
         images = model.sample(count, self.config["seed"], text=texts or None)
         sample.save(images, self.workdir / "samples.png")
         return True

@@ -47,7 +47,9 @@ def text_numbers(tokenizer: Tokenizer | None, count: int, text: str | Sequence[s
         return None
     if tokenizer is None:
         raise UserError("the priors were trained without text_condition; leave --text out")
-    texts = [text] * count if isinstance(text, str) else list(text)
+    texts = [text] * count if isinstance(text, str) else list(text) if isinstance(text, Sequence) else [text]
+    if wrong := [said for said in texts if not is_text(said)]:
+        raise UserError(f"a text is a string of characters; got {wrong[0]!r}")
     if len(texts) != count:
         raise UserError(f"text is one for all {count} images, or one for each; got {len(texts)}")
     numbers = tokenizer.numbers(texts)
@@ -75,6 +77,11 @@ def find_label(label: str | int, names: list[str], conditional: bool = True) -> 
     if str(label) in names:
         return names.index(str(label))
     raise UserError(unknown("--label: there is no label", str(label), names, "There are"))
+
+
+def is_text(value: Any) -> bool:
+    """A string that can be written as UTF-8."""
+    return isinstance(value, str) and value.encode("utf-8", "ignore").decode() == value
 
 
 def is_whole(value: Any) -> bool:

@@ -337,6 +337,7 @@ class Trained:
                 raise UserError(f"{name}: no such field of the prior {', '.join(set(said) - {*able, ''}) or 'here'}")
             said = dict.fromkeys(able, said[""]) | said if "" in said else said
             said.pop("", None)
+            said = {level: one.item() if isinstance(one, np.generic) else one for level, one in said.items()}
             for level, one in said.items():
                 configs.check_part(level, type(found[level]), {name: one})
             found |= {level: found[level].clone(**{name: one}) for level, one in said.items()}

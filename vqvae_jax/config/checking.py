@@ -177,6 +177,8 @@ def _check_hidden(name: str, level: str, prior: Mapping[str, Any], guidance: flo
         raise UserError(
             f"config.sample.guidance={guidance:g} and {path}=0: {why}; add --{path}=0.1 or --config.sample.guidance=1"
         )
+    if name == "label" and not share and prior.get("text_condition"):
+        raise UserError(f"{path}=0: where a text is told, the label is not, which the prior has to learn: --{path}=0.1")
 
 
 def _check_loss_weights(config: Mapping[str, Any]) -> None:

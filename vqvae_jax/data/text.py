@@ -18,7 +18,7 @@ import numpy as np
 from vqvae_jax.types import UserError
 
 FILE = "tokenizer.json"
-SIDE = re.compile(r"\b(left|right)(?=\b|[-_]|wards?)", re.IGNORECASE)
+SIDE = re.compile(r"(?<![^\W_])(left|right)(?=\b|[-_]|wards?)", re.IGNORECASE)
 
 
 class Tokenizer:
@@ -38,6 +38,8 @@ class Tokenizer:
         package = _package()
         try:
             self._bpe = package.Tokenizer.from_str(json)
+            self._bpe.no_padding()  # which many files ask for: 0 is what stands where nothing stands
+            self._bpe.no_truncation()
         except Exception as error:  # the package raises no other kind
             raise UserError(f"{source} is no tokenizer of the package `tokenizers`: {error}") from error
 
@@ -48,8 +50,8 @@ class Tokenizer:
 
     @property
     def size(self) -> int:
-        """How many numbers there are, the empty one included."""
-        return self._bpe.get_vocab_size() + 1
+        """One more than the largest number that a text can have."""
+        return 2 + max(self._bpe.get_vocab().values(), default=-1)  # which may have gaps
 
     def numbers(self, texts: Sequence[str]) -> np.ndarray:
         """int32 [N, T] of N texts."""
@@ -90,14 +92,22 @@ def of_run(section: Mapping[str, Any], origins: Sequence[Path], texts: Sequence[
     Raises:
         UserError: a file that is none, a vocabulary larger than the config says, no texts.
     """
-    begun = [origin / FILE for origin in origins if (origin / FILE).is_file()]
-    if begun or section["tokenizer"]:
-        return _fitting(read(begun[0] if begun else Path(section["tokenizer"]), section["length"]), section)
-    if texts is None or not any(texts):
+    if texts is None or not any(map(str.strip, texts)):
         raise UserError(
             "text_condition is on, but the data have no texts: a .txt beside each picture, of the same name, or "
             "another data set; or --config.priors.LEVEL.text_condition=false"
         )
+    own, *others = (origin / FILE for origin in origins)
+    if own.is_file():
+        return _fitting(read(own, section["length"]), section)
+    given = [path for path in others if path.is_file()]
+    given += [Path(section["tokenizer"])] if section["tokenizer"] else []
+    if given:
+        found = [read(path, section["length"]) for path in given]
+        if len({one.crc32 for one in found}) > 1:
+            files = " and ".join(map(str, given))
+            raise UserError(f"{files} differ: words have the same numbers for all priors of a run")
+        return _fitting(found[0], section)
     return _fitting(Tokenizer(learned(texts, section["vocab_size"]), section["length"]), section)
 
 

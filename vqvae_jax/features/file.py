@@ -4,7 +4,6 @@ It lies where $VQVAE_JAX_FEATURES says, else as features.npz in the folder of wh
 """
 
 import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -81,5 +80,5 @@ def _read(path: Path, prefix: str) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {name: file[name] for name in file.files if name.startswith(prefix)}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
+    except Exception as error:  # damaged bytes raise nearly everything
         raise UserError(f"{path} is no file of frozen nets, or damaged; make it anew: {MAKE}") from error

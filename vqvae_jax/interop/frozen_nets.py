@@ -72,5 +72,5 @@ def _nets(source: Path) -> Iterator[tuple[str, tuple[str, dict[str, np.ndarray]]
 
 
 def _is_wheel(source: Path) -> bool:
-    with zipfile.ZipFile(source) as archive:
+    with reading(source, "a wheel"), zipfile.ZipFile(source) as archive:
         return any(name.endswith(WHEEL) for name in archive.namelist())

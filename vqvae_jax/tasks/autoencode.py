@@ -64,6 +64,11 @@ class AutoencodeTask:
         for term in terms:
             if term != PERCEPTUAL:
                 self._weight(term)
+        if PERCEPTUAL in self.loss_weights and getattr(self.autoencoder, "classes", False):
+            raise UserError(
+                "config.loss_weights.perceptual: with autoencoder.classes the picture is a choice and has no gradient; "
+                "leave one of both out"
+            )
         self.frozen()
 
     def init(self, key: Array, batch: Mapping[str, Array]) -> TrainState:
