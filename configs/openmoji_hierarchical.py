@@ -41,14 +41,14 @@ def get_config(variant=None):
             },
             "train": {
                 "batch_size": 4,
-                "steps": 2800,
-                "pictures_every": 1400,
-                "evaluate_every": 1400,
+                "steps": 3600,
+                "pictures_every": 1800,
+                "evaluate_every": 1800,
                 "checkpoint_every": 800,
             },
             "priors": {
-                "top": prior(depth=128, layers=4, batch_size=16, steps=480),
-                "bottom": prior(depth=96, layers=4, batch_size=8, steps=560),
+                "top": prior(depth=128, layers=4, batch_size=16, steps=1000),
+                "bottom": prior(depth=96, layers=4, batch_size=8, steps=800),
             },
             "sample": {"temperature": 0.9, "top_p": 0.9, "guidance": 2.0},
         }
