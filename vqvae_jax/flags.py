@@ -57,7 +57,7 @@ def add_prior_step(one: argparse.ArgumentParser, flag: str = "--step") -> None:
 
 
 def add_samples(one: argparse.ArgumentParser) -> None:
-    """How many are measured."""
+    """How many new images are drawn to be measured."""
     one.add_argument(
         "--samples",
         type=natural,

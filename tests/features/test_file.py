@@ -6,19 +6,12 @@ import numpy as np
 import pytest
 from interop.torch_bytes import zipped
 from small_features import heads, pth, torch_tensors, wheel, write_features
+from test_encode import run
 
-from vqvae_jax import __main__ as package
 from vqvae_jax.features import NETS, file
 from vqvae_jax.features.frozen import load
 from vqvae_jax.features.perceptual import has_lpips, load_perceptual
 from vqvae_jax.types import UserError
-
-
-def run(*argv):
-    try:
-        return package.main([str(word) for word in argv])
-    except SystemExit as error:  # argparse
-        return error.code
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ class Tokenizer:
 
     @property
     def crc32(self) -> int:
-        """Of its file."""
+        """CRC32 of the text of its file; the facts of a run hold it."""
         return zlib.crc32(self.json.encode())
 
     @property
@@ -56,16 +56,19 @@ class Tokenizer:
     def numbers(self, texts: Sequence[str]) -> np.ndarray:
         """int32 [N, T] of N texts."""
         out = np.zeros((len(texts), self.length), np.int32)
-        said = [text.strip() for text in texts]
-        for row, found in zip(out, self._bpe.encode_batch(said, add_special_tokens=False), strict=True):
-            ids = found.ids[: self.length]
-            row[: len(ids)] = np.asarray(ids, np.int32) + 1
+        for row, ids in zip(out, self._ids(texts), strict=True):
+            kept = ids[: self.length]
+            row[: len(kept)] = np.asarray(kept, np.int32) + 1
         return out
 
     def lengths(self, texts: Sequence[str]) -> np.ndarray:
         """Places that each of N texts wants, int [N]: those above T lose their end."""
+        return np.array([len(ids) for ids in self._ids(texts)])
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The package's own numbers of each text, whole."""
         encoded = self._bpe.encode_batch([text.strip() for text in texts], add_special_tokens=False)
-        return np.array([len(one.ids) for one in encoded])
+        return [one.ids for one in encoded]
 
 
 def learned(texts: Sequence[str], vocab_size: int) -> str:

@@ -14,12 +14,12 @@ class Moments(NamedTuple):
 
     @property
     def mean(self) -> np.ndarray:
-        """float64 [D]"""
+        """The features' mean, float64 [D]."""
         return self.total / self.size
 
     @property
     def covariance(self) -> np.ndarray:
-        """float64 [D, D], divided by size - 1."""
+        """The features' covariance, float64 [D, D], divided by size - 1."""
         return (self.outer - np.outer(self.total, self.mean)) / (self.size - 1)
 
 
@@ -31,7 +31,7 @@ def moments(features: np.ndarray, mask: np.ndarray | None = None) -> Moments:
 
 
 def added(one: Moments, other: Moments) -> Moments:
-    """Of both sets together."""
+    """The sums over two sets together."""
     return Moments(*(a + b for a, b in zip(one, other, strict=True)))
 
 

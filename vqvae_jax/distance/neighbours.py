@@ -26,6 +26,6 @@ def _reach(x: np.ndarray, k: int) -> np.ndarray:
 
 
 def _squares(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Squared distances, [N, M]."""
+    """Squared distances between all rows of x [N, D] and of y [M, D], float64 [N, M]."""
     found = np.sum(x**2, 1)[:, None] + np.sum(y**2, 1)[None] - 2 * x @ y.T
     return np.maximum(found, 0)

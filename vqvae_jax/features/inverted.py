@@ -15,7 +15,7 @@ Names = Callable[[str], tuple[str, str]]  # our layer → the other's convolutio
 
 
 class Block(NamedTuple):
-    """One inverted residual block."""
+    """The sizes of one inverted residual block."""
 
     expand: int  # times so many channels between its layers; 1 has no first layer
     channels: int
@@ -24,7 +24,7 @@ class Block(NamedTuple):
 
 
 def symmetric(side: int, kernel: int, stride: int) -> tuple[int, int]:
-    """As PyTorch pads."""
+    """Pixels before and behind one axis, as PyTorch pads: the same on both sides."""
     return kernel // 2, kernel // 2
 
 

@@ -52,7 +52,7 @@ def add_export(under: Any) -> None:
 
 
 def add_features(under: Any) -> None:
-    """Frozen nets, in once."""
+    """The command that adds a frozen net to the file that `evaluate` reads."""
     one = under.add_parser(
         "features",
         help="frozen nets for distances and perceptual losses",
