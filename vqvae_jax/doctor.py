@@ -6,6 +6,7 @@ code_norm/LEVEL        median length of the codes; code_norm_max/LEVEL the longe
 away/LEVEL             root mean square of the distance from a vector to its code, in lengths of a code
 revived/LEVEL          codes that got a new value in this step
 active/LEVEL           of a map of numbers, the share that varies from place to place and image to image
+critic_right           share of the patches that a critic judges rightly; there is one in adversarial trainings
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,6 +20,10 @@ AWAY = 5.0  # lengths of a code between a vector and its code: above, the encode
 STILL = 0.1  # standard deviation of a number, that of the prior is 1: below, it says nothing
 IDLE = 0.5  # share of a place's numbers: where fewer vary, the level has collapsed
 PATIENCE = 3  # logged steps in a row before anything is said
+CRITIC = "the critic"  # is watched like a level
+CHANCE = (0.45, 0.55)  # of patches judged rightly: it knows nothing
+CRITICS_PATIENCE = 6  # logged steps in a row: a young critic knows nothing for a while
+WON = 0.97  # of patches judged rightly: nothing that the autoencoder could do is good enough
 
 
 class Illness(NamedTuple):
@@ -30,7 +35,13 @@ class Illness(NamedTuple):
     advice: str
 
     def __str__(self) -> str:
-        return f"{self.level}: {self.what}, since step {self.since}; {self.advice}"
+        named = f"{self.level} {self.what}" if self.level == CRITIC else f"{self.level}: {self.what}"
+        return f"{named}, since step {self.since}; {self.advice}"
+
+    @property
+    def patience(self) -> int:
+        """Logged steps in a row that it lasts before it is said."""
+        return CRITICS_PATIENCE if self.level == CRITIC else PATIENCE
 
 
 class Doctor:
@@ -45,21 +56,22 @@ class Doctor:
     def see(self, step: int, values: Mapping[str, Any]) -> list[Illness]:
         """What becomes certain with this logged step: an illness is told once, when it has lasted."""
         told = []
-        for level in (level for name in values for kind, _, level in [name.partition("/")] if kind in WATCHED):
-            found = look(level, step, values)
+        levels = [level for name in values for kind, _, level in [name.partition("/")] if kind in WATCHED]
+        for level in [*levels, *([CRITIC] if CRITIC_RIGHT in values else [])]:
+            found = look_at_critic(step, values) if level == CRITIC else look(level, step, values)
             before = self._ill.get(level, [])
-            self._ill[level] = [*before[:PATIENCE], (step, found)] if found else []
-            if found and len(before) + 1 == PATIENCE:
+            self._ill[level] = [*before[: found.patience], (step, found)] if found else []
+            if found and len(before) + 1 == found.patience:
                 told.append(found._replace(since=before[0][0] if before else step))
         return told
 
     def remarks(self, step: int, values: Mapping[str, Any]) -> list[str]:
         """As `see`, in words for the log."""
-        return [f"collapse of {illness}" for illness in self.see(step, values)]
+        return [f"{'' if one.level == CRITIC else 'collapse of '}{one}" for one in self.see(step, values)]
 
     def present(self) -> list[Illness]:
         """The illnesses that have lasted to the end."""
-        lasting = [seen for seen in self._ill.values() if len(seen) >= PATIENCE]
+        lasting = [seen for seen in self._ill.values() if seen and len(seen) >= seen[-1][1].patience]
         return [seen[-1][1]._replace(since=seen[0][0]) for seen in lasting]
 
 
@@ -84,6 +96,14 @@ def look(level: str, step: int, values: Mapping[str, Any]) -> Illness | None:
     return None
 
 
+def look_at_critic(step: int, values: Mapping[str, Any]) -> Illness | None:
+    """What one logged step shows of a critic."""
+    right = values[CRITIC_RIGHT]
+    if CHANCE[0] < right < CHANCE[1]:
+        return Illness(CRITIC, step, f"is at chance, {right:.0%} of the patches judged rightly", NOVICE)
+    return Illness(CRITIC, step, f"has won, {right:.0%} of the patches judged rightly", MASTER) if right > WON else None
+
+
 def unused(level: str, values: Mapping[str, Any]) -> str:
     """What to try where codes lie idle."""
     if values.get(f"revived/{level}"):
@@ -98,6 +118,15 @@ def unused(level: str, values: Mapping[str, Any]) -> str:
 
 
 WATCHED = ("recent_usage", "active")  # one of them is logged for every level
+CRITIC_RIGHT = "critic_right"
+NOVICE = (
+    "what it says is noise: more steps alone, --config.task.lead, a higher --config.task.critic_rate, or a smaller "
+    "--config.loss_weights.adversarial until it knows something"
+)
+MASTER = (
+    "it tells the autoencoder nothing more: a smaller --config.task.critic_rate, --config.task.lecam=0.01, or "
+    "--config.task.r1=10"
+)
 CLOSED = "they are held at the prior and tell the decoder nothing: try a smaller --config.loss_weights.kl"
 FLOWN = (
     "it flew off, or the encodings have shrunk away from it: lower the learning rate, or a larger "

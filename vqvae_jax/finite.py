@@ -138,7 +138,8 @@ def _images(index: Any) -> str:
 
 def _tensors(state: TrainState) -> dict[str, Any]:
     """What is looked at in every step, by path."""
-    return _floats({"params": state.params, "codebooks": state.codebooks})
+    rival = {} if state.rival is None else {"rival": state.rival.params}
+    return _floats({"params": state.params, "codebooks": state.codebooks, **rival})
 
 
 def _floats(tree: Any) -> dict[str, Any]:

@@ -96,7 +96,8 @@ class Stage:
         if self.section["init_from"] and self.latest is None:
             with checkpoints_of(self.section["init_from"], self.name, "") as checkpoints:
                 checkpoints.check_model(self.parts.abstract(self.name))
-        task_of(self.parts, self.name).check(self.parts.loss_terms(self.name))
+        size = self.parts.facts["image_size"]
+        task_of(self.parts, self.name).check(self.parts.loss_terms(self.name), self.steps, size)
         room.check_weights(self.name, self.parts.abstract(self.name))
         if self.steps > configs.WHOLE:
             raise UserError(f"{self.steps} steps are more than {configs.WHOLE}: --{self.path}.epochs=N, fewer")

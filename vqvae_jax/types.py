@@ -245,6 +245,7 @@ class TrainState:
     opt_state: Any
     ema_params: Any  # None where no average of the weights is kept
     key: Array
+    rival: Any = None  # what the model learns against, with its optimizer's state; None where there is nothing
 
 
 @struct.dataclass
@@ -263,7 +264,9 @@ class Task(Protocol):
     with `step`, an int32 scalar: a TrainState, or one with more players.
     """
 
-    def check(self, terms: Iterable[str]) -> None: ...  # UserError for a loss weight of no term, or a term without one
+    # UserError for a loss weight of no term, a term without one, and what does not go with a training of so many steps
+    # on images of so many pixels, height and width.
+    def check(self, terms: Iterable[str], steps: int | None = None, image_size: int | None = None) -> None: ...
 
     def init(self, key: Array, batch: dict[str, Array]) -> Any: ...
 

@@ -23,6 +23,7 @@ from vqvae_jax.tasks.optimize import apply_gradients, new_state, trainable, with
 from vqvae_jax.types import Array, Codebook, Model, Reconstruction, TrainState, UserError, map_names, unknown
 
 PERCEPTUAL = "perceptual"  # the loss term that is there where it has a weight
+NO_GRADIENT = "with autoencoder.classes the picture is a choice and has no gradient"
 SHOWN = 32  # pictures in a grid
 TINY = 1e-12  # for codes of length 0
 SORTED = 4096  # lengths of codes whose median is looked for in every step: sorting more would take its time
@@ -54,21 +55,20 @@ class AutoencodeTask:
     accumulate: int = 1
     perceptual_net: Literal["mobilenet_v2", "efficientnet_lite0", "vgg16"] = "mobilenet_v2"
 
-    def check(self, terms: Iterable[str]) -> None:
+    def check(self, terms: Iterable[str], steps: int | None = None, image_size: int | None = None) -> None:
         """UserError unless each of the loss terms has a weight, each weight a term, and the frozen net is there."""
         terms = (*terms, PERCEPTUAL)
         names = tuple(dict.fromkeys([*(term.split("/")[0] for term in terms), *terms]))
         for name in self.loss_weights:
+            if name == "adversarial":
+                raise UserError(f"config.loss_weights.{name} is for a critic: add --config.task.name=adversarial")
             if name not in names:
                 raise UserError(unknown("config.loss_weights: there is no loss term", name, names, "There are"))
         for term in terms:
             if term != PERCEPTUAL:
                 self._weight(term)
         if PERCEPTUAL in self.loss_weights and getattr(self.autoencoder, "classes", False):
-            raise UserError(
-                "config.loss_weights.perceptual: with autoencoder.classes the picture is a choice and has no gradient; "
-                "leave one of both out"
-            )
+            raise UserError(f"config.loss_weights.perceptual: {NO_GRADIENT}; leave one of both out")
         self.frozen()
 
     def init(self, key: Array, batch: Mapping[str, Array]) -> TrainState:
@@ -98,20 +98,38 @@ class AutoencodeTask:
         self, state: TrainState, images: Array, revive: Array, frozen: Any = None
     ) -> tuple[TrainState, dict[str, Array]]:
         """One step on images as the model sees them; `revive` is the key of dead codes' new values."""
+        new, metrics, _ = self.updated(state, images, revive, frozen)
+        return new, metrics
+
+    def updated(
+        self, state: TrainState, images: Array, revive: Array, frozen: Any = None
+    ) -> tuple[TrainState, dict[str, Array], Array]:
+        """As `learn`, and the images that were made, as they were before the step."""
 
         def loss(moving):
-            codebooks = {
-                name: state.codebooks[name].replace(codes=codes, params=others)
-                for name, (codes, others) in moving["codes"].items()
-            }
-            variables = {"params": moving["network"]}
-            with in_parts(self.accumulate):
-                out = self.autoencoder.apply(variables, images, codebooks, key=revive, train=True)
-            out = out._replace(losses={**out.losses, **self._perceptual(out.images, images, frozen)})
+            out = self.made(moving, state.codebooks, images, revive, frozen)
             return self.total(out.losses, state.step), out
 
         moving = trainable(state.params, state.codebooks)
         (total, out), grads = jax.value_and_grad(loss, has_aux=True)(moving)
+        return *self.moved(state, grads, out, total), out.images
+
+    def made(
+        self, moving: Mapping[str, Any], codebooks: Mapping[str, Codebook], images: Array, revive: Array, frozen: Any
+    ) -> Reconstruction:
+        """What the autoencoder makes of images in training, with all loss terms; `moving` as `trainable` gives it."""
+        books = {
+            name: codebooks[name].replace(codes=codes, params=others)
+            for name, (codes, others) in moving["codes"].items()
+        }
+        with in_parts(self.accumulate):
+            out = self.autoencoder.apply({"params": moving["network"]}, images, books, key=revive, train=True)
+        return out._replace(losses={**out.losses, **self._perceptual(out.images, images, frozen)})
+
+    def moved(
+        self, state: TrainState, grads: Any, out: Reconstruction, total: Array
+    ) -> tuple[TrainState, dict[str, Array]]:
+        """The state after these gradients of a total loss, and the step's metrics."""
         new = apply_gradients(state, grads, self.tx, jax.lax.stop_gradient(out.codebooks), out.fresh, self.ema_rate)
         return new, {"loss": total, **out.losses, **self._health(out), "grad_norm": optax.tree.norm(grads)}
 
@@ -172,7 +190,12 @@ class AutoencodeTask:
 
     def total(self, losses: Mapping[str, Array], step: Array | None = None) -> Array:
         """The weighted sum of the loss terms, after so many steps; without a step as it is at the end."""
-        return jnp.sum(jnp.stack([weight_at(self._weight(term), step) * value for term, value in losses.items()]))
+        weights = self.weights(losses, step)
+        return jnp.sum(jnp.stack([weights[term] * value for term, value in losses.items()]))
+
+    def weights(self, losses: Mapping[str, Array], step: Array | None = None) -> dict[str, Any]:
+        """That of each loss term after so many steps."""
+        return {term: weight_at(self._weight(term), step) for term in losses}
 
     def _weight(self, term: str) -> Weight:
         if (weight := weight_of(self.loss_weights, term)) is not None:

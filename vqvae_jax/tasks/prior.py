@@ -46,7 +46,7 @@ class PriorTask:
     loss_weights: Mapping[str, Weight] = dataclasses.field(default_factory=dict)
     accumulate: int = 1
 
-    def check(self, terms: Iterable[str]) -> None:
+    def check(self, terms: Iterable[str], steps: int | None = None, image_size: int | None = None) -> None:
         """UserError for a weight of a term that the prior has not."""
         terms = tuple(terms)
         for name in self.loss_weights:
