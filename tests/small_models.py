@@ -19,6 +19,20 @@ CASES = {
     "vqvae2": {"width": WIDTH, "residual_width": 2},
     "patch_vqvae-1": {"halvings": 1, "width": 6, "groups": 3},  # projected to the codes and from them
     "patch_vqvae-2": {"halvings": 2, "width": WIDTH, "groups": 2},
+    "vqgan": {"factors": (1, 2), "width": WIDTH, "blocks": 1, "z": 6, "groups": 2},
+    "vqgan-maskgit": {
+        "factors": (1, 2, 1),
+        "width": WIDTH,
+        "blocks": 1,
+        "decoder_blocks": 1,
+        "attention": (0,),
+        "middle_attention": False,
+        "down": "average",
+        "shortcut": "branch",
+        "biases": False,
+        "code_kernel": 0,
+        "distance": "squared",
+    },
 }
 
 

@@ -174,6 +174,10 @@ class Autoencoder(Protocol):
     @property
     def level_names(self) -> tuple[str, ...]: ...  # coarse to fine
 
+    # Path in params of the kernel that makes the image: VQ-GAN's adaptive weight compares gradients there.
+    @property
+    def last_kernel(self) -> tuple[str, ...]: ...
+
     def init_codebooks(self, key: Array) -> dict[str, Codebook]: ...
 
     def __call__(

@@ -2,9 +2,16 @@
 
 from vqvae_jax.autoencoders.hierarchical import HierarchicalVAE
 from vqvae_jax.autoencoders.patch_vqvae import PatchVQVAE
+from vqvae_jax.autoencoders.vqgan import VQGAN
 from vqvae_jax.autoencoders.vqvae import VQVAE
 from vqvae_jax.autoencoders.vqvae2 import VQVAE2
 
-AUTOENCODERS = {"hierarchical": HierarchicalVAE, "vqvae": VQVAE, "vqvae2": VQVAE2, "patch_vqvae": PatchVQVAE}
+AUTOENCODERS = {
+    "hierarchical": HierarchicalVAE,
+    "vqvae": VQVAE,
+    "vqvae2": VQVAE2,
+    "patch_vqvae": PatchVQVAE,
+    "vqgan": VQGAN,
+}
 
-__all__ = ["AUTOENCODERS", "VQVAE", "VQVAE2", "HierarchicalVAE", "PatchVQVAE"]
+__all__ = ["AUTOENCODERS", "VQGAN", "VQVAE", "VQVAE2", "HierarchicalVAE", "PatchVQVAE"]

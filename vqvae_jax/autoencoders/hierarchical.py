@@ -31,6 +31,8 @@ from vqvae_jax.types import (
     reconstruction,
 )
 
+LAST = {1: "conv2", 2: "conv4"}  # the layer of the last decoder that makes the image, by the number of levels
+
 
 def level_names(count: int) -> tuple[str, ...]:
     """Names of the levels, coarse to fine."""
@@ -75,6 +77,11 @@ class HierarchicalVAE(nn.Module):
     @property
     def level_names(self) -> tuple[str, ...]:
         return level_names(self.levels)
+
+    @property
+    def last_kernel(self) -> tuple[str, ...]:
+        """Path in params of the kernel that makes the image."""
+        return (f"decoder_{self.levels - 1}", LAST.get(self.levels, "output"), "kernel")
 
     def setup(self):
         if self.classes == 1:

@@ -137,6 +137,11 @@ class PatchVQVAE(nn.Module):
     def level_names(self) -> tuple[str, ...]:
         return (LEVEL,)
 
+    @property
+    def last_kernel(self) -> tuple[str, ...]:
+        """Path in params of the kernel that makes the image."""
+        return ("decoder", f"up{self.halvings - 1}", "kernel")
+
     def setup(self):
         if self.width % self.groups:
             raise UserError(f"width={self.width} does not divide among groups={self.groups} of the norm; change one")

@@ -104,6 +104,11 @@ class VQVAE(nn.Module):
     def level_names(self) -> tuple[str, ...]:
         return (LEVEL,)
 
+    @property
+    def last_kernel(self) -> tuple[str, ...]:
+        """Path in params of the kernel that makes the image."""
+        return ("decoder", "output", "kernel")
+
     def setup(self):
         (self.quantizer,) = self.quantizers
         inside = (self.halvings, self.residual_blocks, self.residual_width, self.dtype)

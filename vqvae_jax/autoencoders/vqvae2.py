@@ -57,6 +57,11 @@ class VQVAE2(nn.Module):
     def level_names(self) -> tuple[str, ...]:
         return LEVELS
 
+    @property
+    def last_kernel(self) -> tuple[str, ...]:
+        """Path in params of the kernel that makes the image."""
+        return ("decoder", "output", "kernel")
+
     def setup(self):
         self.top, self.bottom = self.quantizers
         inside = (self.residual_blocks, self.residual_width, self.dtype)

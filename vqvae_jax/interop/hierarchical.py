@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vqvae_jax import parts
-from vqvae_jax.autoencoders.hierarchical import HierarchicalVAE, level_names
+from vqvae_jax.autoencoders.hierarchical import LAST, HierarchicalVAE, level_names
 from vqvae_jax.interop.matches import Match, Shapes, Tensors, usual_size, vote
 from vqvae_jax.interop.places import (
     AS_IT_IS,
@@ -30,7 +30,6 @@ from vqvae_jax.types import Model, Reconstruction
 
 DEAD_RATE = 100  # the reference's default
 RENAMES: Renames = ((r"(residual\d+)\.conv1", r"\1.1"), (r"(residual\d+)\.conv2", r"\1.3"))  # 0 and 2 are relus
-LAST = {1: "conv2", 2: "conv4"}  # of the last decoder, by the number of levels
 LEARNING_RATE = 1e-3  # of its Adam
 AVERAGED = "$^"  # tensors that no gradient moves: none
 COUNTED = r"encoder_\d+\.vq\.usage_count"  # whole numbers

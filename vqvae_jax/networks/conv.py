@@ -27,7 +27,7 @@ def bilinear(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
 
 
 class Conv(nn.Module):
-    """A convolution with bias; `size` is one number or (height, width), `padding` is (low, high) for both axes.
+    """A convolution; `size` is one number or (height, width), `padding` is (low, high) for both axes.
 
     A call may bring another padding, ((above, below), (left, right)).
     """
@@ -37,15 +37,19 @@ class Conv(nn.Module):
     stride: int = 1
     padding: tuple[int, int] = (0, 0)
     dtype: jnp.dtype = jnp.float32
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Array, padding: Padding | None = None) -> Array:
         height, width = (self.size, self.size) if isinstance(self.size, int) else self.size
         fan_in = height * width * x.shape[-1]
         kernel = self.param("kernel", uniform(fan_in), (height, width, x.shape[-1], self.features))
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        out = conv(x, kernel, self.stride, padding or (self.padding, self.padding))
+        if not self.use_bias:
+            return out
         bias = self.param("bias", uniform(fan_in), (self.features,))
-        x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
-        return conv(x, kernel, self.stride, padding or (self.padding, self.padding)) + bias[None, None, None]
+        return out + bias.astype(self.dtype)[None, None, None]
 
 
 class ConvTranspose(nn.Module):
