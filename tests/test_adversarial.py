@@ -175,7 +175,7 @@ def losses_of(task, state, images, revive, moving):
 
 def test_the_adaptive_weight_and_the_step_are_those_of_two_backward_passes(monkeypatch):
     """Naively: each gradient of the last kernel by itself, then all gradients of the sum, the weight held."""
-    task = adversarial(autoencoder=SMALL, flip=False, crop=0, ramp=0, lecam=0.0, r1=0.0)
+    task = adversarial(autoencoder=SMALL, flip=False, crop=0, start=0, ramp=0, lecam=0.0, r1=0.0)
     before, after, metrics = one_step(task)
     images = normalise(jnp.asarray(batches().batch(0)["image"]), task.range)
     revive = jax.random.split(jax.random.fold_in(before.key, before.step))[1]
