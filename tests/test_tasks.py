@@ -134,6 +134,16 @@ def test_ssim_window_by_window():
     np.testing.assert_allclose(measure.ssim(jnp.asarray(images), jnp.asarray(images)), 1, atol=1e-5)
 
 
+def test_sharpness_pixel_by_pixel():
+    """Blur takes it away, a flat picture has none."""
+    image = np.random.default_rng(0).integers(0, 256, (7, 9, 2), np.uint8)
+    x = image.astype(float)
+    inner = [(i, j) for i in range(1, 6) for j in range(1, 8)]
+    laplacian = [x[i - 1, j] + x[i + 1, j] + x[i, j - 1] + x[i, j + 1] - 4 * x[i, j] for i, j in inner]
+    found = measure.sharpness(jnp.asarray(np.stack([image, np.full_like(image, 7)])))
+    np.testing.assert_allclose(found, [np.var(laplacian), 0], rtol=1e-5)
+
+
 def test_pictures_below_the_window_have_no_ssim():
     small = jnp.zeros((3, 8, 8, 3), jnp.uint8)
     assert np.isnan(measure.ssim(small, small)).all()

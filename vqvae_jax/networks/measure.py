@@ -1,4 +1,4 @@
-"""How far two pictures are apart, each picture by itself. Both are rounded to uint8 first, as they would be saved."""
+"""How far two pictures are apart, and how sharp one is. They are rounded to uint8 first, as they would be saved."""
 
 import jax.numpy as jnp
 
@@ -22,3 +22,13 @@ def ssim(images: Array, others: Array) -> Array:
     if min(images.shape[1:3]) < 11:
         return jnp.full(images.shape[0], jnp.nan)
     return dm_pix_ssim(images.astype(jnp.float32), others.astype(jnp.float32), max_val=255.0)
+
+
+def sharpness(images: Array) -> Array:
+    """The variance over a picture of its Laplacian, uint8 [B, H, W, C] → [B]: edges and texture have much, blur little.
+
+    The Laplacian of a pixel is what its four neighbours sum to, less four times itself; border pixels have none.
+    """
+    x = images.astype(jnp.float32)
+    around = x[:, :-2, 1:-1] + x[:, 2:, 1:-1] + x[:, 1:-1, :-2] + x[:, 1:-1, 2:]
+    return jnp.var(around - 4 * x[:, 1:-1, 1:-1], axis=(1, 2, 3))

@@ -106,6 +106,8 @@ def autoencoder_panels(entries: list[dict[str, Any]], levels: Sequence[str]) -> 
         Panel("Longest code", "length", watched("code_norm_max", maps), log=True),
         Panel("Revived codes", "in a step", watched("revived", maps)),
         Panel("Numbers that vary", "share of a place's", watched("active", [(name, TRAIN) for name in levels])),
+        Panel("Critic", "share of patches judged rightly; half is chance", [Line("train/critic_right", "", TRAIN)]),
+        Panel("Adaptive weight", "of the critic's part", [Line("train/adaptive_weight", "", TRAIN)], log=True),
     ]
 
 

@@ -17,6 +17,7 @@ MEANINGS = {
     "mse": "in the units of dataset.range",
     "psnr": "dB, mean over images",
     "ssim": "1 is equal, mean over images",
+    "sharpness": "variance of the Laplacian, over that of the images; 1 is equal, blur has less",
     "usage": "share of the codes that the split uses",
     "perplexity": "codes, as if all were used equally",
     "nll": "nats a token",

@@ -15,7 +15,7 @@ from vqvae_jax.features import NETS
 from vqvae_jax.features.perceptual import load_perceptual, perceptual
 from vqvae_jax.finite import kept_if_finite
 from vqvae_jax.loss_weights import Weight, weight_at, weight_of
-from vqvae_jax.networks.measure import psnr, ssim
+from vqvae_jax.networks.measure import psnr, sharpness, ssim
 from vqvae_jax.quantizers import codebook as cb
 from vqvae_jax.quantizers.kl import mean_and_deviation
 from vqvae_jax.tasks.accumulate import in_parts, one_by_one
@@ -162,6 +162,8 @@ class AutoencodeTask:
             "mse": jnp.sum(mask * jnp.mean(jnp.square(out.images - images), axis=(1, 2, 3))),
             "psnr": jnp.sum(mask * psnr(batch["image"], seen)),
             "ssim": jnp.sum(mask * ssim(batch["image"], seen)),
+            "sharpness/made": jnp.sum(mask * sharpness(seen)),
+            "sharpness/real": jnp.sum(mask * sharpness(batch["image"])),
         }
         for name, size, tokens in self._coded(out):
             weight = jnp.broadcast_to(mask[:, None, None], tokens.shape).reshape(-1)
@@ -169,9 +171,13 @@ class AutoencodeTask:
         return sums
 
     def summary(self, sums: Mapping[str, Any]) -> dict[str, float]:
-        """What the sums over a split say. mse is in the units of `range`; the held-out loss is this mse."""
+        """What the sums over a split say. mse is in the units of `range`; the held-out loss is this mse.
+
+        `sharpness` is that of the reconstructions over that of the images, both averaged, see `networks.measure`.
+        """
         count = float(sums["count"])
         metrics = {name: float(sums[name]) / count for name in ("mse", "psnr", "ssim")}
+        metrics["sharpness"] = float(sums["sharpness/made"]) / max(float(sums["sharpness/real"]), TINY)
         metrics["loss"] = metrics["mse"]
         for name in sums:
             if name.startswith("codes/"):
