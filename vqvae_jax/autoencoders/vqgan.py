@@ -6,7 +6,7 @@
     z → 3x3 → middle → levels, coarse to fine: residual blocks (attention), doubled → norm, swish, 3x3 → image
 
 What latent diffusion (2112.10752), LlamaGen (2406.06525), VAR (2404.02905) and MaskGIT (2202.04200) encode images with
-differs in the fields alone: see PRESETS. The critic is not here: it belongs to the task.
+differs in the fields alone: see published.py. The critic is not here: it belongs to the task.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from vqvae_jax.limits import Blocks, Count, Several
-from vqvae_jax.networks.conv import Conv
+from vqvae_jax.networks.conv import Conv, DoubledConv
 from vqvae_jax.networks.norm import GroupNorm
 from vqvae_jax.quantizers import codebook as cb
 from vqvae_jax.types import Array, Codebook, Quantized, Quantizer, Reconstruction, Tokens, UserError, reconstruction
@@ -139,7 +139,7 @@ class Decoder(nn.Module):
         x = inside.middle(inside.conv(inside.widths[-1], 3, "conv_in")(x))
         for level, width in reversed(tuple(enumerate(inside.widths))):
             x = inside.level(x, level, self.blocks, f"up{level}")
-            x = inside.conv(width, 3, f"up{level}_double")(doubled(x)) if level else x
+            x = DoubledConv(width, inside.dtype, name=f"up{level}_double")(x) if level else x
         return inside.conv(self.features, 3, "conv_out")(nn.swish(inside.norm("norm_out")(x)))
 
 
@@ -147,12 +147,6 @@ def mean_of_four(x: Array) -> Array:
     """[B, 2h, 2w, C] → [B, h, w, C]."""
     b, h, w, c = x.shape
     return jnp.mean(x.reshape(b, h // 2, 2, w // 2, 2, c), (2, 4))
-
-
-def doubled(x: Array) -> Array:
-    """Each pixel four times, [B, h, w, C] → [B, 2h, 2w, C]."""
-    b, h, w, c = x.shape
-    return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
 
 
 class VQGAN(nn.Module):

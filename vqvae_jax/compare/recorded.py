@@ -12,12 +12,12 @@ import numpy as np
 
 from vqvae_jax import config as configs
 from vqvae_jax import facts as facts_file
-from vqvae_jax.autoencoders import VQVAE2, HierarchicalVAE
+from vqvae_jax.autoencoders import VQGAN, VQVAE2, HierarchicalVAE
 from vqvae_jax.checkpoint import Step, Steps
 from vqvae_jax.compare import rows
 from vqvae_jax.compare.recording import HOW, Recording, channels_first
 from vqvae_jax.compare.told import Told
-from vqvae_jax.interop import hierarchical, vqvae2
+from vqvae_jax.interop import hierarchical, vqgan, vqvae2
 from vqvae_jax.interop.exporting import load_stack, places_of, stack_or_stages
 from vqvae_jax.interop.places import Places, to_torch
 from vqvae_jax.interop.reading import plain
@@ -29,7 +29,7 @@ from vqvae_jax.tasks.optimize import make_optimizer, new_state
 from vqvae_jax.types import Condition, Model, UserError
 
 Row = rows.Row
-TWINS: dict[type, Any] = {HierarchicalVAE: hierarchical, VQVAE2: vqvae2}  # what their outputs are called
+TWINS: dict[type, Any] = {HierarchicalVAE: hierarchical, VQVAE2: vqvae2, VQGAN: vqgan}  # what their outputs are called
 ADAM = {
     "b1": 0.9,
     "b2": 0.999,

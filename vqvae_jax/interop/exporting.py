@@ -102,7 +102,7 @@ def of_autoencoder(workdir: Path, stage: str, step: Step) -> dict[str, np.ndarra
     config, facts = configs.load(workdir), facts_file.read(workdir)
     parts = Parts(config, facts)
     module, model = parts.autoencoder, parts.load(workdir, stage, None if step == "best" else step)
-    return to_torch(model, places_of(module, model)) | averages(module, model)
+    return to_torch(model, places_of(module, model)) | averages(module, model) | came_along(workdir, stage)
 
 
 def of_prior(workdir: Path, stage: str, step: Step) -> dict[str, np.ndarray]:
@@ -111,12 +111,18 @@ def of_prior(workdir: Path, stage: str, step: Step) -> dict[str, np.ndarray]:
     parts = Parts(config, facts)
     module, model = parts.prior(stage), parts.load(workdir, stage, step)
     tensors = to_torch(model, places_of(module, model))
-    if (workdir / stage / UNUSED).is_file():
-        return tensors | files.read(workdir / stage / UNUSED)
+    if others := came_along(workdir, stage):
+        return tensors | others
     if isinstance(module, MNISTGenerator):  # PyTorch wants them: load_state_dict is strict
         unused = pixelcnn.unused_by_generator(module)
         return tensors | {name: np.zeros(shape, np.float32) for name, shape in unused.items()}
     return tensors
+
+
+def came_along(workdir: Path, stage: str) -> dict[str, np.ndarray]:
+    """Tensors of an imported file that nothing uses."""
+    path = workdir / stage / UNUSED
+    return dict(files.read(path)) if path.is_file() else {}
 
 
 def of_stack(workdir: Path, stage: str, step: Step) -> dict[str, np.ndarray]:

@@ -5,6 +5,7 @@ more, `metadata`: the bytes of all of them as one JSON object.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ import numpy as np
 from vqvae_jax import config as configs
 from vqvae_jax.checkpoint import checksum
 from vqvae_jax.facts import as_list
-from vqvae_jax.interop import files
+from vqvae_jax.interop import files, vqgan
 from vqvae_jax.interop.matches import Match
 from vqvae_jax.interop.places import differences, shapes, shapes_of
 from vqvae_jax.interop.reading import reading
@@ -89,8 +90,9 @@ def match(told: Told, tensors: Tensors, path: Path) -> Match:
     if said := differences(wanted, known):
         raise UserError(f"{path} has not the tensors of the config that its metadata hold. {'; '.join(said)}")
     unused = {name: shape for name, shape in there.items() if name not in wanted}
+    beside = {name: shape for name, shape in unused.items() if re.match(vqgan.BESIDE, name)}
     # Beside an autoencoder: averages that PyTorch's class wants, made at export.
-    return found._replace(told=True, unused={} if told.stage == "autoencoder" else unused)
+    return found._replace(told=True, unused=beside if told.stage == "autoencoder" else unused)
 
 
 def autoencoder(told: Told) -> Match:

@@ -1,8 +1,10 @@
 """Pickles as torch.save writes them, read without torch and without executing anything.
 
-A pickle is a program that may call whatever it names. Here it may name what stands in NAMES and nothing else; tensors
-come back as descriptions (`Tensor`), and what no weights are made of as `Ignored`. All that a pickle gets hold of is
-immutable, because it may also set attributes.
+A pickle is a program that may call whatever it names. Here no name is ever looked up: those in NAMES mean what stands
+there, any other an empty class (`StandIn`) that takes part in everything and does nothing. So trainings' files can be
+read that hold arguments, callbacks and configs beside the weights. Tensors come back as descriptions (`Tensor`), and
+what no weights are made of as `Ignored`. All that a pickle gets hold of is immutable, because it may also set
+attributes.
 """
 
 import io
@@ -16,6 +18,7 @@ from vqvae_jax.interop.reading import plain
 from vqvae_jax.types import UserError
 
 LONGEST = 16 << 20  # bytes; a checkpoint of 10,000 tensors with Adam's moments takes 6 MB
+MOST = 1000  # names that are none of ours
 DEEPEST = 100  # tuples in tuples: hashing them recurses in C, without a check
 
 
@@ -62,6 +65,37 @@ class Ignored:
         """Nothing of it is kept."""
 
 
+class StandIn(Ignored):
+    """What a name stands for that is none of ours: a class of its own for each, and whatever is made of it.
+
+    It can be called, built, filled and indexed, as objects are in pickles, and keeps nothing of it. On the class itself
+    none of this can be done.
+    """
+
+    __slots__ = ()
+    named = ""  # "argparse.Namespace"
+
+    def __new__(cls, *_: Any, **__: Any) -> "StandIn":
+        return super().__new__(cls)
+
+    def __call__(self, *_: Any, **__: Any) -> "StandIn":
+        return self
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Nothing of it is kept."""
+
+    def append(self, value: Any) -> None:
+        """Nothing of it is kept."""
+
+    extend = add = append
+
+
+def stood_for(value: Any) -> str | None:
+    """The name that a value is a stand-in of, or None where it is something else."""
+    kind = value if isinstance(value, type) else type(value)
+    return plain(kind.named) if issubclass(kind, StandIn) else None
+
+
 class Dict(dict):
     """collections.OrderedDict, without the attributes that torch hangs on it."""
 
@@ -75,7 +109,7 @@ def load(stream: IO[bytes], path: str | Path) -> tuple[Any, dict[str, Storage]]:
     """The next pickle of a stream, which then stands behind it, and the storages it mentions by key.
 
     Raises:
-        UserError: it names something that is not allowed, or is absurd.
+        UserError: it names a kind of tensor that is not read, or is absurd.
         Exception: of many kinds, where it is no pickle; see `reading`.
     """
     start = stream.tell()
@@ -96,11 +130,18 @@ class _Unpickler(pickle.Unpickler):
         super().__init__(stream, encoding="utf-8")
         self.path = path
         self.storages: dict[str, Storage] = {}
+        self.others: dict[tuple[str, str], type[StandIn]] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in NAMES:
             return NAMES[module, name]
-        raise UserError(f"{self.path} {_refusal(module, name)}")
+        if what := _unreadable(module, name):
+            raise UserError(f"{self.path} {what}")
+        if (module, name) not in self.others:
+            if len(self.others) == MOST:
+                raise UserError(f"{self.path} names more than {MOST} things that are no weights; save weights alone")
+            self.others[module, name] = _stand_in(module, name)
+        return self.others[module, name]
 
     def persistent_load(self, pid: Any) -> Storage:
         if not isinstance(pid, tuple) or not pid or pid[0] != "storage":
@@ -182,8 +223,8 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Ten
     return Tensor(storage, offset, _sizes(shape), _sizes(strides))
 
 
-def _parameter(tensor: Any, *_: Any) -> Tensor:
-    if not isinstance(tensor, Tensor):
+def _parameter(tensor: Any, *_: Any) -> Any:
+    if stood_for(tensor) is None and not isinstance(tensor, Tensor):
         raise ValueError("a parameter that is no tensor")
     return tensor
 
@@ -206,13 +247,17 @@ def _ignored(*_: Any) -> Ignored:
     return Ignored()
 
 
-def _refusal(module: str, name: str) -> str:
+def _stand_in(module: str, name: str) -> type[StandIn]:
+    module = "builtins" if module == "__builtin__" else module  # as Python 2 called it
+    return type("StandIn", (StandIn,), {"__slots__": (), "named": f"{module}.{name}"})
+
+
+def _unreadable(module: str, name: str) -> str | None:
     """Why a name is refused, as the end of a sentence that begins with the file."""
     for part, what in UNREADABLE.items():
         if module.startswith("torch") and part in name:
             return f"holds {what} (torch's {plain(name)}), which are not read; convert them to plain tensors and save"
-    module = "builtins" if module == "__builtin__" else module  # as Python 2 called it
-    return f"wants to call {plain(module)}.{plain(name)}: refused. Save the weights alone: model.state_dict()"
+    return None
 
 
 UNREADABLE = {  # part of a name of torch → what it means
@@ -226,7 +271,7 @@ UNREADABLE = {  # part of a name of torch → what it means
 }
 STORAGES = ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
-NAMES: dict[tuple[str, str], Any] = {  # all that a pickle may name
+NAMES: dict[tuple[str, str], Any] = {  # all that means something
     ("collections", "OrderedDict"): Call(_dict),
     ("collections", "Counter"): Call(_dict),  # of a scheduler's state
     ("torch._utils", "_rebuild_tensor"): Call(_tensor),

@@ -2,7 +2,7 @@
 
 import re
 
-from vqvae_jax.interop import hierarchical, pixelcnn, stacks, vqvae2
+from vqvae_jax.interop import hierarchical, pixelcnn, stacks, vqgan, vqvae2
 from vqvae_jax.interop.matches import Match, Matcher, Shapes, Tensors
 from vqvae_jax.interop.places import differences, shapes_of
 from vqvae_jax.interop.reading import plain
@@ -14,11 +14,16 @@ AXES = (  # of tensors by name
     (r"(^|\.)(vertical_conv|horizontal_conv|vert_to_horiz|horiz_residual)\.weight$", 4),
     (r"\.vq\.usage_count$|^quantize_[tb]\.cluster_size$|_norm\.norm\.(weight|bias)$", 1),
     (r"^(encoder|decoder)_\d+\..*bias$|^(enc|dec)(_[tb])?\.blocks\..*bias$|layer_\d+\..*bias$", 1),
+    (r"^quantize\.embedding\.weight$", 2),
+    (r"^(encoder|decoder)\..*(norm\d?|norm_out)\.weight$|^((encoder|decoder)\.|(post_)?quant_conv\.).*bias$", 1),
+    (r"^(encoder|decoder)\..*(conv\w*|q|k|v|proj_out|nin_shortcut)\.weight$|^(post_)?quant_conv\.weight$", 4),
     (r"^(encoder|decoder)_\d+\.(conv|residual).*weight$|^(enc|dec)(_[tb])?\.blocks\..*weight$", 4),
 )
 MATCHERS: dict[str, Matcher] = {
     "the reference's hierarchical VAE": hierarchical.match,
     "rosinality's VQ-VAE-2": vqvae2.match,
+    "taming's VQ-GAN": vqgan.match_taming,
+    "LlamaGen's VQ-GAN": vqgan.match_llamagen,
     "the reference's priors": pixelcnn.match,
     "layers of the reference's PixelCNN": stacks.match,
 }

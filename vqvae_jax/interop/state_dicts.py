@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vqvae_jax.interop.pickles import Tensor
+from vqvae_jax.interop.pickles import Tensor, stood_for
 from vqvae_jax.interop.reading import plain
 from vqvae_jax.types import UserError, unknown
 
@@ -21,17 +21,22 @@ def state_dict(value: Any, key: str | None, path: object) -> Tensors:
     and one inside of it, the one with more tensors is meant.
 
     Raises:
-        UserError: there is none, there are several, or none at `key`.
+        UserError: there is none, there are several, or none at `key`; something in it is of a class that is not read.
     """
     if not isinstance(value, dict):
-        raise UserError(f"{path} holds no dictionary of tensors; save model.state_dict()")
-    found = _dictionaries(value, path)
+        what = f", but {name}" if (name := stood_for(value)) else ""
+        raise UserError(f"{path} holds no dictionary of tensors{what}; save model.state_dict()")
+    found, strange = _dictionaries(value, path)
     chosen = _at(found, key, path) if key else _likely(found)
     if not chosen:
-        raise UserError(f"{path} holds no tensors; save model.state_dict()")
+        what = f", but {_listed_names(next(iter(strange.values())))}" if strange else ""
+        raise UserError(f"{path} holds no tensors{what}; save model.state_dict()")
     if len(chosen) > 1:
         raise UserError(f"{path} holds several state dicts; choose one by --key=NAME: {_listed(chosen)}")
-    return unwrapped(next(iter(chosen.values())))
+    ((where, tensors),) = chosen.items()
+    if others := strange.get(where):
+        raise UserError(f"{path} holds beside its tensors {_listed_names(others)}: not read; save model.state_dict()")
+    return unwrapped(tensors)
 
 
 def unwrapped(tensors: dict[str, Any]) -> dict[str, Any]:
@@ -43,9 +48,13 @@ def unwrapped(tensors: dict[str, Any]) -> dict[str, Any]:
     return tensors
 
 
-def _dictionaries(value: dict, file: object) -> dict[str, Tensors]:
-    """Path → tensors, of all dictionaries that have some, each once; the outermost path is ""."""
+def _dictionaries(value: dict, file: object) -> tuple[dict[str, Tensors], dict[str, dict[str, str]]]:
+    """Path → tensors, of all dictionaries that have some, each once; the outermost path is "".
+
+    And path → what is of another class there: its name in the dictionary → the class.
+    """
     found: dict[str, Tensors] = {}
+    strange: dict[str, dict[str, str]] = {}
     seen: set[int] = set()
     waiting = [("", value, 0)]
     for path, here, depth in waiting:  # grows while it is walked
@@ -55,11 +64,13 @@ def _dictionaries(value: dict, file: object) -> dict[str, Tensors]:
         named = {name: one for name, one in here.items() if isinstance(name, str)}
         if tensors := {name: one for name, one in named.items() if isinstance(one, Tensor)}:
             found[path] = tensors
+        if others := {name: kind for name, one in named.items() if (kind := stood_for(one))}:
+            strange[path] = others
         inside = ((name, one) for name, one in named.items() if isinstance(one, dict) and len(name) < LONGEST)
         waiting += [(f"{path}.{name}" if path else name, one, depth + 1) for name, one in inside]
         if len(waiting) > MOST:
             raise UserError(f"{file} holds more than {MOST} dictionaries; save model.state_dict() alone")
-    return found
+    return found, strange
 
 
 def _at(found: dict[str, Tensors], key: str, path: object) -> dict[str, Tensors]:
@@ -85,6 +96,11 @@ def _outdone(path: str, weights: dict[str, Tensors]) -> bool:
 
 def _inside(path: str, other: str) -> bool:
     return not other or path.startswith(f"{other}.")
+
+
+def _listed_names(strange: dict[str, str]) -> str:
+    shown = [f"{plain(name)}, a {kind}" for name, kind in strange.items()]
+    return "; ".join(shown[:5] + ["…"] * (len(shown) > 5))
 
 
 def _listed(found: dict[str, Tensors]) -> str:

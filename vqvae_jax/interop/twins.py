@@ -4,13 +4,18 @@ from typing import Any
 
 import numpy as np
 
-from vqvae_jax.autoencoders import VQVAE2, HierarchicalVAE
-from vqvae_jax.interop import hierarchical, pixelcnn, vqvae2
+from vqvae_jax.autoencoders import VQGAN, VQVAE2, HierarchicalVAE
+from vqvae_jax.interop import hierarchical, pixelcnn, vqgan, vqvae2
 from vqvae_jax.interop.places import Places
 from vqvae_jax.priors.pixelcnn import PixelCNNPrior
 from vqvae_jax.types import Model, UserError
 
-PLACES: dict[type, Any] = {HierarchicalVAE: hierarchical.places, VQVAE2: vqvae2.places, PixelCNNPrior: pixelcnn.places}
+PLACES: dict[type, Any] = {
+    HierarchicalVAE: hierarchical.places,
+    VQVAE2: vqvae2.places,
+    VQGAN: vqgan.places,
+    PixelCNNPrior: pixelcnn.places,
+}
 
 
 def places_of(module: Any, model: Model) -> Places:

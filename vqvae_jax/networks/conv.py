@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vqvae_jax.networks.fast import Padding, conv, conv_transpose
+from vqvae_jax.networks.fast import Padding, conv, conv_transpose, doubled_conv
 from vqvae_jax.types import Array
 
 
@@ -70,6 +70,21 @@ class ConvTranspose(nn.Module):
         bias = self.param("bias", of_bias, (self.features,))
         x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
         return conv_transpose(x, kernel) + bias[None, None, None]
+
+
+class DoubledConv(nn.Module):
+    """Each pixel four times, then a 3x3 convolution with bias: twice the height and width."""
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        fan_in = 9 * x.shape[-1]
+        kernel = self.param("kernel", uniform(fan_in), (3, 3, x.shape[-1], self.features))
+        bias = self.param("bias", uniform(fan_in), (self.features,))
+        x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
+        return doubled_conv(x, kernel) + bias[None, None, None]
 
 
 class Residual(nn.Module):

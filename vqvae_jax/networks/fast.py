@@ -26,10 +26,15 @@ from vqvae_jax.types import Array
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 NONE = ((0, 0), (0, 0))
+AROUND = ((1, 1), (1, 1))  # of a 3x3 kernel: as many pixels as before
 FEW_CHANNELS = 8  # up to so many in or out, another form is the faster one
 MANY_CHANNELS = 128  # from so many on, lax.conv is the fastest form of kernels like 3x5 as well
+WIDE = 32  # channels out, from which on the kernel's gradient is taken of some examples at a time
+PIXELS = 4096  # so many pixels at a time, or one example's
+PIECES = 16  # at most
 BLOCK = 128  # positions in a row block of attention
 CUDNN_HEAD = 128  # channels of a head; from Hopper on it takes 256
+MEETING = ((0, 0, 1), (0, 1, 1), (1, 1, 0), (1, 0, 0))  # rows of a 3x3 kernel in each row of `doubled_conv`'s 4x4
 CACHE_BLOCK = 256  # positions of a cache that are read at once
 
 # Part of what jit compares: a function that was compiled with the other layers is traced anew.
@@ -67,7 +72,23 @@ def conv(x: Array, kernel: Array, stride: int = 1, padding: Padding = NONE) -> A
         return _conv_by_rows(x, kernel, padding)
     if (height, width, stride) == (4, 4, 2) and _halves(x, padding):
         return _halving_conv(x, kernel)
+    if (height, width, stride, padding) == (3, 3, 1, AROUND):
+        return _square_conv(x, kernel)
     return _lax_conv(x, kernel, stride, padding)
+
+
+def doubled_conv(x: Array, kernel: Array) -> Array:
+    """Each pixel of x four times, then a 3x3 convolution, padding 1: [B, H, W, C] → [B, 2H, 2W, C'].
+
+    On CPU as the transposed convolution that it is: rows and columns of the kernel that meet the same pixel are added
+    first, so that 4 of 9 products are left.
+    """
+    if fast():
+        twice = jnp.asarray(MEETING, kernel.dtype)
+        return conv_transpose(x, jnp.einsum("at,bu,tucd->abcd", twice, twice, kernel))
+    b, h, w, c = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+    return _lax_conv(x, kernel, 1, AROUND)
 
 
 def conv_transpose(x: Array, kernel: Array) -> Array:
@@ -341,6 +362,69 @@ def _to_few_kernel(g: Array, x: Array, kernel: Array) -> Array:
 _doubling_to_few = _has_gradient(
     _to_few, lambda g, kernel: _product(_gathered(g), _in_blocks(kernel).T), _to_few_kernel
 )
+
+
+def _square_conv(x: Array, kernel: Array) -> Array:
+    """3x3, as many pixels as before."""
+    if kernel.shape[-1] <= FEW_CHANNELS:
+        return _same_to_few(x, kernel)
+    if kernel.shape[-1] >= WIDE and x.shape[0] * x.shape[1] * x.shape[2] > PIXELS:
+        return _same_in_pieces(x, kernel)
+    return _same(x, kernel)
+
+
+def _same(x: Array, kernel: Array) -> Array:
+    return _lax_conv(x, kernel, 1, AROUND)
+
+
+def _same_x(g: Array, kernel: Array) -> Array:
+    return _same(g, kernel[::-1, ::-1].swapaxes(2, 3))
+
+
+def _same_kernel(g: Array, x: Array, kernel: Array) -> Array:
+    """Of some examples at a time: of large maps XLA's own falls out of the caches, and takes three times as long."""
+    batch, height, width, _ = x.shape
+    size = max(1, PIXELS // (height * width), -(-batch // PIECES))
+    pieces = [slice(start, start + size) for start in range(0, batch, size)]
+    parts = [jax.linear_transpose(lambda kernel, at=at: _same(x[at], kernel), kernel)(g[at])[0] for at in pieces]
+    return sum(parts[1:], parts[0])
+
+
+_same_in_pieces = _has_gradient(_same, _same_x, _same_kernel)
+
+
+def _in_planes(g: Array) -> Array:
+    """What each tap of a 3x3 kernel adds up: g [B, h, w, C'] → [9 C', B h w], a plane for each tap and channel."""
+    b, h, w, depth = g.shape
+    planes = jnp.pad(jnp.moveaxis(g, -1, 0), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    shifts = [planes[:, :, 2 - i : 2 - i + h, 2 - j : 2 - j + w] for i in range(3) for j in range(3)]
+    return jnp.stack(shifts).reshape(9 * depth, b * h * w)
+
+
+def _taps(kernel: Array) -> Array:
+    """A 3x3 kernel in the order of `_in_planes`: [3, 3, C, C'] → [9 C', C]."""
+    return kernel.swapaxes(2, 3).reshape(-1, kernel.shape[2])
+
+
+def _planes_summed(x: Array, kernel: Array) -> Array:
+    """One product to all 9 taps, shifted sums of their planes: to few channels, pixels make longer vectors."""
+    (b, h, w, c), depth = x.shape, kernel.shape[-1]
+    taps = (_taps(kernel) @ x.reshape(-1, c).T).reshape(9, depth, b, h, w)
+    taps = jnp.pad(taps, ((0, 0), (0, 0), (0, 0), (1, 1), (1, 1)))
+    shifts = [taps[3 * i + j, :, :, i : i + h, j : j + w] for i in range(3) for j in range(3)]
+    return jnp.moveaxis(sum(shifts[1:], shifts[0]), 0, -1)
+
+
+def _planes_x(g: Array, kernel: Array) -> Array:
+    return (_in_planes(g).T @ _taps(kernel)).reshape(*g.shape[:3], kernel.shape[2])
+
+
+def _planes_kernel(g: Array, x: Array, kernel: Array) -> Array:
+    c, depth = kernel.shape[2:]
+    return (_in_planes(g) @ x.reshape(-1, c)).reshape(3, 3, depth, c).swapaxes(2, 3)
+
+
+_same_to_few = _has_gradient(_planes_summed, _planes_x, _planes_kernel)
 
 
 def _dilated(x: Array, kernel: Array) -> Array:

@@ -1,0 +1,40 @@
+"""Fields of `vqgan` with which it is what published weights were trained with.
+
+Each is the section `autoencoder` of a config, without the name. Images are of 256 pixels in [-1, 1], MaskGIT's in
+[0, 1]. VAR's codes are of many scales there, and its attention's q, k and v one convolution, which is naming alone.
+"""
+
+from typing import Any
+
+
+def codes(name: str, size: int, channels: int) -> dict[str, Any]:
+    """A section `quantizer`; none of these codebooks is revived."""
+    return {"name": name, "codebook_size": size, "code_dim": channels, "revive_after": 0}
+
+
+TAMING = {"width": 128, "blocks": 2, "z": 256}
+EIGHTH = {"factors": (1, 2, 2, 4)}
+PRESETS: dict[str, dict[str, Any]] = {
+    "taming_f16_1024": {**TAMING, "quantizer": codes("vq", 1024, 256)},
+    "taming_f16_16384": {**TAMING, "quantizer": codes("vq", 16384, 256)},
+    "llamagen_f16": {**TAMING, "distance": "squared", "quantizer": codes("cosine", 16384, 8)},
+    "llamagen_f8": {**TAMING, **EIGHTH, "distance": "squared", "quantizer": codes("cosine", 16384, 8)},
+    "kl_f8": {
+        "factors": (1, 2, 4, 4),
+        "attention": (),
+        "z": 4,
+        "quantizer": {"name": "kl", "code_dim": 4},
+    },
+    "var": {"width": 160, "z": 32, "code_kernel": 3, "quantizer": codes("vq", 4096, 32)},
+    "maskgit": {
+        "decoder_blocks": 2,
+        "attention": (),
+        "middle_attention": False,
+        "down": "average",
+        "shortcut": "branch",
+        "biases": False,
+        "code_kernel": 0,
+        "distance": "squared",
+        "quantizer": codes("vq", 1024, 256),
+    },
+}
