@@ -27,15 +27,15 @@ def get_config(variant=None):
             },
             "task": {
                 "name": "adversarial",
-                "start": 1500,
-                "lead": 300,
-                "ramp": 300,
+                "start": 800,
+                "lead": 200,
+                "ramp": 200,
                 "critic_width": 32,
                 "critic_layers": 1,
                 "critic_rate": 1e-3,
                 "lecam": 0.01,
             },
-            "loss_weights": {"reconstruction": 1.0, "commitment": 0.0625, "adversarial": 0.2},
+            "loss_weights": {"reconstruction": 1.0, "commitment": 0.0625, "adversarial": 0.5},
             "optimizer": {
                 "learning_rate": 2e-3,
                 "schedule": "cosine",
@@ -44,7 +44,13 @@ def get_config(variant=None):
                 "b2": 0.99,
                 "ema_rate": 0.99,
             },
-            "train": {"batch_size": 16, "steps": 4000, "pictures_every": 1000, "evaluate_every": 1000, "checkpoint_every": 1000},
+            "train": {
+                "batch_size": 16,
+                "steps": 2000,
+                "pictures_every": 1000,
+                "evaluate_every": 1000,
+                "checkpoint_every": 500,
+            },
             "priors": {
                 "codes": {
                     "name": "transformer",
@@ -52,7 +58,13 @@ def get_config(variant=None):
                     "layers": 4,
                     "heads": 4,
                     "label_condition": True,
-                    "optimizer": {"learning_rate": 1e-3, "schedule": "cosine", "warmup_steps": 100, "clip": 1.0, "ema_rate": 0.999},
+                    "optimizer": {
+                        "learning_rate": 1e-3,
+                        "schedule": "cosine",
+                        "warmup_steps": 100,
+                        "clip": 1.0,
+                        "ema_rate": 0.999,
+                    },
                     "train": {"batch_size": 64, "steps": 1500},
                 }
             },
@@ -63,10 +75,22 @@ def get_config(variant=None):
     return config
 
 
+def tiny(config):
+    """8 wide, a few steps a stage; the critic joins in them."""
+    config.autoencoder.update(width=8, factors=(1, 2), middle_blocks=0, decoder_blocks=1, z=16)
+    config.autoencoder.quantizer.update(codebook_size=32, code_dim=8)
+    config.task.update(start=3, lead=0, ramp=2, critic_width=8)
+    config.priors.codes.update(width=16, layers=1, heads=2)
+    config.sample.count = 4
+    for stage in (config, config.priors.codes):
+        stage.optimizer.warmup_steps = 2
+        stage.train.update(batch_size=8, steps=6, log_every=2, evaluate_every=3, checkpoint_every=3, pictures_every=3)
+
+
 def plain(config):
     """Without a critic."""
     config.task = ConfigDict({"name": "autoencode"})
     del config.loss_weights.adversarial
 
 
-VARIANTS = {"plain": plain}
+VARIANTS = {"tiny": tiny, "plain": plain}

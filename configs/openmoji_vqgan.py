@@ -35,7 +35,7 @@ def get_config(variant=None):
                 "critic_rate": 1e-3,
                 "lecam": 0.01,
             },
-            "loss_weights": {"reconstruction": 1.0, "commitment": 1 / 16, "adversarial": 0.2},
+            "loss_weights": {"reconstruction": 1.0, "commitment": 1 / 16, "adversarial": 0.3},
             "optimizer": {
                 "learning_rate": 2e-3,
                 "schedule": "cosine",
@@ -80,9 +80,9 @@ def get_config(variant=None):
 def tiny(config):
     """32 px, 8 wide, a few steps a stage; the critic joins in them."""
     config.dataset.image_size = 32
-    config.autoencoder.update(width=8, factors=(1, 2, 2), z=16)
+    config.autoencoder.update(width=8, factors=(1, 2), middle_blocks=0, decoder_blocks=1, z=16)
     config.autoencoder.quantizer.update(codebook_size=32, code_dim=8)
-    config.task.update(start=3, lead=1, ramp=2, critic_width=8, critic_layers=1)
+    config.task.update(start=3, lead=0, ramp=2, critic_width=8, critic_layers=1)
     config.priors.codes.update(width=16, layers=1, heads=2)
     config.sample.count = 4
     for stage in (config, config.priors.codes):

@@ -154,7 +154,11 @@ def compare_devices():
 
 
 def test_eight_devices_equal_one():
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{ROOT}:{ROOT}/tests"}
+    environment = os.environ | {
+        "JAX_NUM_CPU_DEVICES": "8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": f"{ROOT}:{ROOT}/tests",
+    }
     code = "import test_adversarial; test_adversarial.compare_devices()"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
     assert done.stdout == "equal\n", done.stderr
