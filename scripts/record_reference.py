@@ -17,6 +17,8 @@ output/… and grad/NAME; then train/batches, train/losses (a row a step, taken 
                                   gradients of its loss; Adam 1e-3, dead codes revived; rows: total, one a decoder
     rosinality/vq-vae-2-pytorch   what encode, decode and decode_code return; gradients of mse + 0.25 diff; Adam 3e-4;
                                   rows: mse, diff
+    taming-transformers, LlamaGen what their VQModel does on its way; gradients of L1 (LlamaGen: squared error) + the
+                                  codes' loss; no training. record_vqgan.py has small ones
     anything else, as priors      0, 1, …: each tensor that it returns; gradients of the sum of output x cotangent, for
                                   cotangent/0 … from N(0, 1); no training
 """
@@ -66,7 +68,7 @@ class Known(NamedTuple):
     """An autoencoder of one of the two repositories. Both functions take the model and images [N, C, H, W]."""
 
     attributes: tuple[str, ...]  # that no other model has
-    learning_rate: float  # of Adam
+    learning_rate: float  # of Adam; 0: no training
     outputs: Callable[..., dict[str, Any]]
     losses: Callable[..., list[torch.Tensor]]  # what is differentiated, then a row of train/losses
 
@@ -101,12 +103,33 @@ def rosinality_losses(model: torch.nn.Module, images: torch.Tensor) -> list[torc
     return [mse + 0.25 * diff.mean(), mse, diff.mean()]
 
 
+def vqgan_codes(model: torch.nn.Module, z_e: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """z_q, indices [N, h, w] and the codes' loss, which LlamaGen computes in training only."""
+    z_q, loss, (_, _, indices) = model.quantize.train()(z_e)
+    return z_q, indices.reshape(len(z_e), *z_e.shape[2:]), loss[0] + loss[1] if isinstance(loss, tuple) else loss
+
+
+def vqgan_outputs(model: torch.nn.Module, images: torch.Tensor) -> dict[str, Any]:
+    encoded = model.encoder(images)
+    z_e = model.quant_conv(encoded)
+    z_q, indices, of_codes = vqgan_codes(model, z_e)
+    found = {"encoder": encoded, "z_e": z_e, "indices": indices, "z_q": z_q, "reconstruction": model.decode(z_q)}
+    return found | {"codebook_loss": of_codes, "loss": vqgan_losses(model, images)[0]}
+
+
+def vqgan_losses(model: torch.nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
+    z_q, _, of_codes = vqgan_codes(model, model.quant_conv(model.encoder(images)))
+    away = model.decode(z_q) - images
+    return [(away.square() if hasattr(model.quantize, "l2_norm") else away.abs()).mean() + of_codes]
+
+
 UNIXPICKLE = Known(("full_reconstructions", "encoders"), 1e-3, unixpickle_outputs, unixpickle_losses)
 ROSINALITY = Known(("decode_code", "quantize_t", "quantize_b"), 3e-4, rosinality_outputs, rosinality_losses)
+VQGAN = Known(("quant_conv", "post_quant_conv", "quantize"), 0.0, vqgan_outputs, vqgan_losses)
 
 
 def known(model: torch.nn.Module) -> Known | None:
-    for kind in (UNIXPICKLE, ROSINALITY):
+    for kind in (UNIXPICKLE, ROSINALITY, VQGAN):
         if all(hasattr(model, name) for name in kind.attributes):
             return kind
     return None
@@ -269,11 +292,11 @@ def run(given: argparse.Namespace) -> None:
     with naming(f"--input={given.input} is not what the model takes"):
         recorded = record(model, {name: torch.from_numpy(array) for name, array in inputs.items()}, given.seed)
     kind = known(model)
-    if given.train_steps and kind:
+    if given.train_steps and kind and kind.learning_rate:
         with naming(f"--batches={given.batches or given.input} are not what the model trains on"):
             recorded |= train(model, kind, given.train_steps, *map(torch.from_numpy, batches.values()))
     elif given.train_steps:
-        print("no training is recorded: only the losses of the two autoencoders are known here, see --help")
+        print("no training is recorded: only those of two autoencoders are known here, see --help")
     with naming(f"--output={given.output} cannot be written"):
         write(given.output, recorded)
     print(*summary(recorded), f"{given.output}: {given.output.stat().st_size / 1e6:.2f} MB", sep="\n")

@@ -28,6 +28,9 @@ CONVS = {
     "strictly left": ((3, 5), (1, 2), 9, 4, 1, ((0, 0), (2, -1))),
     "a row of the vertical stack": ((3, 9), (3, 5), 9, 4, 1, ((0, 0), (0, 0))),
     "one pixel": ((1, 3), (1, 3), 9, 4, 1, ((0, 0), (0, 0))),
+    "to few channels": ((5, 7), (3, 3), 11, 3, 1, ((1, 1), (1, 1))),
+    "to few channels, of a small map": ((2, 1), (3, 3), 11, 2, 1, ((1, 1), (1, 1))),
+    "the pixel to the right and below": ((6, 4), (3, 3), 9, 10, 2, ((0, 1), (0, 1))),
 }
 UPS = {"one pixel": ((1, 1), 3, 2), "odd": ((3, 5), 4, 3), "one row": ((1, 4), 2, 5)}
 
@@ -110,9 +113,34 @@ def test_fast_and_plain_transposed_convolutions_agree_in_value_gradient_and_its_
         assert_close(got, orders(lambda x, kernel: convs.conv_transpose(x, kernel), x, kernel))
 
 
+@pytest.mark.parametrize("size", [(1, 1), (3, 2)])
+def test_a_convolution_behind_a_doubling(size):
+    x, kernel = normal(0, 2, *size, 9), normal(1, 3, 3, 9, 10) * 0.3
+    got = orders(convs.doubled_conv, x, kernel, False)
+    doubled = np.repeat(np.repeat(x, 2, 1), 2, 2)
+    np.testing.assert_allclose(got[0], slow_conv(doubled, kernel, 1, ((1, 1), (1, 1))), atol=1e-4)
+    with convs.plain():
+        assert_close(got, orders(convs.doubled_conv, x, kernel, False))
+
+
+@on_cpu
+@pytest.mark.parametrize("pieces", [3, 16])
+def test_the_kernel_s_gradient_in_pieces(pieces, monkeypatch):
+    """Of a batch that they do not divide; a piece is at least an example."""
+    monkeypatch.setattr(convs, "PIXELS", 40)  # of 5 x 4 each
+    monkeypatch.setattr(convs, "PIECES", pieces)
+    x, kernel = normal(0, 7, 5, 4, 9), normal(1, 3, 3, 9, convs.WIDE) * 0.3
+    conv = lambda x, kernel: convs.conv(x, kernel, 1, ((1, 1), (1, 1)))  # noqa: E731
+    assert gradient_program(conv, x.shape, kernel.shape).count("conv_general_dilated") == 2 + {3: 3, 16: 4}[pieces]
+    got = orders(conv, x, kernel, pieces == 3)
+    with convs.plain():
+        assert_close(got, orders(conv, x, kernel, pieces == 3))
+
+
 FORWARD = {
     "halving": (lambda x, k: convs.conv(x, k, 2, ((1, 2), (1, 2))), (2, 4, 6, 9), (4, 4, 9, 3)),
     "doubling": (convs.conv_transpose, (2, 2, 3, 4), (4, 4, 4, 9)),
+    "to few": (lambda x, k: convs.conv(x, k, 1, ((1, 1), (1, 1))), (2, 3, 4, 9), (3, 3, 9, 2)),
     "doubling to few": (convs.conv_transpose, (2, 2, 3, 4), (4, 4, 4, 2)),
 }
 
