@@ -81,7 +81,7 @@ def tiny(config):
     config.autoencoder.quantizer.update(codebook_size=32, code_dim=8)
     config.task.update(start=3, lead=0, ramp=2, critic_width=8)
     config.priors.codes.update(width=16, layers=1, heads=2)
-    config.sample.count = 4
+    config.sample = ConfigDict({"count": 4})
     for stage in (config, config.priors.codes):
         stage.optimizer.warmup_steps = 2
         stage.train.update(batch_size=8, steps=6, log_every=2, evaluate_every=3, checkpoint_every=3, pictures_every=3)

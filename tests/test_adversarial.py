@@ -1,4 +1,4 @@
-"""An autoencoder against a critic: the adaptive weight, the phases, both players' updates; resumed, on eight devices."""
+"""An autoencoder against a critic: adaptive weight, phases, both players' updates; resumed, on eight devices."""
 
 import functools
 import os
@@ -122,10 +122,9 @@ def test_the_weight_rises():
 # --- resuming, devices
 
 
-@pytest.mark.parametrize("stop", [1, 3])
-def test_stopped_and_resumed_it_is_the_same_run_bit_for_bit(straight, tmp_path, stop):
-    """In the plain phase and in the last one; the critic, its moments and averages too."""
-    fit(tmp_path / "run", stop)
+def test_stopped_and_resumed_it_is_the_same_run_bit_for_bit(straight, tmp_path):
+    """The critic, its moments and averages too."""
+    fit(tmp_path / "run", 3)
     same(fit(tmp_path / "run", STEPS), straight[1])
 
 
@@ -180,28 +179,29 @@ def losses_of(task, state, images, revive, moving):
 def test_the_adaptive_weight_and_the_step_are_those_of_two_backward_passes(monkeypatch):
     """Naively: each gradient of the last kernel by itself, then all gradients of the sum, the weight held."""
     task = adversarial(autoencoder=SMALL, flip=False, crop=0, start=0, ramp=0, lecam=0.0, r1=0.0)
-    before, after, metrics = one_step(task)
-    images = normalise(jnp.asarray(batches().batch(0)["image"]), task.range)
-    revive = jax.random.split(jax.random.fold_in(before.key, before.step))[1]
-    moving = trainable(before.params, before.codebooks)
-    seen = functools.partial(losses_of, task, before, images, revive)
-    kernel = lambda grads: grads["network"]["decoder"]["output"]["kernel"]  # noqa: E731
-    norms = [jnp.linalg.norm(kernel(jax.grad(lambda m: seen(m)[part])(moving)).ravel()) for part in (1, 2)]  # noqa: B023
-    weight = norms[0] / (norms[1] + 1e-4)
+    batch = jax.tree.map(jnp.asarray, batches().batch(0))
+    state = jax.jit(task.init)(jax.random.key(0), batch)
+    images, revive = normalise(batch["image"], task.range), jax.random.key(1)
+    seen = functools.partial(losses_of, task, state, images, revive)
+
+    @jax.jit
+    def naive(moving):
+        kernel = lambda part: jax.grad(lambda m: seen(m)[part])(moving)["network"]["decoder"]["output"]["kernel"]  # noqa: E731
+        weight = jnp.linalg.norm(kernel(1).ravel()) / (jnp.linalg.norm(kernel(2).ravel()) + 1e-4)
+
+        def total(moving):
+            out, _, pushing = seen(moving)
+            return task.plain.total(out.losses) + 0.5 * weight * pushing
+
+        return weight, *jax.value_and_grad(total)(moving)
+
+    weight, total, grads = naive(trainable(state.params, state.codebooks))
+    monkeypatch.setattr(AutoencodeTask, "moved", lambda self, state, grads, out, total: (grads, {"total": total}))
+    found, metrics = jax.jit(lambda state: task._pushed(state, images, revive, None)[:2])(state)
     np.testing.assert_allclose(metrics["adaptive_weight"], weight, rtol=1e-6)
-
-    def total(moving):
-        out, _, pushing = seen(moving)
-        return task.plain.total(out.losses) + 0.5 * weight * pushing
-
-    grads = jax.grad(total)(moving)
-    np.testing.assert_allclose(metrics["grad_norm"], optax.tree.norm(grads), rtol=1e-5)
-    np.testing.assert_allclose(metrics["loss"], total(moving), rtol=1e-6)
-    handed = []
-    monkeypatch.setattr(AutoencodeTask, "moved", lambda self, state, grads, out, total: (handed.append(grads), {}))
-    task._pushed(before, images, revive, None)
+    np.testing.assert_allclose(metrics["total"], total, rtol=1e-6)
     near = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6 * float(jnp.abs(b).max()) + 1e-12)  # noqa: E731
-    jax.tree.map(near, handed[0], grads)
+    jax.tree.map(near, found, grads)
 
 
 def test_the_adaptive_weight_is_the_recorded_one():
@@ -231,6 +231,10 @@ def test_it_is_clipped_and_can_be_left_out():
     assert metrics["adaptive_weight"] == 1
 
 
+def players(state):
+    return trainable(state.params, state.codebooks), state.codebooks
+
+
 def test_both_players_see_each_other_as_they_were_before_the_step():
     """The critic's step by itself: Adam on its loss, R1 and LeCam, written out."""
     task = adversarial(flip=False, crop=0)
@@ -240,7 +244,8 @@ def test_both_players_see_each_other_as_they_were_before_the_step():
     _, after, metrics = one_step(task, before, Phase(True, True, True))
     images = normalise(jnp.asarray(batches().batch(0)["image"]), task.range)
     revive = jax.random.split(jax.random.fold_in(before.key, before.step))[1]
-    made = task.plain.made(trainable(before.params, before.codebooks), before.codebooks, images, revive, None).images
+    make = jax.jit(lambda state: task.plain.made(*players(state), images, revive, None).images)
+    made = make(before)
     mean_real, mean_made = before.rival.means
 
     def loss(params):
@@ -253,7 +258,7 @@ def test_both_players_see_each_other_as_they_were_before_the_step():
         steep = jnp.mean(jnp.sum(slopes**2, (1, 2, 3))) / 2
         return hinge + 0.1 * apart + 1.0 * 2 * steep, (real, fake)
 
-    grads, (real, fake) = jax.grad(loss, has_aux=True)(before.rival.params)
+    grads, (real, fake) = jax.jit(jax.grad(loss, has_aux=True))(before.rival.params)
     tx = optax.adam(1e-2, 0.5, 0.9)
     updates, _ = tx.update(grads, tx.init(before.rival.params))
     wanted = optax.apply_updates(before.rival.params, updates)
@@ -326,7 +331,7 @@ def test_what_cannot_be(monkeypatch):
     choice = adversarial(autoencoder=HierarchicalVAE((ema, ema), classes=256))
     with pytest.raises(UserError, match="has no gradient; set --config.autoencoder.classes=0"):
         choice.check(terms)
-    without = AdversarialTask(WithKernel(), None, {name: 1.0 for name in ("reconstruction", "commitment", "codebook")})
+    without = AdversarialTask(WithKernel(), None, dict.fromkeys(("reconstruction", "commitment", "codebook"), 1.0))
     with pytest.raises(UserError, match="add --config.loss_weights.adversarial"):
         without.check(terms)
     with pytest.raises(UserError, match="--config.task.name=adversarial"):
@@ -336,10 +341,10 @@ def test_what_cannot_be(monkeypatch):
 def test_the_doctor_knows_critics():
     doctor = Doctor()
     told = [doctor.remarks(step, {"critic_right": 0.5, "adaptive_weight": 1.0}) for step in range(50, 1000, 50)]
-    (sentence,) = sum(told, [])
+    (sentence,) = [line for lines in told for line in lines]
     assert sentence.startswith("the critic is at chance") and "--config.task.lead" in sentence
     doctor = Doctor()
     told = [doctor.remarks(step, {"critic_right": 0.99, "adaptive_weight": 1.0}) for step in range(50, 1000, 50)]
-    (sentence,) = sum(told, [])
+    (sentence,) = [line for lines in told for line in lines]
     assert sentence.startswith("the critic has won") and "since step 50" in sentence
     assert not any(Doctor().remarks(step, {"critic_right": 0.7}) for step in range(50, 1000, 50))

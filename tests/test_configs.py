@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+from small_features import write_features
 
 from vqvae_jax import codec, sample, train
 from vqvae_jax import config as configs
@@ -18,6 +19,7 @@ from vqvae_jax.tasks.optimize import make_optimizer
 from vqvae_jax.tasks.prior import PriorTask
 from vqvae_jax.types import Condition
 
+LATE = 999_999  # steps
 LABELS = ("activities", "animals", "extras", "flags", "food", "objects", "people", "symbols", "travel")
 
 
@@ -47,7 +49,7 @@ def maps_of(levels, count):
 def trained(task, batch):
     """Shapes of the model after a step of the last phase, which changes no shape of the state."""
     state = jax.eval_shape(task.init, jax.random.key(0), batch)
-    step = functools.partial(task.train_step, frozen=task.frozen(), phase=task.phase(999))
+    step = functools.partial(task.train_step, frozen=task.frozen(), phase=task.phase(LATE))
     after, metrics = jax.eval_shape(step, state, batch)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
     assert all(x.shape == () for x in metrics.values()) and {"loss", "grad_norm"} <= set(metrics)
@@ -57,14 +59,26 @@ def trained(task, batch):
     return model
 
 
+@pytest.fixture(scope="module")
+def nets(tmp_path_factory):
+    """Frozen nets of random weights, for the configs that compare in their maps."""
+    path = tmp_path_factory.mktemp("nets") / "features.npz"
+    write_features(path, "mobilenet_v2", "vgg16")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VQVAE_JAX_FEATURES", str(path))
+        yield
+
+
 def marks(argument):
     """The demo's are traced by `make test`, the others by `make thorough` alone."""
     return () if "openmoji_hierarchical" in argument else pytest.mark.thorough
 
 
 @pytest.mark.parametrize("argument", [pytest.param(one, marks=marks(one)) for one in arguments()])
-def test_every_stage_of_every_config_traces_at_full_size(argument):
+def test_every_stage_of_every_config_traces_at_full_size(argument, request):
     config = configs.read(argument)
+    if "perceptual" in config["loss_weights"]:
+        request.getfixturevalue("nets")
     with plain():  # as on an accelerator: a CPU's formulations have more operations to trace
         trace(config)
 

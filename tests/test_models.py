@@ -7,6 +7,7 @@ import pytest
 from test_recipe import picture, tiny
 from toy_priors import GaussianPrior
 
+import launch
 import vqvae_jax
 from vqvae_jax import recipe
 from vqvae_jax.checkpoint import Checkpoints
@@ -99,8 +100,33 @@ def weights_of(autoencoder):
 def write_images(path, channels, size):
     noise = np.random.default_rng(0)
     images = noise.integers(0, 256, (52, size // 4, size // 4, channels), np.uint8).repeat(4, 1).repeat(4, 2)
-    np.savez(path, train_image=images[:40], test_image=images[40:])
+    labels = np.arange(52) % 3
+    np.savez(path, train_image=images[:40], test_image=images[40:], train_label=labels[:40], test_label=labels[40:])
     return path
+
+
+RECIPES = ("configs/openmoji_vqgan.py:tiny", "configs/fashion_mnist_vqgan.py:tiny")
+
+
+@pytest.mark.parametrize("argument", [RECIPES[0], pytest.param(RECIPES[1], marks=pytest.mark.thorough)])
+def test_a_recipe_in_small_stopped_and_gone_on_with(argument, tmp_path):
+    """Its variant `tiny` by the front door, on images of any kind: trained, sampled, measured, reported."""
+    channels, size = (3, 32) if "openmoji" in argument else (1, 28)
+    path, run = write_images(tmp_path / "data.npz", channels, size), tmp_path / "run"
+    argv = [f"--config={argument}", f"--workdir={run}", "--config.dataset.name=npz", f"--config.dataset.path={path}"]
+    assert launch.main([*argv, "--stage=autoencoder", "--config.train.steps=4"]) == 0
+    assert launch.main(argv) == 0
+    lines = [json.loads(line) for line in (run / "autoencoder/metrics.jsonl").read_text().splitlines()]
+    pushed = [line["step"] for line in lines if "train/adaptive_weight" in line]
+    assert pushed == [4, 6]
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["images"] == 12 and metrics["bits_per_pixel"] > 0 and metrics["autoencoder"]["sharpness"] > 0
+    page = (run / "report.html").read_text()
+    assert "Critic" in page and "Adaptive weight" in page
+    model = vqvae_jax.load(run)
+    new = model.sample(4, label="1")
+    assert new.shape == (4, size, size, channels) and len(np.unique(new)) > 1
+    np.testing.assert_array_equal(model.decode(model.encode(new)), model.reconstruct(new)[-1])
 
 
 BRIEF = ("patches and transformer", "numbers and a toy prior")

@@ -1,4 +1,4 @@
-"""An autoencoder against a critic of patches, VQ-GAN, https://arxiv.org/abs/2012.09841, section 3.1. Of any autoencoder.
+"""Any autoencoder against a critic of patches: VQ-GAN, https://arxiv.org/abs/2012.09841, section 3.1.
 
                    ┌─► reconstruction, perceptual, codes ──┐
     images ─► images' ─► critic ─► adversarial · weight · adaptive · share ─► the autoencoder's step
@@ -209,7 +209,7 @@ class AdversarialTask:
 
     def _judged(self, params: Any, images: Array) -> Array:
         """The critic's logits, the batch in parts where the networks see it so."""
-        see = lambda _, rows: self.critic.apply({"params": params}, rows)  # noqa: E731
+        see: Any = lambda _, rows: self.critic.apply({"params": params}, rows)  # noqa: E731
         return see(0, images) if self.accumulate == 1 else one_by_one(see, (images,), self.accumulate)
 
     def _pushing(self, logits: Array) -> Array:
