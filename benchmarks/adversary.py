@@ -24,7 +24,7 @@ from vqvae_jax.trained import Trained
 
 KINDS = {"without": ":plain", "with": ""}  # variants of the config
 ROWS = ("psnr", "ssim", "sharpness", "fd_mobilenet_v2", "kd_mobilenet_v2", "precision", "recall")
-SHOWN = 12  # images of the strip
+SHOWN = 10  # images of the strip
 
 
 def main() -> None:
@@ -71,7 +71,7 @@ def strip(workdirs: list[Path], output: Path) -> None:
     images = evaluate.load_images(models[0], models[0].config["dataset"]).image
     shown = np.asarray(images[np.linspace(0, len(images) - 1, SHOWN).astype(int)])
     rows = np.concatenate([shown, *(model.reconstruct(shown)[-1] for model in models)])
-    logs.save_png(output, logs.grid(rows, columns=SHOWN, scale=max(1, 96 // shown.shape[1])))
+    logs.save_png(output, logs.grid(rows, columns=SHOWN, scale=max(1, 128 // shown.shape[1])))
 
 
 if __name__ == "__main__":
