@@ -61,7 +61,9 @@ def table(found: dict[str, list[dict[str, float]]]) -> list[str]:
     for name in ROWS:
         if all(name in one for runs in found.values() for one in runs):
             cells = [[one[name] for one in runs] for runs in found.values()]
-            lines.append(f"| {name} | {' | '.join(f'{np.mean(x):.4g} ± {np.std(x, ddof=1):.2g}' for x in cells)} |")
+            spread = [np.std(x, ddof=min(1, len(x) - 1)) for x in cells]
+            said = [f"{np.mean(x):.4g} ± {deviation:.2g}" for x, deviation in zip(cells, spread, strict=True)]
+            lines.append(f"| {name} | {' | '.join(said)} |")
     return lines
 
 

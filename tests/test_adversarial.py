@@ -1,5 +1,6 @@
 """An autoencoder against a critic: adaptive weight, phases, both players' updates; resumed, on eight devices."""
 
+import dataclasses
 import functools
 import os
 import subprocess
@@ -11,12 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from small_features import narrow
 from test_train import CODES, Autoencode, Patches, batches, plain, saved, section, settings
 
 from vqvae_jax import train
 from vqvae_jax.autoencoders import VQVAE, HierarchicalVAE
 from vqvae_jax.data.augment import normalise
 from vqvae_jax.doctor import Doctor
+from vqvae_jax.features import NETS
 from vqvae_jax.networks.fast import conv
 from vqvae_jax.quantizers.ema import EMAQuantizer
 from vqvae_jax.quantizers.vq import VectorQuantizer
@@ -90,7 +93,8 @@ def test_until_it_pushes_the_training_is_the_plain_one_bit_for_bit(tmp_path):
     state = fit(tmp_path / "critic", START)
     own = Autoencode(**vars(adversarial().plain))
     train.fit(own, batches(), batches(), tmp_path / "plain", settings(START), {}, seed=5)
-    same(state.replace(rival=None), saved(own, tmp_path / "plain"))
+    for name, wanted in vars(saved(own, tmp_path / "plain")).items():
+        same(getattr(state, name), wanted)
 
 
 def test_the_critic_moves_from_its_lead_on(tmp_path, straight):
@@ -169,20 +173,29 @@ def test_eight_devices_equal_one():
 SMALL = VQVAE((VectorQuantizer(CODES, 8),), width=8, residual_width=4, halvings=1, residual_blocks=1)
 
 
-def losses_of(task, state, images, revive, moving):
+def losses_of(task, state, images, revive, frozen, moving):
     """The parts of the loss of which the adaptive weight is a ratio, each by a forward pass of its own."""
-    out = task.plain.made(moving, state.codebooks, images, revive, None)
+    out = task.plain.made(moving, state.codebooks, images, revive)
+    out = out._replace(losses=out.losses | task.plain.perceptual(out.images, images, frozen))
     logits = task.critic.apply({"params": state.rival.params}, out.images)
-    return out, task.loss_weights["reconstruction"] * out.losses["reconstruction"], -jnp.mean(logits)
+    weighted = (task.loss_weights[name] * out.losses[name] for name in PIXELS if name in out.losses)
+    return out, sum(weighted), -jnp.mean(logits)
 
 
-def test_the_adaptive_weight_and_the_step_are_those_of_two_backward_passes(monkeypatch):
+PIXELS = ("reconstruction", "perceptual")
+
+
+@pytest.mark.parametrize("looks", [False, True])
+def test_the_adaptive_weight_and_the_step_are_those_of_two_backward_passes(looks, monkeypatch):
     """Naively: each gradient of the last kernel by itself, then all gradients of the sum, the weight held."""
-    task = adversarial(autoencoder=SMALL, flip=False, crop=0, start=0, ramp=0, lecam=0.0, r1=0.0)
+    net, frozen = narrow()
+    monkeypatch.setitem(NETS, net.name, net)
+    task = adversarial(autoencoder=SMALL, flip=False, crop=0, start=0, lead=0, ramp=0, lecam=0.0, r1=0.0)
+    task = dataclasses.replace(task, loss_weights=WEIGHTS | ({"perceptual": 0.3} if looks else {}))
     batch = jax.tree.map(jnp.asarray, batches().batch(0))
     state = jax.jit(task.init)(jax.random.key(0), batch)
     images, revive = normalise(batch["image"], task.range), jax.random.key(1)
-    seen = functools.partial(losses_of, task, state, images, revive)
+    seen = functools.partial(losses_of, task, state, images, revive, frozen)
 
     @jax.jit
     def naive(moving):
@@ -197,7 +210,7 @@ def test_the_adaptive_weight_and_the_step_are_those_of_two_backward_passes(monke
 
     weight, total, grads = naive(trainable(state.params, state.codebooks))
     monkeypatch.setattr(AutoencodeTask, "moved", lambda self, state, grads, out, total: (grads, {"total": total}))
-    found, metrics = jax.jit(lambda state: task._pushed(state, images, revive, None)[:2])(state)
+    found, metrics = jax.jit(lambda state: task._pushed(state, images, revive, frozen)[:2])(state)
     np.testing.assert_allclose(metrics["adaptive_weight"], weight, rtol=1e-6)
     np.testing.assert_allclose(metrics["total"], total, rtol=1e-6)
     near = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6 * float(jnp.abs(b).max()) + 1e-12)  # noqa: E731
@@ -244,7 +257,7 @@ def test_both_players_see_each_other_as_they_were_before_the_step():
     _, after, metrics = one_step(task, before, Phase(True, True, True))
     images = normalise(jnp.asarray(batches().batch(0)["image"]), task.range)
     revive = jax.random.split(jax.random.fold_in(before.key, before.step))[1]
-    make = jax.jit(lambda state: task.plain.made(*players(state), images, revive, None).images)
+    make = jax.jit(lambda state: task.plain.made(*players(state), images, revive).images)
     made = make(before)
     mean_real, mean_made = before.rival.means
 
@@ -327,6 +340,16 @@ def test_what_cannot_be(monkeypatch):
     for words, (task, steps, size) in refused.items():
         with pytest.raises(UserError, match=words.replace("(", r"\(")):
             task.check(terms, steps, size)
+    for field, words in {
+        "lead": "config.task.lead=9 is more than start=2",
+        "adversaral": "did you mean 'adversarial'",
+    }.items():
+        task = adversarial(lead=9) if field == "lead" else AdversarialTask(WithKernel(), None, WEIGHTS | {field: 1.0})
+        with pytest.raises(UserError, match=words):
+            task.check(terms, 100, 64)
+    for weight in (-1.0, {"begin": 0.0, "end": -0.1, "start": 0, "steps": 5}):
+        with pytest.raises(UserError, match="config.loss_weights.adversarial.*0 or more"):
+            AdversarialTask(WithKernel(), None, WEIGHTS | {"adversarial": weight}).check(terms)
     ema = EMAQuantizer(CODES, 8)
     choice = adversarial(autoencoder=HierarchicalVAE((ema, ema), classes=256))
     with pytest.raises(UserError, match="has no gradient; set --config.autoencoder.classes=0"):
@@ -338,13 +361,29 @@ def test_what_cannot_be(monkeypatch):
         AutoencodeTask(WithKernel(), None, WEIGHTS).check(terms)
 
 
+def remarks(*right, **more):
+    """What the doctor says of a critic that is right so often, at each of these logged steps."""
+    doctor = Doctor()
+    told = [doctor.remarks(50 * i, {"critic_right": x, "adversarial": 1.0} | more) for i, x in enumerate(right, 1)]
+    return [(i, line) for i, lines in enumerate(told, 1) for line in lines], doctor.present()
+
+
 def test_the_doctor_knows_critics():
+    told, lasting = remarks(*[0.5] * 20)
+    assert [i for i, _ in told] == [6] and told[0][1].startswith("the critic is at chance")
+    assert "since step 50; " in told[0][1] and "--config.task.lead" in told[0][1] and len(lasting) == 1
+    told, _ = remarks(*[0.99] * 20)
+    assert [i for i, _ in told] == [6] and told[0][1].startswith("the critic has won, 99%")
+    assert remarks(*[0.7] * 20) == ([], [])
+
+
+def test_a_critic_that_learns_has_not_won_at_once():
+    """From chance to strength is a usual course: what it was before does not count."""
+    assert remarks(*[0.5] * 5, *[0.99] * 5) == ([], [])
+    told, lasting = remarks(*[0.5] * 3, *[0.99] * 9)
+    assert [i for i, _ in told] == [9] and lasting[0].since == 200
+
+
+def test_while_it_learns_alone_a_critic_may_win():
     doctor = Doctor()
-    told = [doctor.remarks(step, {"critic_right": 0.5, "adaptive_weight": 1.0}) for step in range(50, 1000, 50)]
-    (sentence,) = [line for lines in told for line in lines]
-    assert sentence.startswith("the critic is at chance") and "--config.task.lead" in sentence
-    doctor = Doctor()
-    told = [doctor.remarks(step, {"critic_right": 0.99, "adaptive_weight": 1.0}) for step in range(50, 1000, 50)]
-    (sentence,) = [line for lines in told for line in lines]
-    assert sentence.startswith("the critic has won") and "since step 50" in sentence
-    assert not any(Doctor().remarks(step, {"critic_right": 0.7}) for step in range(50, 1000, 50))
+    assert not any(doctor.remarks(step, {"critic_right": 0.99}) for step in range(50, 1000, 50))

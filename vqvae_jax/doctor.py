@@ -57,9 +57,11 @@ class Doctor:
         """What becomes certain with this logged step: an illness is told once, when it has lasted."""
         told = []
         levels = [level for name in values for kind, _, level in [name.partition("/")] if kind in WATCHED]
-        for level in [*levels, *([CRITIC] if CRITIC_RIGHT in values else [])]:
+        for level in [*levels, *([CRITIC] if {CRITIC_RIGHT, PUSHES} <= values.keys() else [])]:
             found = look_at_critic(step, values) if level == CRITIC else look(level, step, values)
             before = self._ill.get(level, [])
+            if found and before and level == CRITIC and before[-1][1].advice != found.advice:
+                before = []  # another illness begins
             self._ill[level] = [*before[: found.patience], (step, found)] if found else []
             if found and len(before) + 1 == found.patience:
                 told.append(found._replace(since=before[0][0] if before else step))
@@ -119,13 +121,14 @@ def unused(level: str, values: Mapping[str, Any]) -> str:
 
 WATCHED = ("recent_usage", "active")  # one of them is logged for every level
 CRITIC_RIGHT = "critic_right"
+PUSHES = "adversarial"  # is logged where the critic has its say; before, it learns alone and may be right as it likes
 NOVICE = (
-    "what it says is noise: more steps alone, --config.task.lead, a higher --config.task.critic_rate, or a smaller "
-    "--config.loss_weights.adversarial until it knows something"
+    "what it says is noise; in a new --workdir: more steps alone, a larger --config.task.lead and .start, a higher "
+    "--config.task.critic_rate, or a smaller --config.loss_weights.adversarial"
 )
 MASTER = (
-    "it tells the autoencoder nothing more: a smaller --config.task.critic_rate, --config.task.lecam=0.01, or "
-    "--config.task.r1=10"
+    "it tells the autoencoder nothing more; in a new --workdir: a smaller --config.task.critic_rate, a larger "
+    "--config.task.lecam, or --config.task.r1=10"
 )
 CLOSED = "they are held at the prior and tell the decoder nothing: try a smaller --config.loss_weights.kl"
 FLOWN = (

@@ -138,8 +138,9 @@ def _images(index: Any) -> str:
 
 def _tensors(state: TrainState) -> dict[str, Any]:
     """What is looked at in every step, by path."""
-    rival = {} if state.rival is None else {"rival": state.rival.params}
-    return _floats({"params": state.params, "codebooks": state.codebooks, **rival})
+    rival = getattr(state, "rival", None)  # what the model learns against
+    others = {} if rival is None else {"rival": rival.params}
+    return _floats({"params": state.params, "codebooks": state.codebooks, **others})
 
 
 def _floats(tree: Any) -> dict[str, Any]:

@@ -249,7 +249,6 @@ class TrainState:
     opt_state: Any
     ema_params: Any  # None where no average of the weights is kept
     key: Array
-    rival: Any = None  # what the model learns against, with its optimizer's state; None where there is nothing
 
 
 @struct.dataclass

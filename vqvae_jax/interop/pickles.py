@@ -240,7 +240,7 @@ def _is_size(value: Any) -> bool:
 
 
 def _dict(items: Any = ()) -> Dict:
-    return Dict(items)
+    return Dict(() if stood_for(items) else items)
 
 
 def _ignored(*_: Any) -> Ignored:

@@ -387,7 +387,7 @@ def _same_kernel(g: Array, x: Array, kernel: Array) -> Array:
     size = max(1, PIXELS // (height * width), -(-batch // PIECES))
     pieces = [slice(start, start + size) for start in range(0, batch, size)]
     parts = [jax.linear_transpose(lambda kernel, at=at: _same(x[at], kernel), kernel)(g[at])[0] for at in pieces]
-    return sum(parts[1:], parts[0])
+    return sum((one.astype(jnp.float32) for one in parts[1:]), parts[0].astype(jnp.float32)).astype(kernel.dtype)
 
 
 _same_in_pieces = _has_gradient(_same, _same_x, _same_kernel)

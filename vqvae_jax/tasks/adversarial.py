@@ -26,12 +26,12 @@ from vqvae_jax.limits import Count, Few, Natural, NotNegative, Positive, Rate
 from vqvae_jax.loss_weights import Weight, weight_at
 from vqvae_jax.networks.critic import Critic, Norm, field
 from vqvae_jax.tasks.accumulate import one_by_one
-from vqvae_jax.tasks.autoencode import NO_GRADIENT, PERCEPTUAL, AutoencodeTask
+from vqvae_jax.tasks.autoencode import NO_GRADIENT, PERCEPTUAL, AutoencodeTask, check_names
 from vqvae_jax.tasks.optimize import trainable
 from vqvae_jax.types import Array, Model, TrainState, UserError
 
 ADVERSARIAL = "adversarial"  # the loss term
-RECONSTRUCTION = ("reconstruction", PERCEPTUAL)  # the terms whose gradient the adaptive weight goes by
+RECONSTRUCTION = "reconstruction"  # the term whose gradient, with that of `perceptual`, the adaptive weight goes by
 EPSILON = 1e-4  # beside the norm of the adversary's gradient, as in the paper's code
 
 
@@ -42,6 +42,13 @@ class Rival:
     params: Any
     opt_state: Any
     means: Array  # [2] float32: moving averages of the mean logit of real and of made images, for LeCam
+
+
+@struct.dataclass
+class Contest(TrainState):
+    """The train state of both players."""
+
+    rival: Rival
 
 
 class Phase(NamedTuple):
@@ -120,9 +127,19 @@ class AdversarialTask:
 
     def check(self, terms: Iterable[str], steps: int | None = None, image_size: int | None = None) -> None:
         """As of AutoencodeTask; and whether a critic can have a say in this training."""
+        terms = tuple(terms)
+        check_names(self.loss_weights, (*terms, PERCEPTUAL, ADVERSARIAL))
         self.plain.check(terms, steps, image_size)
         if ADVERSARIAL not in self.loss_weights:
             raise UserError("config.loss_weights.adversarial is missing; add --config.loss_weights.adversarial=0.2")
+        weight = self.loss_weights[ADVERSARIAL]
+        if min((weight["begin"], weight["end"]) if isinstance(weight, Mapping) else (weight,)) < 0:
+            raise UserError(f"config.loss_weights.adversarial must be 0 or more, got {weight}")
+        if self.lead > self.start:
+            fit = f"--config.task.start={self.lead}"
+            raise UserError(
+                f"config.task.lead={self.lead} is more than start={self.start}, which it goes before; {fit}"
+            )
         if getattr(self.autoencoder, "classes", 0):
             raise UserError(f"config.task.name=adversarial: {NO_GRADIENT}; set --config.autoencoder.classes=0")
         if steps and self.start >= steps:
@@ -140,12 +157,12 @@ class AdversarialTask:
                 "--config.task.critic_norm=group"
             )
 
-    def init(self, key: Array, batch: Mapping[str, Array]) -> TrainState:
+    def init(self, key: Array, batch: Mapping[str, Array]) -> Contest:
         """The state before the first step; the autoencoder's part is that of the plain training."""
         images = normalise(batch["image"][:1], self.range)
         params = self.critic.init(jax.random.fold_in(key, 1), images)["params"]
         rival = Rival(params, self.critic_tx.init(params), jnp.zeros(2))
-        return self.plain.init(key, batch).replace(rival=rival)
+        return Contest(**vars(self.plain.init(key, batch)), rival=rival)
 
     def frozen(self) -> Mapping[str, np.ndarray] | None:
         """The arrays of the perceptual net."""
@@ -157,7 +174,7 @@ class AdversarialTask:
         return Phase(learns, step >= self.start, learns and self.r1 > 0 and step % self.r1_every == 0)
 
     def train_step(
-        self, state: TrainState, batch: Mapping[str, Array], frozen: Any = None, phase: Phase | None = None
+        self, state: Contest, batch: Mapping[str, Array], frozen: Any = None, phase: Phase | None = None
     ) -> tuple[TrainState, dict[str, Array]]:
         """One step on uint8 images: to be jitted, with `state` donated. Where it is not finite the state stays."""
         phase = phase or self.phase(0)
@@ -174,7 +191,7 @@ class AdversarialTask:
         return kept_if_finite(state, new, metrics)
 
     def _pushed(
-        self, state: TrainState, images: Array, revive: Array, frozen: Any
+        self, state: Contest, images: Array, revive: Array, frozen: Any
     ) -> tuple[TrainState, dict[str, Array], "Seen"]:
         """The autoencoder's step, by one vjp that is pulled back three times.
 
@@ -183,22 +200,41 @@ class AdversarialTask:
         plain = self.plain
 
         def make(moving):
-            out = plain.made(moving, state.codebooks, images, revive, frozen)
+            out = plain.made(moving, state.codebooks, images, revive)
             return (out.losses, out.images), out
 
         (losses, made), pull, out = jax.vjp(make, trainable(state.params, state.codebooks), has_aux=True)
+        looks, by_looks = self._looks(made, images, frozen, state.step)
         seen = Seen(*jax.vjp(self._judged, state.rival.params, made))
         adversarial, of_logits = jax.value_and_grad(self._pushing)(seen.logits)
-        _, of_images = seen.pull(of_logits)
+        _, by_critic = seen.pull(of_logits)
         weights = {term: jnp.asarray(weight, jnp.float32) for term, weight in plain.weights(losses, state.step).items()}
-        pixels = {term: weight * (term in RECONSTRUCTION) for term, weight in weights.items()}
-        by_pixels = self._last_kernel(pull((pixels, jnp.zeros_like(made))))
-        by_critic = self._last_kernel(pull((jax.tree.map(jnp.zeros_like, weights), of_images)))
-        adaptive = adaptive_weight(by_pixels, by_critic, self.adaptive_most) if self.adaptive else jnp.ones(())
+        none = jax.tree.map(jnp.zeros_like, weights)
+        kernel = lambda terms, image: self._last_kernel(pull((none | terms, image)))  # noqa: E731
+        reconstruction = {RECONSTRUCTION: weights[RECONSTRUCTION]}
+        adaptive = (
+            adaptive_weight(kernel(reconstruction, by_looks), kernel({}, by_critic), self.adaptive_most)
+            if self.adaptive
+            else jnp.ones(())
+        )
         weight = adaptive * weight_at(self.loss_weights[ADVERSARIAL], state.step) * self._share(state.step)
-        (grads,) = pull((weights, weight * of_images))
-        new, metrics = plain.moved(state, grads, out, plain.total(losses, state.step) + weight * adversarial)
+        (grads,) = pull((weights, by_looks + weight * by_critic))
+        out = out._replace(losses={**losses, **looks})
+        new, metrics = plain.moved(state, grads, out, plain.total(out.losses, state.step) + weight * adversarial)
         return new, {**metrics, ADVERSARIAL: adversarial, "adaptive_weight": adaptive}, seen
+
+    def _looks(self, made: Array, images: Array, frozen: Any, step: Array) -> tuple[dict[str, Array], Array]:
+        """The term `perceptual`, where it has a weight, and the weighted gradient of the images that were made."""
+        plain = self.plain
+
+        def weighted(made):
+            terms = plain.perceptual(made, images, frozen)
+            return sum(
+                (plain.weights(terms, step)[term] * value for term, value in terms.items()), jnp.zeros(())
+            ), terms
+
+        gradient, terms = jax.grad(weighted, has_aux=True)(made)
+        return terms, gradient
 
     def _last_kernel(self, grads: tuple[dict[str, Any]]) -> Array:
         return reduce(lambda tree, name: tree[name], self.autoencoder.last_kernel, grads[0]["network"])
@@ -270,7 +306,7 @@ class Seen(NamedTuple):
 
 
 def adaptive_weight(by_reconstruction: Array, by_critic: Array, most: float) -> Array:
-    """Equation 7 of https://arxiv.org/abs/2012.09841, from the gradients of the last kernel; without a gradient."""
+    """Equation 7 of https://arxiv.org/abs/2012.09841, from two gradients of the last kernel. It has no gradient."""
     ratio = jnp.linalg.norm(by_reconstruction.ravel()) / (jnp.linalg.norm(by_critic.ravel()) + EPSILON)
     return jax.lax.stop_gradient(jnp.clip(ratio, 0.0, most))
 

@@ -57,16 +57,12 @@ class AutoencodeTask:
 
     def check(self, terms: Iterable[str], steps: int | None = None, image_size: int | None = None) -> None:
         """UserError unless each of the loss terms has a weight, each weight a term, and the frozen net is there."""
-        terms = (*terms, PERCEPTUAL)
-        names = tuple(dict.fromkeys([*(term.split("/")[0] for term in terms), *terms]))
-        for name in self.loss_weights:
-            if name == "adversarial":
-                raise UserError(f"config.loss_weights.{name} is for a critic: add --config.task.name=adversarial")
-            if name not in names:
-                raise UserError(unknown("config.loss_weights: there is no loss term", name, names, "There are"))
+        if "adversarial" in self.loss_weights:
+            raise UserError("config.loss_weights.adversarial is for a critic: add --config.task.name=adversarial")
+        terms = tuple(terms)
+        check_names(self.loss_weights, (*terms, PERCEPTUAL))
         for term in terms:
-            if term != PERCEPTUAL:
-                self._weight(term)
+            self._weight(term)
         if PERCEPTUAL in self.loss_weights and getattr(self.autoencoder, "classes", False):
             raise UserError(f"config.loss_weights.perceptual: {NO_GRADIENT}; leave one of both out")
         self.frozen()
@@ -107,7 +103,8 @@ class AutoencodeTask:
         """As `learn`, and the images that were made, as they were before the step."""
 
         def loss(moving):
-            out = self.made(moving, state.codebooks, images, revive, frozen)
+            out = self.made(moving, state.codebooks, images, revive)
+            out = out._replace(losses={**out.losses, **self.perceptual(out.images, images, frozen)})
             return self.total(out.losses, state.step), out
 
         moving = trainable(state.params, state.codebooks)
@@ -115,16 +112,15 @@ class AutoencodeTask:
         return *self.moved(state, grads, out, total), out.images
 
     def made(
-        self, moving: Mapping[str, Any], codebooks: Mapping[str, Codebook], images: Array, revive: Array, frozen: Any
+        self, moving: Mapping[str, Any], codebooks: Mapping[str, Codebook], images: Array, revive: Array
     ) -> Reconstruction:
-        """What the autoencoder makes of images in training, with all loss terms; `moving` as `trainable` gives it."""
+        """What the autoencoder makes of images in training; `moving` as `trainable` gives it."""
         books = {
             name: codebooks[name].replace(codes=codes, params=others)
             for name, (codes, others) in moving["codes"].items()
         }
         with in_parts(self.accumulate):
-            out = self.autoencoder.apply({"params": moving["network"]}, images, books, key=revive, train=True)
-        return out._replace(losses={**out.losses, **self._perceptual(out.images, images, frozen)})
+            return self.autoencoder.apply({"params": moving["network"]}, images, books, key=revive, train=True)
 
     def moved(
         self, state: TrainState, grads: Any, out: Reconstruction, total: Array
@@ -133,7 +129,7 @@ class AutoencodeTask:
         new = apply_gradients(state, grads, self.tx, jax.lax.stop_gradient(out.codebooks), out.fresh, self.ema_rate)
         return new, {"loss": total, **out.losses, **self._health(out), "grad_norm": optax.tree.norm(grads)}
 
-    def _perceptual(self, made: Array, images: Array, frozen: Any) -> dict[str, Array]:
+    def perceptual(self, made: Array, images: Array, frozen: Any) -> dict[str, Array]:
         """The term of that name, mean over the images, which lie in `range`; nothing where it has no weight."""
         if PERCEPTUAL not in self.loss_weights:
             return {}
@@ -232,6 +228,15 @@ class AutoencodeTask:
         for name, size, tokens in zip(names, sizes, out.tokens, strict=True):
             if size is not None:
                 yield name, size, tokens
+
+
+def check_names(weights: Mapping[str, Weight], terms: Iterable[str]) -> None:
+    """UserError for a weight of no term: "commitment" is one where "commitment/top" is."""
+    terms = tuple(terms)
+    names = tuple(dict.fromkeys([*(term.split("/")[0] for term in terms), *terms]))
+    for name in weights:
+        if name not in names:
+            raise UserError(unknown("config.loss_weights: there is no loss term", name, names, "There are"))
 
 
 def distance(code_norm: Array, commitment: Array, dim: int) -> dict[str, Array]:
