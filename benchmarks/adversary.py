@@ -34,20 +34,20 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each kind")
     parser.add_argument("--only", choices=KINDS, help="one kind alone, for two processes side by side")
-    asked, more = parser.parse_known_args()
+    asked = parser.parse_args()
     use_compilation_cache()
     kinds = [asked.only] if asked.only else list(KINDS)
-    found = {kind: [run(asked, kind, seed, more) for seed in range(asked.seeds)] for kind in kinds}
+    found = {kind: [run(asked, kind, seed) for seed in range(asked.seeds)] for kind in kinds}
     print("\n".join(table(found)))
     if not asked.only:
         strip([asked.output / f"{kind}_0" for kind in KINDS], asked.output / "strip.png")
 
 
-def run(asked: argparse.Namespace, kind: str, seed: int, more: list[str]) -> dict[str, float]:
+def run(asked: argparse.Namespace, kind: str, seed: int) -> dict[str, float]:
     """One training of the autoencoder to its end, and what it is worth."""
     workdir = asked.output / f"{kind}_{seed}"
     argv = [f"--config={asked.config}{KINDS[kind]}", f"--workdir={workdir}", f"--stage={AUTOENCODER}"]
-    if code := launch.main([*argv, f"--config.seed={seed}", *more]):
+    if code := launch.main([*argv, f"--config.seed={seed}"]):
         raise SystemExit(code)
     if not (workdir / evaluate.FILE).is_file():
         evaluate.evaluate(workdir)
