@@ -31,6 +31,7 @@ CASES = {
         "shortcut": "branch",
         "biases": False,
         "code_kernel": 0,
+        "groups": 2,  # of one channel each, what stands before a norm has no gradient but rounding
         "distance": "squared",
     },
 }

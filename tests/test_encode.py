@@ -328,7 +328,7 @@ def test_maps_of_numbers_are_written_and_decoded(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=r"\[N, h, w, C\] of numbers|finite numbers"):
             model.decode([wrong])
     metrics = evaluate.evaluate(folder)["autoencoder"]
-    assert set(metrics) == {"mse", "psnr", "ssim"}
+    assert set(metrics) == {"mse", "psnr", "ssim", "sharpness"}
     assert run("compare", f"--workdir={folder}", f"--against={folder}") == 0
 
 
