@@ -70,10 +70,9 @@ def table(found: dict[str, list[dict[str, float]]]) -> list[str]:
 def strip(workdirs: list[Path], output: Path) -> None:
     """Originals, and below them what each run makes of them."""
     models = [Trained(workdir) for workdir in workdirs]
-    images = evaluate.load_images(models[0], models[0].config["dataset"]).image
-    shown = np.asarray(images[np.linspace(0, len(images) - 1, SHOWN).astype(int)])
-    rows = np.concatenate([shown, *(model.reconstruct(shown)[-1] for model in models)])
-    logs.save_png(output, logs.grid(rows, columns=SHOWN, scale=max(1, 128 // shown.shape[1])))
+    shown = evaluate.spaced(evaluate.load_images(models[0], models[0].config["dataset"]).image, SHOWN)
+    rows = [shown, *(model.reconstruct(shown)[-1] for model in models)]
+    logs.save_png(output, logs.strip(rows, scale=max(1, 128 // shown.shape[1])))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ Variants: `tiny`, the same way in seconds; `plain`, the same steps without a cri
 
 from ml_collections import ConfigDict
 
+from configs import openmoji_vqgan
+
 
 def get_config(variant=None):
     """The config, or one of VARIANTS."""
@@ -78,22 +80,4 @@ def get_config(variant=None):
     return config
 
 
-def tiny(config):
-    """8 wide, a few steps a stage; the critic joins in them."""
-    config.autoencoder.update(width=8, factors=(1, 2), middle_blocks=0, decoder_blocks=1, z=16)
-    config.autoencoder.quantizer.update(codebook_size=32, code_dim=8)
-    config.task.update(start=3, lead=0, ramp=2, critic_width=8)
-    config.priors.codes.update(width=16, layers=1, heads=2)
-    config.sample = ConfigDict({"count": 4})
-    for stage in (config, config.priors.codes):
-        stage.optimizer.warmup_steps = 2
-        stage.train.update(batch_size=8, steps=6, log_every=2, evaluate_every=3, checkpoint_every=3, pictures_every=3)
-
-
-def plain(config):
-    """Without a critic."""
-    config.task = ConfigDict({"name": "autoencode"})
-    del config.loss_weights.adversarial
-
-
-VARIANTS = {"tiny": tiny, "plain": plain}
+VARIANTS = {"tiny": openmoji_vqgan.small, "plain": openmoji_vqgan.plain}

@@ -83,11 +83,16 @@ def get_config(variant=None):
 def tiny(config):
     """32 px, 8 wide, a few steps a stage; the critic joins in them."""
     config.dataset.image_size = 32
+    small(config)
+
+
+def small(config):
+    """Of any such recipe, whatever its images."""
     config.autoencoder.update(width=8, factors=(1, 2), middle_blocks=0, decoder_blocks=1, z=16)
     config.autoencoder.quantizer.update(codebook_size=32, code_dim=8)
     config.task.update(start=3, lead=0, ramp=2, critic_width=8, critic_layers=1)
     config.priors.codes.update(width=16, layers=1, heads=2)
-    config.sample.count = 4
+    config.update({"sample": {"count": 4}})
     for stage in (config, config.priors.codes):
         stage.optimizer.warmup_steps = 2
         stage.train.update(batch_size=8, steps=6, log_every=2, evaluate_every=3, checkpoint_every=3, pictures_every=3)

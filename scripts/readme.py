@@ -106,7 +106,7 @@ def texts(model: vqvae_jax.trained.Trained) -> np.ndarray:
 def continued(model: vqvae_jax.trained.Trained) -> np.ndarray:
     """Test images, evenly over the split: image, the half that is given, lower halves drawn from seed 0."""
     images = evaluate.load_images(model, model.config["dataset"]).image
-    images = images[np.linspace(0, len(images) - 1, min(CONTINUED, len(images))).astype(int)]
+    images = evaluate.spaced(images, CONTINUED)
     return rows_of(images, model.complete(images, HALVES))
 
 

@@ -2,9 +2,6 @@
 
 import dataclasses
 import functools
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -13,7 +10,18 @@ import numpy as np
 import optax
 import pytest
 from small_features import narrow
-from test_train import CODES, Autoencode, Patches, batches, plain, saved, section, settings
+from test_train import (
+    CODES,
+    Autoencode,
+    Patches,
+    batches,
+    check_on_eight_devices,
+    plain,
+    run_on,
+    saved,
+    section,
+    settings,
+)
 
 from vqvae_jax import train
 from vqvae_jax.autoencoders import VQVAE, HierarchicalVAE
@@ -133,13 +141,8 @@ def test_stopped_and_resumed_it_is_the_same_run_bit_for_bit(straight, tmp_path):
 
 
 def train_some(devices):
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))
-    task, make_mesh = adversarial(), train.make_mesh
-    train.make_mesh = lambda batch_size: mesh
-    try:
-        run = train.Run(task, batches(), batches(), settings(STEPS))
-    finally:
-        train.make_mesh = make_mesh
+    task = adversarial()
+    run = run_on(devices, task, STEPS)
     state = run.begin(jax.random.key(5), None)
     for step in range(4):
         state, metrics = run.step(state, run.place(run.data.batch(step)), run.frozen, task.phase(step))
@@ -157,14 +160,7 @@ def compare_devices():
 
 
 def test_eight_devices_equal_one():
-    environment = os.environ | {
-        "JAX_NUM_CPU_DEVICES": "8",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": f"{ROOT}:{ROOT}/tests",
-    }
-    code = "import test_adversarial; test_adversarial.compare_devices()"
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
-    assert done.stdout == "equal\n", done.stderr
+    check_on_eight_devices("test_adversarial")
 
 
 # --- the step

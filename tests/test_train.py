@@ -238,14 +238,19 @@ def test_what_is_finished_is_left_alone(tmp_path):
 # --- devices
 
 
-def train_some(devices, steps=5):
-    """The state after some steps on so many devices, and how many codes were revived in each."""
+def run_on(devices, task, steps):
+    """A training on the first so many devices."""
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))
     make_mesh, train.make_mesh = train.make_mesh, lambda batch_size: mesh
     try:
-        run = train.Run(autoencode(), batches(), batches(), settings(steps))
+        return train.Run(task, batches(), batches(), settings(steps))
     finally:
         train.make_mesh = make_mesh
+
+
+def train_some(devices, steps=5):
+    """The state after some steps on so many devices, and how many codes were revived in each."""
+    run = run_on(devices, autoencode(), steps)
     state, revived = run.begin(jax.random.key(5), None), []
     for step in range(steps):
         state, metrics = run.step(state, run.place(run.data.batch(step)))
@@ -266,15 +271,20 @@ def compare_devices():
     print("equal")
 
 
-def test_eight_devices_equal_one():
+def check_on_eight_devices(module):
+    """Calls the compare_devices of a module of tests in a process that has eight."""
     environment = os.environ | {
         "JAX_NUM_CPU_DEVICES": "8",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": f"{ROOT}:{ROOT}/tests",
     }
-    code = "import test_train; test_train.compare_devices()"
+    code = f"import {module}; {module}.compare_devices()"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
     assert done.stdout == "equal\n", done.stderr
+
+
+def test_eight_devices_equal_one():
+    check_on_eight_devices("test_train")
 
 
 def test_a_batch_that_does_not_divide_among_the_devices(monkeypatch):

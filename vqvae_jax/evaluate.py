@@ -141,10 +141,15 @@ def _autoencoder(model: Trained, arrays: data.Arrays, metrics: dict[str, Any], s
         counts |= {f"{name}/{level}": value for name, value in lengths_and_ages(codebook).items()}
     with atomically(model.workdir / COUNTS.replace(".npz", f"{suffix}.npz")) as path, path.open("wb") as file:
         np.savez(file, **counts)
-    shown = arrays.image[np.linspace(0, len(arrays) - 1, min(SHOWN, len(arrays))).astype(int)]
+    shown = spaced(arrays.image, SHOWN)
     strip = logs.strip([shown, *model.reconstruct(shown)], scale=max(1, 64 // shown.shape[1]))
     logs.save_png(model.workdir / f"reconstructions{suffix}.png", strip)
     return maps_of(model, arrays)
+
+
+def spaced(images: Any, count: int) -> np.ndarray:
+    """So many of the images at even distances, all where there are fewer."""
+    return np.asarray(images[np.linspace(0, len(images) - 1, min(count, len(images))).astype(int)])
 
 
 def maps_of(model: Trained, arrays: data.Arrays) -> token_files.TokenArrays:

@@ -4,8 +4,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vqvae_jax import data, evaluate, logs, nearness
 from vqvae_jax.checkpoint import Step, Steps
 from vqvae_jax.config import AUTOENCODER
@@ -52,7 +50,7 @@ def compare(
     near = map(by_kind, nearness.measure(models, arrays, samples))
     for name, model, one, more in zip("AB", models, known, near, strict=True):
         found[name] = {"workdir": str(model.workdir), "metrics": one | more}
-    shown = arrays.image[np.linspace(0, len(arrays) - 1, min(SHOWN, len(arrays))).astype(int)]
+    shown = evaluate.spaced(arrays.image, SHOWN)
     strip = [shown, *(model.reconstruct(shown)[-1] for model in models)]
     logs.save_png(output or workdir / STRIP, logs.strip(strip, scale=max(1, 64 // shown.shape[1])))
     return found

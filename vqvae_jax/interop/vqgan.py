@@ -69,7 +69,7 @@ def match_taming(tensors: Tensors, heads: int) -> Match | None:
 
 
 def match_llamagen(tensors: Tensors, heads: int) -> Match | None:
-    """The same."""
+    """As `match_taming`, by LlamaGen's names."""
     return matched(LLAMAGEN, tensors)
 
 

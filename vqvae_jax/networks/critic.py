@@ -15,12 +15,14 @@ import jax.numpy as jnp
 
 from vqvae_jax.limits import Count, Few
 from vqvae_jax.networks.fast import conv
+from vqvae_jax.networks.norm import of_groups, standardised
 from vqvae_jax.types import Array
 
 KERNEL = 4  # pixels
 WIDEST = 8  # times the first convolution's channels
 GROUPS = 8  # channels of a group of the group norm
 ROUNDS = 8  # of the power iteration for the largest singular value
+EPSILON = 1e-5  # beside the variance of a norm, as PyTorch has it
 SPREAD = 0.02  # standard deviation of fresh weights
 
 Norm = Literal["none", "group", "spectral", "batch"]
@@ -70,12 +72,11 @@ class Critic(nn.Module):
         scale = self.param(f"{name}_scale", _near_one, (channels,))
         bias = self.param(f"{name}_bias", nn.initializers.zeros, (channels,))
         groups = math.gcd(channels, max(1, channels // GROUPS))
-        axes = (0, 1, 2) if self.norm == "batch" else (1, 2, 4)
-        apart = x.astype(jnp.float32).reshape(*x.shape[:3], groups, channels // groups)
-        apart = x.astype(jnp.float32)[..., None] if self.norm == "batch" else apart
-        mean = jnp.mean(apart, axes, keepdims=True)
-        scaled = (apart - mean) * jax.lax.rsqrt(jnp.mean(jnp.square(apart - mean), axes, keepdims=True) + 1e-5)
-        return (scaled.reshape(x.shape) * scale[None, None, None] + bias[None, None, None]).astype(self.dtype)
+        of_batch = lambda x: jnp.mean(x, (0, 1, 2), keepdims=True)  # noqa: E731
+        of_image = lambda x: of_groups(jnp.mean(x, (1, 2)), groups)  # noqa: E731
+        mean = of_batch if self.norm == "batch" else of_image
+        away, factor = standardised(x.astype(jnp.float32), mean, EPSILON)
+        return (away * factor * scale[None, None, None] + bias[None, None, None]).astype(self.dtype)
 
 
 def _near_one(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
@@ -103,11 +104,7 @@ def _unit(x: Array) -> Array:
 
 def field(layers: int) -> int:
     """Pixels, height and width, of the patch that one logit sees."""
-    return _seen(2, layers)
-
-
-def _seen(plain: int, halvings: int) -> int:
-    side = 1 + plain * (KERNEL - 1)
-    for _ in range(halvings):
+    side = 1 + 2 * (KERNEL - 1)  # of the two convolutions that halve nothing
+    for _ in range(layers):
         side = 2 * (side - 1) + KERNEL
     return side

@@ -5,6 +5,7 @@ whole image would be another layout of it. What is left for every pixel is a dif
 """
 
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -33,13 +34,15 @@ class GroupNorm(nn.Module):
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,))
         shift = self.param("bias", nn.initializers.zeros, (channels,))
-        x = x.astype(jnp.float32)
         groups = math.gcd(self.groups, channels)
-        away = x - of_groups(jnp.mean(x, (1, 2)), groups)
-        factor = (
-            jax.lax.rsqrt(of_groups(jnp.mean(jnp.square(away), (1, 2)), groups) + EPSILON) * scale[None, None, None]
-        )
-        return (away * factor + shift[None, None, None]).astype(self.dtype)
+        away, factor = standardised(x.astype(jnp.float32), lambda x: of_groups(jnp.mean(x, (1, 2)), groups), EPSILON)
+        return (away * (factor * scale[None, None, None]) + shift[None, None, None]).astype(self.dtype)
+
+
+def standardised(x: Array, mean: Callable[[Array], Array], epsilon: float) -> tuple[Array, Array]:
+    """What x is away from its mean, and one over its standard deviation, as `mean` gives it: to be multiplied."""
+    away = x - mean(x)
+    return away, jax.lax.rsqrt(mean(jnp.square(away)) + epsilon)
 
 
 def of_groups(means: Array, groups: int) -> Array:

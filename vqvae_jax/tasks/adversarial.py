@@ -26,11 +26,10 @@ from vqvae_jax.limits import Count, Few, Natural, NotNegative, Positive, Rate
 from vqvae_jax.loss_weights import Weight, weight_at
 from vqvae_jax.networks.critic import Critic, Norm, field
 from vqvae_jax.tasks.accumulate import one_by_one
-from vqvae_jax.tasks.autoencode import NO_GRADIENT, PERCEPTUAL, AutoencodeTask, check_names
+from vqvae_jax.tasks.autoencode import ADVERSARIAL, NO_GRADIENT, PERCEPTUAL, AutoencodeTask, check_names
 from vqvae_jax.tasks.optimize import trainable
 from vqvae_jax.types import Array, Model, TrainState, UserError
 
-ADVERSARIAL = "adversarial"  # the loss term
 RECONSTRUCTION = "reconstruction"  # the term whose gradient, with that of `perceptual`, the adaptive weight goes by
 EPSILON = 1e-4  # beside the norm of the adversary's gradient, as in the paper's code
 
@@ -122,7 +121,7 @@ class AdversarialTask:
 
     @property
     def critic_tx(self) -> optax.GradientTransformation:
-        """The critic's optimizer."""
+        """The critic's Adam, at a constant rate."""
         return optax.adam(self.critic_rate, self.critic_b1, self.critic_b2)
 
     def check(self, terms: Iterable[str], steps: int | None = None, image_size: int | None = None) -> None:
@@ -174,10 +173,9 @@ class AdversarialTask:
         return Phase(learns, step >= self.start, learns and self.r1 > 0 and step % self.r1_every == 0)
 
     def train_step(
-        self, state: Contest, batch: Mapping[str, Array], frozen: Any = None, phase: Phase | None = None
+        self, state: Contest, batch: Mapping[str, Array], frozen: Any, phase: Phase
     ) -> tuple[TrainState, dict[str, Array]]:
         """One step on uint8 images: to be jitted, with `state` donated. Where it is not finite the state stays."""
-        phase = phase or self.phase(0)
         shift, revive = jax.random.split(jax.random.fold_in(state.key, state.step))
         images = normalise(augment(batch["image"], shift, self.flip, self.crop), self.range)
         if not phase.pushes:
@@ -226,15 +224,11 @@ class AdversarialTask:
     def _looks(self, made: Array, images: Array, frozen: Any, step: Array) -> tuple[dict[str, Array], Array]:
         """The term `perceptual`, where it has a weight, and the weighted gradient of the images that were made."""
         plain = self.plain
-
-        def weighted(made):
-            terms = plain.perceptual(made, images, frozen)
-            return sum(
-                (plain.weights(terms, step)[term] * value for term, value in terms.items()), jnp.zeros(())
-            ), terms
-
-        gradient, terms = jax.grad(weighted, has_aux=True)(made)
-        return terms, gradient
+        if PERCEPTUAL not in plain.loss_weights:
+            return {}, jnp.zeros_like(made)
+        value, gradient = jax.value_and_grad(lambda made: plain.perceptual(made, images, frozen)[PERCEPTUAL])(made)
+        found = {PERCEPTUAL: value}
+        return found, plain.weights(found, step)[PERCEPTUAL] * gradient
 
     def _last_kernel(self, grads: tuple[dict[str, Any]]) -> Array:
         return reduce(lambda tree, name: tree[name], self.autoencoder.last_kernel, grads[0]["network"])
@@ -278,7 +272,7 @@ class AdversarialTask:
         return 0.5 * jnp.mean(jnp.sum(jnp.square(slope), (1, 2, 3)))
 
     def model(self, state: TrainState) -> Model:
-        """The autoencoder alone."""
+        """The autoencoder's weights and codebooks, never the critic."""
         return self.plain.model(state)
 
     def start_from(self, state: TrainState, model: Model) -> TrainState:
@@ -286,15 +280,15 @@ class AdversarialTask:
         return self.plain.start_from(state, model)
 
     def eval_step(self, model: Model, batch: Mapping[str, Array]) -> dict[str, Array]:
-        """As of AutoencodeTask."""
+        """The sums over a batch, as `AutoencodeTask.eval_step`."""
         return self.plain.eval_step(model, batch)
 
     def summary(self, sums: Mapping[str, Any]) -> dict[str, float]:
-        """As of AutoencodeTask."""
+        """The metrics, as `AutoencodeTask.summary`."""
         return self.plain.summary(sums)
 
     def pictures(self, model: Model, batch: Mapping[str, Array], key: Array) -> dict[str, np.ndarray]:
-        """As of AutoencodeTask."""
+        """Reconstructions, as `AutoencodeTask.pictures`."""
         return self.plain.pictures(model, batch, key)
 
 

@@ -23,6 +23,7 @@ from vqvae_jax.tasks.optimize import apply_gradients, new_state, trainable, with
 from vqvae_jax.types import Array, Codebook, Model, Reconstruction, TrainState, UserError, map_names, unknown
 
 PERCEPTUAL = "perceptual"  # the loss term that is there where it has a weight
+ADVERSARIAL = "adversarial"  # the loss term of a critic, and the task that has one
 NO_GRADIENT = "with autoencoder.classes the picture is a choice and has no gradient"
 SHOWN = 32  # pictures in a grid
 TINY = 1e-12  # for codes of length 0
@@ -57,8 +58,8 @@ class AutoencodeTask:
 
     def check(self, terms: Iterable[str], steps: int | None = None, image_size: int | None = None) -> None:
         """UserError unless each of the loss terms has a weight, each weight a term, and the frozen net is there."""
-        if "adversarial" in self.loss_weights:
-            raise UserError("config.loss_weights.adversarial is for a critic: add --config.task.name=adversarial")
+        if ADVERSARIAL in self.loss_weights:
+            raise UserError(f"config.loss_weights.{ADVERSARIAL} is for a critic: add --config.task.name={ADVERSARIAL}")
         terms = tuple(terms)
         check_names(self.loss_weights, (*terms, PERCEPTUAL))
         for term in terms:
