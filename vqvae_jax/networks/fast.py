@@ -107,13 +107,25 @@ def causal_attention(q: Array, k: Array, v: Array) -> Array:
     `attention_implementation` says how. cuDNN's gradients are atomic sums, not the same bits in every run unless
     XLA_FLAGS=--xla_gpu_deterministic_ops=true.
     """
-    how = "xla" if is_plain() else attention_implementation(platform(), q.dtype, q.shape[-1], compute_capability())
-    if how == "blocks":
+    if (how := _attention_here(q)) == "blocks":
         return _in_row_blocks(q, k, v)
+    return _dot_product(q, k, v, how, causal=True)
+
+
+def attention(q: Array, k: Array, v: Array) -> Array:
+    """Each position sees all. [B, T, N, D] each → [B, T, N, D]; N heads. cuDNN's gradients: see `causal_attention`."""
+    return _dot_product(q, k, v, _attention_here(q), causal=False)
+
+
+def _attention_here(q: Array) -> str:
+    return "xla" if is_plain() else attention_implementation(platform(), q.dtype, q.shape[-1], compute_capability())
+
+
+def _dot_product(q: Array, k: Array, v: Array, how: str, causal: bool) -> Array:
     if how == "cudnn":
         with contextlib.suppress(RuntimeError):  # no cuDNN here, or one that is too old: XLA can do it too
-            return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
-    return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="xla")
+            return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation="cudnn")
+    return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation="xla")
 
 
 def attention_implementation(

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from vqvae_jax.priors.maskgit import MaskGITPrior
 from vqvae_jax.priors.pixelcnn import BottomPrior, MNISTGenerator, PixelCNNPrior, TopPrior
 from vqvae_jax.priors.transformer import TransformerPrior
 
@@ -11,4 +12,5 @@ PRIORS: dict[str, Any] = {
     "top_prior": TopPrior,
     "bottom_prior": BottomPrior,
     "transformer": TransformerPrior,
+    "maskgit": MaskGITPrior,
 }
