@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sizes import GENERATOR, MNIST, PHOTOGRAPHS, TOP, TRANSFORMER
+from sizes import GENERATOR, MASKGIT, MNIST, PHOTOGRAPHS, TOP, TRANSFORMER, VQGAN
 
 TINY = {"size": 32, "channels": 3, "levels": 2, "width": 16, "codes": 32}
 SMALL_TRANSFORMER = {"name": "transformer", "vocab_size": 32, "shape": (4, 4), "width": 32, "layers": 2, "heads": 2}
+SMALL_MASKGIT = {**SMALL_TRANSFORMER, "name": "maskgit"}
+SMALL_VQGAN = {"config": "configs/openmoji_vqgan.py:tiny", "size": 32}
 BF16, F32 = "bfloat16", "float32"
 LATER = "to train mnist_cvqvae.py for the minutes left is not built yet"
 
@@ -21,6 +23,7 @@ READ = (  # recordings that are compared today; others in the folder are named
     "bottom_prior",
     "hierarchical_vae",
     "rosinality_vqvae2",
+    "vqgan",
     "mnist_generator",
     "mnist_vae",
     "pixel_cnn_spatial_condition",
@@ -96,6 +99,8 @@ def training(rehearse: bool) -> list[Row]:
         row("MNIST PixelCNN, 128", prior, [128], GENERATOR, few, 40, "steps 1"),
         row("TopPrior, 32", prior, [32], TOP, few, 90, "steps 2"),
         row("hierarchical VAE 64 px, 64", vae, [64], {"size": 64, **PHOTOGRAPHS}, small, 60, "steps 2"),
+        row("MaskGIT, 64", prior, [64], MASKGIT, ([2], SMALL_MASKGIT), 40, "steps 5"),
+        row("VQ-GAN 256 px with its critic, 16", "recipe_step", [16], VQGAN, ([2], SMALL_VQGAN), 90, "steps 5"),
         row("MNIST VQ-VAE, 128", vae, [128], MNIST, ([4], MNIST), 60, "steps 2"),
         row("hierarchical VAE 256 px, 64, in parts", vae, [64], {**large, "parts": 8}, parted, 40, "steps 4"),
         row("transformer, 64, in parts", prior, [64], {**TRANSFORMER, "parts": 8}, wordy, 40, "steps 4"),
@@ -140,11 +145,14 @@ def sampling(rehearse: bool) -> list[Row]:
             yield Row(f"sample {name}, {count}", "work", work, seconds, f"sample {name}")
 
     if rehearse:
-        return [*row("MNIST PixelCNN", [2], GENERATOR, 20), *row("transformer", [2], SMALL_TRANSFORMER, 20)]
+        small = {"transformer": SMALL_TRANSFORMER, "MaskGIT": SMALL_MASKGIT}
+        priors = [one for name, fields in small.items() for one in row(name, [2], fields, 20)]
+        return [*row("MNIST PixelCNN", [2], GENERATOR, 20), *priors]
     return [
         *row("MNIST PixelCNN", [1, 64, 1024], GENERATOR, 50),
         *row("TopPrior", [1, 64], TOP, 90),
         *row("transformer", [64], TRANSFORMER, 60),
+        *row("MaskGIT", [64], MASKGIT, 30),
         *row("256 px by both priors and decoder", [1], {}, 90, function="hierarchy"),
     ]
 

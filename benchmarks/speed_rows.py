@@ -10,12 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from sizes import BOTTOM, TOP
 
+from vqvae_jax import config as configs
 from vqvae_jax.autoencoders import AUTOENCODERS
 from vqvae_jax.networks.fast import plain
+from vqvae_jax.parts import Parts
 from vqvae_jax.priors import PRIORS
 from vqvae_jax.priors.draw import draw, draw_group
 from vqvae_jax.quantizers import QUANTIZERS
 from vqvae_jax.quantizers import codebook as cb
+from vqvae_jax.stages import task_of
 from vqvae_jax.tasks.autoencode import AutoencodeTask
 from vqvae_jax.tasks.optimize import make_optimizer
 from vqvae_jax.tasks.prior import PriorTask
@@ -56,10 +59,21 @@ def autoencoder_step(
     return _training(task, {"image": images})
 
 
+def recipe_step(batch: int, dtype: str, *, config: str, size: int, overrides: tuple[str, ...] = ()) -> Work:
+    """A training step of a recipe's autoencoder when all of its losses are in force, but without frozen nets."""
+    fields = configs.read(config, (f"--config.train.dtype={dtype}", *overrides))
+    fields["loss_weights"].pop("perceptual", None)
+    facts = {"image_size": size, "channels": 3, "label_names": [], "label_counts": []}
+    task = task_of(Parts(fields, facts), configs.AUTOENCODER, 1000)
+    images = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), np.uint8)
+    late = task.phase(getattr(task, "start", 0) + 1)
+    return _training(task, {"image": images}, late)
+
+
 def prior_step(batch: int, dtype: str, *, parts: int = 1, **fields: Any) -> Work:
     """A training step of a prior on token maps."""
     prior = _prior(dtype, **fields)
-    tokens = np.random.default_rng(0).integers(0, prior.vocab_size, (batch, *prior.shape))
+    tokens = np.random.default_rng(0).integers(0, prior.vocab_size, (batch, *prior.maps[0].shape))
     task = PriorTask(prior, slice(0, 1), make_optimizer(OPTIMIZER, 1000), accumulate=parts)
     return _training(task, {"tokens": (tokens.astype(np.int32),)})
 
@@ -166,17 +180,20 @@ def _prior(
 
 def _fresh(prior: Any, condition: Condition = Condition()) -> Model:
     """A prior with weights as before training."""
-    tokens = jnp.zeros((1, *prior.shape), jnp.int32)
-    return Model(filled(prior.init, jax.random.key(0), tokens, condition)["params"], {})
+    tokens, keys = jnp.zeros((1, *prior.maps[0].shape), jnp.int32), jax.random.split(jax.random.key(0), 1)
+    init = lambda key: prior.init(key, (tokens,), condition, keys, method="loss")  # noqa: E731
+    return Model(filled(init, jax.random.key(0))["params"], {})
 
 
-def _training(task: Any, batch: dict[str, Any]) -> Work:
+def _training(task: Any, batch: dict[str, Any], phase: Any = None) -> Work:
     """A task's jitted step, as the training loop makes it."""
     batch = jax.device_put(batch)
     state = filled(task.init, jax.random.key(0), batch)
     size = sum(x.nbytes for x in jax.tree.leaves(state) if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key))
-    flops = _flops(dataclasses.replace(task, accumulate=1).train_step, state, batch)  # without what is computed again
-    return _jitted(lambda state, batch: task.train_step(state, batch)[0], state, (batch,), flops, 2.0 * size)
+    whole = dataclasses.replace(task, accumulate=1)  # without what is computed again
+    flops = _flops(lambda state, batch: whole.train_step(state, batch, None, phase), state, batch)
+    step = lambda state, batch: task.train_step(state, batch, None, phase)[0]  # noqa: E731
+    return _jitted(step, state, (batch,), flops, 2.0 * size)
 
 
 def _jitted(step: Callable[..., Any], state: Any, inputs: tuple[Any, ...], flops: float, moved: float) -> Work:
@@ -202,8 +219,14 @@ def _flops(function: Callable[..., Any], *inputs: Any) -> float:
 
 
 def _sampling_needs(prior: Any, model: Model, count: int, condition: Condition = Condition()) -> tuple[float, float]:
-    """(FLOP, bytes): each position computed once; the weights that a pixel needs read once a pixel."""
-    tokens = jnp.zeros((1, *prior.shape), jnp.int32)
+    """(FLOP, bytes): each position computed once, the weights that a pixel needs read once a pixel; of a prior that
+    draws in steps all positions once a step."""
+    shape, variables = (1, *prior.maps[0].shape), {"params": model.params}
+    if steps := getattr(prior, "sample_steps", 0):
+        tokens = jnp.zeros((1, math.prod(shape)), jnp.int32)
+        flops = _flops(lambda tokens: prior.apply(variables, tokens, condition, method="logits"), tokens)
+        return count * steps * flops, float(steps * sum(x.nbytes for x in jax.tree.leaves(model.params)))
+    tokens = jnp.zeros(shape, jnp.int32)
     flops = _flops(lambda params: prior.apply({"params": params}, tokens, condition), model.params)
     once_a_row = ("vertical_conv", "vert_to_horiz", "cond_layer", "coarse_stack", "embed")
     read = sum(

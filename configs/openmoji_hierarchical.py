@@ -84,6 +84,13 @@ def prior(depth, layers, batch_size, steps):
 
 def tiny(config):
     """32 px, 16 wide, a few steps a stage."""
+    small(config)
+    for level in config.priors.values():
+        level.update(depth=16, layers=3, attention_after=(2,))
+
+
+def small(config):
+    """Of any recipe of this autoencoder, whatever its priors."""
     config.dataset.image_size = 32
     config.autoencoder.width = 16
     config.autoencoder.quantizer.update(codebook_size=32, code_dim=16)
@@ -91,8 +98,6 @@ def tiny(config):
     for stage in (config, config.priors.top, config.priors.bottom):
         stage.optimizer.warmup_steps = 2
         stage.train.update(batch_size=8, steps=6, log_every=2, evaluate_every=3, checkpoint_every=3, pictures_every=3)
-    for level in config.priors.values():
-        level.update(depth=16, layers=3, attention_after=(2,))
 
 
 def transformer(config):
