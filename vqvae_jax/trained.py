@@ -21,7 +21,6 @@ from vqvae_jax import facts as facts_file
 from vqvae_jax.backend import memory
 from vqvae_jax.checkpoint import GOES_ON, Step, Steps
 from vqvae_jax.data import text as text_files
-from vqvae_jax.data.arrays import laid_out
 from vqvae_jax.data.text import Tokenizer
 from vqvae_jax.parts import Parts, autoencoder_checksum
 from vqvae_jax.priors.condition import check_told
@@ -169,7 +168,7 @@ class Trained:
         Raises:
             UserError: images of another type or shape.
         """
-        self._check(images)
+        codec.check_images(images, self.facts["channels"], self.stride)
         return tuple(codec.in_batches(self._apply(codec.encode), images, size=codec.batch_size(*images.shape[1:3])))
 
     def decode(self, tokens: Sequence[Any]) -> np.ndarray:
@@ -179,14 +178,14 @@ class Trained:
             UserError: maps of other shapes, or with numbers that are no codes.
         """
         tokens = [np.asarray(one) for one in tokens]
-        self._check_tokens(tokens)
+        codec.check_tokens(tokens, self.parts.levels)
         decode = self._apply(codec.decode)
         size = codec.batch_size(*(self.stride * side for side in tokens[0].shape[1:3]))
         return codec.in_batches(lambda *maps: decode(maps), *tokens, size=size)
 
     def reconstruct(self, images: Any) -> list[np.ndarray]:
         """uint8 [N, H, W, C] → as many: from the top level alone, from the top two, …, from all."""
-        self._check(images)
+        codec.check_images(images, self.facts["channels"], self.stride)
         return codec.in_batches(self._apply(codec.reconstruct), images, size=codec.batch_size(*images.shape[1:3]))
 
     def sample(
@@ -242,7 +241,7 @@ class Trained:
         """
         asked = self._asked(len(tokens[0]) if len(tokens) else 0, seed, pick)
         told = self._told(asked, asked.size, label, text)
-        self._check_tokens(tokens)
+        codec.check_tokens(tokens, self.parts.levels)
         wanted = [(asked.size, *level.shape) for level in self._drawn_levels]
         for name, maps in (("tokens", tokens), ("keep", keep)):
             if [np.shape(one)[:3] for one in maps] != wanted:
@@ -272,7 +271,7 @@ class Trained:
         priors are told none, as by `fill`.
         """
         asked = self._asked(count, seed, pick)  # before anything is encoded
-        self._check(images)
+        codec.check_images(images, self.facts["channels"], self.stride)
         size = self.facts["image_size"]
         if images.shape[1:3] != (size, size):
             raise UserError(f"the priors were trained on images of {size} pixels; got {list(images.shape)}")
@@ -384,45 +383,6 @@ class Trained:
     def _apply(self, function: Any) -> Any:
         module, model = self.autoencoder
         return partial(function, module, self.value_range, model)
-
-    def _check_tokens(self, tokens: Sequence[Any]) -> None:
-        levels = self.parts.levels[: len(tokens)]
-        shapes: list[Any] = [np.shape(one) for one in tokens]
-        wrong = [
-            (len(shape), *shape[3:]) != (1 + len(level.form), *level.form[2:]) or 0 in shape
-            for shape, level in zip(shapes, levels, strict=False)
-        ]
-        if len(levels) != len(shapes) or not shapes or any(wrong):
-            raise UserError(
-                f"tokens are maps [N, h, w] of {len(levels)} levels or fewer, coarse to fine, [N, h, w, C] of numbers; "
-                f"got {shapes}, where training has {', '.join(map(str, levels))}"
-            )
-        # Each so many times as large as in training: images of any size, but one size for all levels.
-        sizes = {
-            (count, height / level.shape[0], width / level.shape[1])
-            for (count, height, width, *_), level in zip(shapes, levels, strict=True)
-        }
-        if len(sizes) > 1:
-            raise UserError(f"the maps do not belong together: {shapes}, here {[level.shape for level in levels]}")
-        for one, level in zip(tokens, levels, strict=True):
-            if level.vocab_size is None:
-                if np.asarray(one).dtype.kind not in "iuf" or not np.isfinite(one).all():
-                    raise UserError(f"{level.name}: maps are finite numbers; got {np.asarray(one).dtype}")
-                continue
-            if np.asarray(one).dtype.kind not in "iu":
-                raise UserError(f"{level.name}: tokens are whole numbers; got {np.asarray(one).dtype}")
-            if np.min(one) < 0 or np.max(one) >= level.vocab_size:
-                raise UserError(f"{level.name}: tokens are from 0 to {level.vocab_size - 1}; got {np.max(one)}")
-
-    def _check(self, images: Any) -> None:
-        channels = self.facts["channels"]
-        if not hasattr(images, "shape"):
-            raise UserError(f"images are an array, uint8 [N, H, W, {channels}]; got {type(images).__name__}")
-        if getattr(images, "dtype", np.uint8) != np.uint8 or len(images.shape) != 4 or images.shape[3] != channels:
-            got = f"{getattr(images, 'dtype', '')} {list(images.shape)}"
-            raise UserError(f"images are uint8 [N, H, W, {channels}], 0 to 255; got {got}{laid_out(images.shape)}")
-        if not len(images) or any(side % self.stride or not side for side in images.shape[1:3]):
-            raise UserError(f"at least one image, H and W multiples of {self.stride}; got {list(images.shape)}")
 
 
 def check_all(asked: Asked, told: Collection[str]) -> None:
