@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqvae_jax import codec, room
+from vqvae_jax import codec, masks, room
 from vqvae_jax import config as configs
 from vqvae_jax import facts as facts_file
 from vqvae_jax.backend import memory
@@ -270,15 +270,103 @@ class Trained:
         The upper half of each token map is that of the picture, the lower half is drawn. Without a label or text the
         priors are told none, as by `fill`.
         """
-        asked = self._asked(count, seed, pick)  # before anything is encoded
+        asked = self._asked_of(images, count, seed, pick)
+        keep = [masks.upper_half((len(images), *level.shape)) for level in self._drawn_levels]
+        return self._redrawn(asked, images, keep, label, text)
+
+    def edit(
+        self,
+        images: Any,
+        mask: Any,
+        count: int = 1,
+        seed: int = 0,
+        label: str | int | None = None,
+        text: str | None = None,
+        grow: int = 0,
+        seam: int = 0,
+        **pick: Any,
+    ) -> np.ndarray:
+        """Pictures of which any part is drawn anew: uint8 [N, H, W, C] → uint8 [N, count, H, W, C].
+
+        The hole is filled from what is around it before the picture is encoded, so that what was there plays no part.
+        A token whose cell touches the hole is drawn, coarse to fine; outside of the hole the pixels stay. A prior that
+        draws in raster order (`any_order` is False) is told of kept tokens before a place alone, and of all above it.
+
+        Args:
+            images: of the size of the training.
+            mask: bool [H, W], [1, H, W] or [N, H, W], True where it is drawn anew. `masks.shifted` makes one beyond an
+                edge.
+            count: drawings of each picture.
+            seed, label, text, pick: as for `sample`; without a label or text the priors are told none, as by `fill`.
+            grow: tokens around these that are drawn as well, on each level its own.
+            seam: pixels around the hole over which what is drawn goes over into the picture.
+
+        Raises:
+            UserError: pictures or a mask of another size, nothing to be drawn, levels of numbers.
+        """
+        self._check_codes()
+        asked, images = self._asked_of(images, count, seed, pick), np.asarray(images)
+        mask = masks.checked(mask, images.shape)
+        masks.check_widths(images.shape[1], grow=grow, seam=seam)
+        keep = [masks.kept(mask, level.shape, grow) for level in self._drawn_levels]
+        drawn = self._redrawn(asked, masks.filled(images, mask), keep, label, text)
+        return masks.pasted(images, drawn, mask, seam)
+
+    def variations(
+        self,
+        images: Any,
+        count: int = 1,
+        seed: int = 0,
+        label: str | int | None = None,
+        text: str | None = None,
+        **pick: Any,
+    ) -> np.ndarray:
+        """Pictures of the same top level, the others drawn anew: uint8 [N, H, W, C] → uint8 [N, count, H, W, C].
+
+        Arguments are those of `edit`.
+
+        Raises:
+            UserError: pictures of another size, levels of numbers, no level below the top that a prior draws.
+        """
+        self._check_codes()
+        asked = self._asked_of(images, count, seed, pick)
+        if len(self._prior_levels) < 2:
+            raise UserError(
+                f"variations keep the top level and draw those below it, and {self.workdir} has a prior of "
+                f"{self._prior_levels[0]!r} alone; say which part is drawn anew: --mask=FILE"
+            )
+        top = self.parts.maps_of(self._prior_levels[0])
+        keep = [np.zeros((len(images), *level.shape), bool) for level in self._drawn_levels]
+        keep[top] = [~one for one in keep[top]]
+        return self._redrawn(asked, images, keep, label, text)
+
+    def _asked_of(self, images: Any, count: Any, seed: Any, pick: dict[str, Any]) -> Asked:
+        """What is to be drawn of pictures; checked, they as well."""
+        asked = self._asked(count, seed, pick)
         codec.check_images(images, self.facts["channels"], self.stride)
         size = self.facts["image_size"]
         if images.shape[1:3] != (size, size):
             raise UserError(f"the priors were trained on images of {size} pixels; got {list(images.shape)}")
+        return asked
+
+    def _redrawn(
+        self, asked: Asked, images: Any, keep: Sequence[np.ndarray], label: str | int | None, text: Texts
+    ) -> np.ndarray:
+        """Pictures with the tokens drawn that are not kept, bool [N, h, w] a level: uint8 [N, count, H, W, C]."""
         told = self._told(asked, len(images) * asked.size, label, text)
-        known = tuple(np.repeat(one, count, axis=0) for one in self.encode(images))[: len(self._drawn_levels)]
-        maps = self._in_chunks(asked, told, known, tuple(map(upper_half, known)))
-        return self.decode(maps).reshape(len(images), count, *images.shape[1:])
+        known = self.encode(images)[: len(keep)]
+        each = lambda maps: tuple(np.repeat(one, asked.size, axis=0) for one in maps)  # noqa: E731
+        maps = self._in_chunks(asked, told, each(known), each(keep))
+        return self.decode(maps).reshape(len(images), asked.size, *images.shape[1:])
+
+    def _check_codes(self) -> None:
+        """UserError where a level that is drawn, or without priors would be, holds numbers."""
+        for level in self._drawn_levels or self.parts.levels:
+            if level.vocab_size is None:
+                raise UserError(
+                    f"codes are kept and drawn anew, and {level.name!r} is a map of {level.channels} numbers a place; "
+                    "take a workdir whose levels have codes"
+                )
 
     @property
     def _drawn_levels(self) -> list[Level]:
@@ -399,9 +487,3 @@ def image_keys(seed: int, start: int, count: int) -> Array:
 def whole_chunk(rows: np.ndarray, size: int) -> np.ndarray:
     """So many rows, the given ones again and again."""
     return np.take(rows, np.arange(size) % len(rows), axis=0)
-
-
-def upper_half(maps: np.ndarray) -> np.ndarray:
-    """bool, as maps [B, h, w]: True in the upper half; the middle row of an odd number belongs to the lower one."""
-    height = maps.shape[1]
-    return np.broadcast_to(np.arange(height)[None, :, None] < height // 2, maps.shape[:3])
