@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import vqvae_jax
 from vqvae_jax import config as configs
 from vqvae_jax import evaluate, logs
-from vqvae_jax.complete import rows_of
 from vqvae_jax.config.workdir import CADENCES, flat
+from vqvae_jax.edit import rows_of, upper_halves
 from vqvae_jax.endings import ended
 from vqvae_jax.files import atomically, read_json
 from vqvae_jax.flags import Parser, add_workdir
@@ -107,7 +107,7 @@ def continued(model: vqvae_jax.trained.Trained) -> np.ndarray:
     """Test images, evenly over the split: image, the half that is given, lower halves drawn from seed 0."""
     images = evaluate.load_images(model, model.config["dataset"]).image
     images = evaluate.spaced(images, CONTINUED)
-    return rows_of(images, model.complete(images, HALVES))
+    return rows_of([images, upper_halves(images)], model.complete(images, HALVES))
 
 
 def figures(given: argparse.Namespace) -> None:

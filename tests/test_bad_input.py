@@ -311,6 +311,7 @@ PLACES = {
     "sample, a folder": ["--output=/proc/x"],
     "sample, where a folder is": ["--output=DIR.png"],
     "sample, going on": ["--prefix=nowhere", "--output=/dev/null/x.png"],
+    "sample, edited": ["--images=nowhere", "--mask=nowhere", "--output=/dev/null/x.png"],
     "encode": ["--output=/dev/null/x"],
     "decode": ["--tokens=WORKDIR/tokens", "--output=/dev/null/x"],
     "decode, arrays": ["--tokens=WORKDIR/tokens", "--output=/proc/x.npz"],

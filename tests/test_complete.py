@@ -7,7 +7,7 @@ from test_recipe import picture
 
 import vqvae_jax
 from vqvae_jax import data, logs
-from vqvae_jax.trained import upper_half
+from vqvae_jax.masks import upper_half
 from vqvae_jax.types import UserError
 
 
@@ -38,7 +38,7 @@ def test_upper_codes_are_the_pictures_and_lower_ones_are_drawn(model, images, mo
 
 
 def test_the_middle_row_of_an_odd_number_is_drawn():
-    assert upper_half(np.zeros((2, 7, 2)))[1, :, 0].tolist() == [True] * 3 + [False] * 4
+    assert upper_half((2, 7, 2))[1, :, 0].tolist() == [True] * 3 + [False] * 4
 
 
 def test_any_places_are_kept_and_all_others_drawn(model, images):

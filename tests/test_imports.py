@@ -41,8 +41,9 @@ STOREYS = (
     ("parts",),
     (
         "compare",
-        "complete",
+        "edit",
         "interop",
+        "masks",
         "nearness",
         "report",
         "sample",
@@ -75,6 +76,7 @@ CORE = (
     "codec",
     "profiling",
     "trained",
+    "masks",
     "encode",
     "reconstruct",
     "report",

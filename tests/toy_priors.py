@@ -23,6 +23,7 @@ class MaskedPrior(nn.Module):
     width: int = 16
     sample_steps: int = 3
     dtype: Any = jnp.float32
+    any_order = True
 
     @staticmethod
     def fits(maps, above):
@@ -73,6 +74,7 @@ class NextScalePrior(nn.Module):
     label_dropout: float = 0.1
     width: int = 16
     dtype: Any = jnp.float32
+    any_order = False  # of those on the maps before
 
     @staticmethod
     def fits(maps, above):
@@ -120,6 +122,7 @@ class GaussianPrior(nn.Module):
     label_dropout: float = 0.1
     sample_noise: float = 0.1
     dtype: Any = jnp.float32
+    any_order = False  # of none
 
     @staticmethod
     def fits(maps, above):

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from vqvae_jax.devices import check_platform, use_compilation_cache, use_large_pages
 
@@ -18,10 +19,12 @@ from vqvae_jax.flags import (
     Parser,
     add_autoencoder,
     add_autoencoder_step,
+    add_editing,
     add_images,
     add_prior_step,
     add_samples,
     add_workdir,
+    check_editing,
     flags_in_place_of,
     images_of,
     positive,
@@ -54,7 +57,7 @@ def parser() -> Parser:
     one.add_argument(
         "--label",
         help="name of a label; what is no name is its number, counted from 0 as in DIR/data.json (default: as often as "
-        "in the training data; with --prefix none)",
+        "in the training data; with --prefix and --images none)",
     )
     one.add_argument("--text", help="what is to be seen, of priors with text_condition (default: none is told)")
     one.add_argument("--temperature", type=float, help="0 takes the likeliest token (default: the config's)")
@@ -64,11 +67,7 @@ def parser() -> Parser:
     add_prior_step(one)
     add_autoencoder(one)
     add_autoencoder_step(one)
-    one.add_argument(
-        "--prefix",
-        type=Path,
-        help="a folder of pictures: their upper halves are given, --count lower halves each are drawn (default 4)",
-    )
+    add_editing(one)
 
     one = under.add_parser(
         "encode",
@@ -136,17 +135,14 @@ def sample(given: argparse.Namespace) -> None:
     from vqvae_jax import sample as drawing
     from vqvae_jax.trained import BOTH, Trained
 
+    check_editing(given)
     model = Trained(given.workdir, given.step, given.autoencoder_step, BOTH, given.autoencoder)
     pick = {name: getattr(given, name) for name in ("temperature", "top_k", "top_p", "guidance")}
     asked = (given.count or model.config["sample"]["count"], given.seed, given.label, given.text)
     drawing.pick_of(model.config["sample"], **pick)  # wrong ones are told before anything is computed
     pick |= given.own
-    if given.prefix:
-        from vqvae_jax.complete import complete
-
-        output = given.output or given.workdir / f"completed_{given.seed}.png"
-        drawing.check_output(output)
-        complete(model, given.prefix, output, given.count or 4, given.seed, given.label, text=given.text, **pick)
+    if given.prefix or given.images:
+        output = of_pictures(given, model, pick)
     elif model.makes_pictures:
         output = given.output or given.workdir / f"samples_{given.seed}.png"
         drawing.check_output(output)
@@ -156,6 +152,27 @@ def sample(given: argparse.Namespace) -> None:
         coding.check_new(output)
         coding.write_samples(model, model.sample_tokens(*asked, **pick), output)
     print(output)
+
+
+def of_pictures(given: argparse.Namespace, model: Any, pick: dict[str, Any]) -> Path:
+    """Own pictures in part drawn anew; where they are written."""
+    from vqvae_jax import edit
+    from vqvae_jax.data import folder
+    from vqvae_jax.sample import check_output
+
+    kind = "completed" if given.prefix else "variations" if given.variations else "edited"
+    output = given.output or given.workdir / f"{kind}_{given.seed}.png"
+    check_output(output)
+    asked = {"seed": given.seed, "label": given.label, "text": given.text, **pick}
+    with flags_in_place_of({folder.TYPE: "--prefix=FOLDER" if given.prefix else "--images=FOLDER"}):
+        if given.prefix:
+            edit.complete(model, given.prefix, output, given.count or 4, **asked)
+        elif given.variations:
+            edit.variations(model, given.images, output, given.variations, **asked)
+        else:
+            asked |= {"shift": given.shift or (0, 0), "grow": given.grow or 0, "seam": given.seam or 0}
+            edit.edit(model, given.images, given.mask, output, given.count or 4, **asked)
+    return output
 
 
 def encode(given: argparse.Namespace) -> None:

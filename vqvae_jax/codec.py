@@ -1,7 +1,7 @@
 """uint8 images to token maps and back with a trained autoencoder, in batches of one size, compiled once each."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -9,8 +9,9 @@ import jax
 import numpy as np
 
 from vqvae_jax.backend import memory, power_of_two
+from vqvae_jax.data.arrays import laid_out
 from vqvae_jax.data.augment import normalise, to_uint8
-from vqvae_jax.types import Array, Model, Tokens
+from vqvae_jax.types import Array, Level, Model, Tokens, UserError
 
 BATCH = 64  # images at once on CPU
 PIXELS = 64 * 64 * BATCH  # at once on CPU, at most, or one image
@@ -101,3 +102,52 @@ def images_at_once(height: int, width: int, memory: int | None) -> int:
     if memory is None:
         return max(1, min(BATCH, PIXELS // (height * width)))
     return power_of_two(min(MOST, max(PIXELS, memory // PIXEL_BYTES) // (height * width)))
+
+
+def check_images(images: Any, channels: int, stride: int) -> None:
+    """UserError unless these are uint8 [N, H, W, channels], at least one, H and W multiples of `stride` pixels."""
+    if not hasattr(images, "shape"):
+        raise UserError(f"images are an array, uint8 [N, H, W, {channels}]; got {type(images).__name__}")
+    if getattr(images, "dtype", np.uint8) != np.uint8 or len(images.shape) != 4 or images.shape[3] != channels:
+        got = f"{getattr(images, 'dtype', '')} {list(images.shape)}"
+        raise UserError(f"images are uint8 [N, H, W, {channels}], 0 to 255; got {got}{laid_out(images.shape)}")
+    if not len(images) or any(side % stride or not side for side in images.shape[1:3]):
+        raise UserError(f"at least one image, H and W multiples of {stride}; got {list(images.shape)}")
+
+
+def check_tokens(tokens: Sequence[Any], levels: Sequence[Level]) -> None:
+    """UserError unless these are maps of the levels, or of the upper ones alone, that belong to images of one size.
+
+    They may be so many times as large as in training, of which `levels` tell.
+    """
+    levels = levels[: len(tokens)]
+    shapes: list[Any] = [np.shape(one) for one in tokens]
+    wrong = [
+        (len(shape), *shape[3:]) != (1 + len(level.form), *level.form[2:]) or 0 in shape
+        for shape, level in zip(shapes, levels, strict=False)
+    ]
+    if len(levels) != len(shapes) or not shapes or any(wrong):
+        raise UserError(
+            f"tokens are maps [N, h, w] of {len(levels)} levels or fewer, coarse to fine, [N, h, w, C] of numbers; "
+            f"got {shapes}, where training has {', '.join(map(str, levels))}"
+        )
+    sizes = {
+        (count, height / level.shape[0], width / level.shape[1])
+        for (count, height, width, *_), level in zip(shapes, levels, strict=True)
+    }
+    if len(sizes) > 1:
+        raise UserError(f"the maps do not belong together: {shapes}, here {[level.shape for level in levels]}")
+    for one, level in zip(tokens, levels, strict=True):
+        _check_values(np.asarray(one), level)
+
+
+def _check_values(one: np.ndarray, level: Level) -> None:
+    """UserError unless a map holds what its level does."""
+    if level.vocab_size is None:
+        if one.dtype.kind not in "iuf" or not np.isfinite(one).all():
+            raise UserError(f"{level.name}: maps are finite numbers; got {one.dtype}")
+        return
+    if one.dtype.kind not in "iu":
+        raise UserError(f"{level.name}: tokens are whole numbers; got {one.dtype}")
+    if np.min(one) < 0 or np.max(one) >= level.vocab_size:
+        raise UserError(f"{level.name}: tokens are from 0 to {level.vocab_size - 1}; got {np.max(one)}")

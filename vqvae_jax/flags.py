@@ -74,6 +74,55 @@ def add_autoencoder(one: argparse.ArgumentParser) -> None:
     )
 
 
+def add_editing(one: argparse.ArgumentParser) -> None:
+    """Which pictures are drawn anew in part, and which part."""
+    which = one.add_mutually_exclusive_group()
+    which.add_argument(
+        "--prefix",
+        type=folder,
+        help="a folder of pictures: their upper halves are given, --count lower halves each are drawn (default 4)",
+    )
+    which.add_argument(
+        "--images",
+        type=folder,
+        help="a folder of pictures, or one file: what --mask or --shift shows is drawn anew, --count times (default "
+        "4), the rest stays; or --variations. Without --label none is told",
+    )
+    one.add_argument(
+        "--mask",
+        type=folder,
+        help="a picture for all, or a folder with one of each picture's name: white (128 and above) or transparent is "
+        "drawn anew. Of the picture's size, or of the training's for the square in its middle",
+    )
+    one.add_argument(
+        "--shift",
+        type=pixels,
+        help="DOWN,RIGHT pixels, as in training, that the pictures are moved by; what is uncovered is drawn anew, as "
+        "beyond the upper edge by --shift=16,0, beyond the lower one by --shift=-16,0",
+    )
+    one.add_argument("--grow", type=natural, help="tokens around the mask that are drawn as well (default 0)")
+    one.add_argument("--seam", type=natural, help="pixels around the mask where old and new are blended (default 0)")
+    one.add_argument(
+        "--variations", type=positive, help="so many of each picture: the top level is kept, the others are drawn"
+    )
+
+
+def check_editing(given: argparse.Namespace) -> None:
+    """UserError where one of these flags wants another, or does not go with it."""
+    said = [name for name in ("mask", "shift", "variations", "grow", "seam") if getattr(given, name) is not None]
+    if said and not given.images:
+        raise UserError(f"--{said[0]} is about own pictures; say which: --images=FOLDER")
+    if given.images and not {"mask", "shift", "variations"} & set(said):
+        raise UserError(
+            f"--images={given.images}: say what is drawn anew: --mask=FILE, --shift=DOWN,RIGHT, or all below the top "
+            "level by --variations=N"
+        )
+    if given.variations and (more := [name for name in said if name != "variations"]):
+        raise UserError(f"--variations=N draws all below the top level; leave --{more[0]} out")
+    if given.variations and given.count:
+        raise UserError("--variations=N says how many are drawn; leave --count out")
+
+
 def images_of(given: argparse.Namespace) -> dict[str, str]:
     """Changes to the config's section `dataset`."""
     asked = {"name": given.dataset, "path": given.path, "test_split": given.split}
@@ -106,6 +155,14 @@ def natural(text: str) -> int:
     if not text.isdigit():
         raise argparse.ArgumentTypeError(f"wants a whole number, 0 or more, got {text!r}")
     return int(text)
+
+
+def pixels(text: str) -> tuple[int, int]:
+    """Two whole numbers, down and right."""
+    said = re.fullmatch(r"(-?\d{1,6}),(-?\d{1,6})", text)
+    if not said or not any(both := (int(said[1]), int(said[2]))):
+        raise argparse.ArgumentTypeError(f"wants pixels down and right, such as 16,0 or 0,-16; got {text!r}")
+    return both
 
 
 def value_range(text: str) -> tuple[float, float]:

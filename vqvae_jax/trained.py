@@ -15,13 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqvae_jax import codec, room
+from vqvae_jax import codec, masks, room
 from vqvae_jax import config as configs
 from vqvae_jax import facts as facts_file
 from vqvae_jax.backend import memory
 from vqvae_jax.checkpoint import GOES_ON, Step, Steps
 from vqvae_jax.data import text as text_files
-from vqvae_jax.data.arrays import laid_out
 from vqvae_jax.data.text import Tokenizer
 from vqvae_jax.parts import Parts, autoencoder_checksum
 from vqvae_jax.priors.condition import check_told
@@ -169,7 +168,7 @@ class Trained:
         Raises:
             UserError: images of another type or shape.
         """
-        self._check(images)
+        codec.check_images(images, self.facts["channels"], self.stride)
         return tuple(codec.in_batches(self._apply(codec.encode), images, size=codec.batch_size(*images.shape[1:3])))
 
     def decode(self, tokens: Sequence[Any]) -> np.ndarray:
@@ -179,14 +178,14 @@ class Trained:
             UserError: maps of other shapes, or with numbers that are no codes.
         """
         tokens = [np.asarray(one) for one in tokens]
-        self._check_tokens(tokens)
+        codec.check_tokens(tokens, self.parts.levels)
         decode = self._apply(codec.decode)
         size = codec.batch_size(*(self.stride * side for side in tokens[0].shape[1:3]))
         return codec.in_batches(lambda *maps: decode(maps), *tokens, size=size)
 
     def reconstruct(self, images: Any) -> list[np.ndarray]:
         """uint8 [N, H, W, C] → as many: from the top level alone, from the top two, …, from all."""
-        self._check(images)
+        codec.check_images(images, self.facts["channels"], self.stride)
         return codec.in_batches(self._apply(codec.reconstruct), images, size=codec.batch_size(*images.shape[1:3]))
 
     def sample(
@@ -242,7 +241,7 @@ class Trained:
         """
         asked = self._asked(len(tokens[0]) if len(tokens) else 0, seed, pick)
         told = self._told(asked, asked.size, label, text)
-        self._check_tokens(tokens)
+        codec.check_tokens(tokens, self.parts.levels)
         wanted = [(asked.size, *level.shape) for level in self._drawn_levels]
         for name, maps in (("tokens", tokens), ("keep", keep)):
             if [np.shape(one)[:3] for one in maps] != wanted:
@@ -271,15 +270,103 @@ class Trained:
         The upper half of each token map is that of the picture, the lower half is drawn. Without a label or text the
         priors are told none, as by `fill`.
         """
-        asked = self._asked(count, seed, pick)  # before anything is encoded
-        self._check(images)
+        asked = self._asked_of(images, count, seed, pick)
+        keep = [masks.upper_half((len(images), *level.shape)) for level in self._drawn_levels]
+        return self._redrawn(asked, images, keep, label, text)
+
+    def edit(
+        self,
+        images: Any,
+        mask: Any,
+        count: int = 1,
+        seed: int = 0,
+        label: str | int | None = None,
+        text: str | None = None,
+        grow: int = 0,
+        seam: int = 0,
+        **pick: Any,
+    ) -> np.ndarray:
+        """Pictures of which any part is drawn anew: uint8 [N, H, W, C] → uint8 [N, count, H, W, C].
+
+        The hole is filled from what is around it before the picture is encoded, so that what was there plays no part.
+        A token whose cell touches the hole is drawn, coarse to fine; outside of the hole the pixels stay. A prior that
+        draws in raster order (`any_order` is False) is told of kept tokens before a place alone, and of all above it.
+
+        Args:
+            images: of the size of the training.
+            mask: bool [H, W], [1, H, W] or [N, H, W], True where it is drawn anew. `masks.shifted` makes one beyond an
+                edge.
+            count: drawings of each picture.
+            seed, label, text, pick: as for `sample`; without a label or text the priors are told none, as by `fill`.
+            grow: tokens around these that are drawn as well, on each level its own.
+            seam: pixels around the hole over which what is drawn goes over into the picture.
+
+        Raises:
+            UserError: pictures or a mask of another size, nothing to be drawn, levels of numbers.
+        """
+        self._check_codes()
+        asked, images = self._asked_of(images, count, seed, pick), np.asarray(images)
+        mask = masks.checked(mask, images.shape)
+        masks.check_widths(images.shape[1], grow=grow, seam=seam)
+        keep = [masks.kept(mask, level.shape, grow) for level in self._drawn_levels]
+        drawn = self._redrawn(asked, masks.filled(images, mask), keep, label, text)
+        return masks.pasted(images, drawn, mask, seam)
+
+    def variations(
+        self,
+        images: Any,
+        count: int = 1,
+        seed: int = 0,
+        label: str | int | None = None,
+        text: str | None = None,
+        **pick: Any,
+    ) -> np.ndarray:
+        """Pictures of the same top level, the others drawn anew: uint8 [N, H, W, C] → uint8 [N, count, H, W, C].
+
+        Arguments are those of `edit`.
+
+        Raises:
+            UserError: pictures of another size, levels of numbers, no level below the top that a prior draws.
+        """
+        self._check_codes()
+        asked = self._asked_of(images, count, seed, pick)
+        if len(self._prior_levels) < 2:
+            raise UserError(
+                f"variations keep the top level and draw those below it, and {self.workdir} has a prior of "
+                f"{self._prior_levels[0]!r} alone; say which part is drawn anew: --mask=FILE"
+            )
+        top = self.parts.maps_of(self._prior_levels[0])
+        keep = [np.zeros((len(images), *level.shape), bool) for level in self._drawn_levels]
+        keep[top] = [~one for one in keep[top]]
+        return self._redrawn(asked, images, keep, label, text)
+
+    def _asked_of(self, images: Any, count: Any, seed: Any, pick: dict[str, Any]) -> Asked:
+        """What is to be drawn of pictures; checked, they as well."""
+        asked = self._asked(count, seed, pick)
+        codec.check_images(images, self.facts["channels"], self.stride)
         size = self.facts["image_size"]
         if images.shape[1:3] != (size, size):
             raise UserError(f"the priors were trained on images of {size} pixels; got {list(images.shape)}")
+        return asked
+
+    def _redrawn(
+        self, asked: Asked, images: Any, keep: Sequence[np.ndarray], label: str | int | None, text: Texts
+    ) -> np.ndarray:
+        """Pictures with the tokens drawn that are not kept, bool [N, h, w] a level: uint8 [N, count, H, W, C]."""
         told = self._told(asked, len(images) * asked.size, label, text)
-        known = tuple(np.repeat(one, count, axis=0) for one in self.encode(images))[: len(self._drawn_levels)]
-        maps = self._in_chunks(asked, told, known, tuple(map(upper_half, known)))
-        return self.decode(maps).reshape(len(images), count, *images.shape[1:])
+        known = self.encode(images)[: len(keep)]
+        each = lambda maps: tuple(np.repeat(one, asked.size, axis=0) for one in maps)  # noqa: E731
+        maps = self._in_chunks(asked, told, each(known), each(keep))
+        return self.decode(maps).reshape(len(images), asked.size, *images.shape[1:])
+
+    def _check_codes(self) -> None:
+        """UserError where a level that is drawn, or without priors would be, holds numbers."""
+        for level in self._drawn_levels or self.parts.levels:
+            if level.vocab_size is None:
+                raise UserError(
+                    f"codes are kept and drawn anew, and {level.name!r} is a map of {level.channels} numbers a place; "
+                    "take a workdir whose levels have codes"
+                )
 
     @property
     def _drawn_levels(self) -> list[Level]:
@@ -385,45 +472,6 @@ class Trained:
         module, model = self.autoencoder
         return partial(function, module, self.value_range, model)
 
-    def _check_tokens(self, tokens: Sequence[Any]) -> None:
-        levels = self.parts.levels[: len(tokens)]
-        shapes: list[Any] = [np.shape(one) for one in tokens]
-        wrong = [
-            (len(shape), *shape[3:]) != (1 + len(level.form), *level.form[2:]) or 0 in shape
-            for shape, level in zip(shapes, levels, strict=False)
-        ]
-        if len(levels) != len(shapes) or not shapes or any(wrong):
-            raise UserError(
-                f"tokens are maps [N, h, w] of {len(levels)} levels or fewer, coarse to fine, [N, h, w, C] of numbers; "
-                f"got {shapes}, where training has {', '.join(map(str, levels))}"
-            )
-        # Each so many times as large as in training: images of any size, but one size for all levels.
-        sizes = {
-            (count, height / level.shape[0], width / level.shape[1])
-            for (count, height, width, *_), level in zip(shapes, levels, strict=True)
-        }
-        if len(sizes) > 1:
-            raise UserError(f"the maps do not belong together: {shapes}, here {[level.shape for level in levels]}")
-        for one, level in zip(tokens, levels, strict=True):
-            if level.vocab_size is None:
-                if np.asarray(one).dtype.kind not in "iuf" or not np.isfinite(one).all():
-                    raise UserError(f"{level.name}: maps are finite numbers; got {np.asarray(one).dtype}")
-                continue
-            if np.asarray(one).dtype.kind not in "iu":
-                raise UserError(f"{level.name}: tokens are whole numbers; got {np.asarray(one).dtype}")
-            if np.min(one) < 0 or np.max(one) >= level.vocab_size:
-                raise UserError(f"{level.name}: tokens are from 0 to {level.vocab_size - 1}; got {np.max(one)}")
-
-    def _check(self, images: Any) -> None:
-        channels = self.facts["channels"]
-        if not hasattr(images, "shape"):
-            raise UserError(f"images are an array, uint8 [N, H, W, {channels}]; got {type(images).__name__}")
-        if getattr(images, "dtype", np.uint8) != np.uint8 or len(images.shape) != 4 or images.shape[3] != channels:
-            got = f"{getattr(images, 'dtype', '')} {list(images.shape)}"
-            raise UserError(f"images are uint8 [N, H, W, {channels}], 0 to 255; got {got}{laid_out(images.shape)}")
-        if not len(images) or any(side % self.stride or not side for side in images.shape[1:3]):
-            raise UserError(f"at least one image, H and W multiples of {self.stride}; got {list(images.shape)}")
-
 
 def check_all(asked: Asked, told: Collection[str]) -> None:
     """UserError where a prior would have to do without what it always was told, "label" or "text"."""
@@ -439,9 +487,3 @@ def image_keys(seed: int, start: int, count: int) -> Array:
 def whole_chunk(rows: np.ndarray, size: int) -> np.ndarray:
     """So many rows, the given ones again and again."""
     return np.take(rows, np.arange(size) % len(rows), axis=0)
-
-
-def upper_half(maps: np.ndarray) -> np.ndarray:
-    """bool, as maps [B, h, w]: True in the upper half; the middle row of an odd number belongs to the lower one."""
-    height = maps.shape[1]
-    return np.broadcast_to(np.arange(height)[None, :, None] < height // 2, maps.shape[:3])

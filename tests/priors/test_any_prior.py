@@ -155,3 +155,17 @@ def test_terms_are_weighted_by_name():
     assert metrics["loss"] == pytest.approx(metrics["nll"] + 0.5) and metrics["text"] == 4
     said = task.summary(quick(task.eval_step)(Model(state.params, {}), batch))
     assert said["loss"] == pytest.approx(said["nll"] + 0.5) and said["text"] == 4
+
+
+@EVERY
+def test_any_order_says_whether_a_kept_place_behind_is_heard(kind):
+    """All is kept but the first place; the last ones change."""
+    task, _, model = learned(kind)
+    prior = task.prior
+    keys, condition, known = given(prior, 64)
+    first = lambda level: np.arange(np.prod(level.shape)).reshape(level.shape) == 0  # noqa: E731
+    keep = tuple(jnp.asarray(np.broadcast_to(~first(level), (64, *level.shape))) for level in prior.maps)
+    other = (*known[:-1], jnp.roll(known[-1], 1, axis=0).at[:, 0, 0].set(known[-1][:, 0, 0]))
+    assert (other[-1] != known[-1]).any()
+    one, two = (draw(prior, Pick(), model, keys, condition, maps, keep)[-1][:, 0, 0] for maps in (known, other))
+    assert bool((one != two).any()) == prior.any_order

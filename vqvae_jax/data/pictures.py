@@ -58,6 +58,14 @@ def whole(path: str | os.PathLike[str], channels: int = 3, largest: int | None =
     return _pixels(image, channels)
 
 
+def resized(image: np.ndarray, image_size: int) -> np.ndarray:
+    """The middle square of a picture that was read, uint8 [H, W, C] → [S, S, C], as `read` makes it."""
+    from PIL import Image
+
+    square = _square(Image.fromarray(image[..., 0] if image.shape[2] == 1 else image), image_size)
+    return _pixels(square, image.shape[2])
+
+
 def decode(content: bytes, image_size: int, channels: int = 3) -> np.ndarray:
     """As `read`, of a file's bytes, of any size: an image of a data set."""
     try:

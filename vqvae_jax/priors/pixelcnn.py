@@ -70,6 +70,7 @@ class PixelCNNPrior(nn.Module):
     horizontal: Reach = 2
     vertical: Reach = 2
     dtype: jnp.dtype = jnp.float32
+    any_order = False  # no field: an image is drawn in raster order
 
     def setup(self):
         if self.attention_after and self.depth % self.heads:

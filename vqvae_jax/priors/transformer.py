@@ -149,6 +149,7 @@ class TransformerPrior(nn.Module):
     text_condition: bool = False
     text_dropout: float = 0.1
     dtype: jnp.dtype = jnp.float32
+    any_order = False  # no field: an image is drawn in raster order
 
     @staticmethod
     def fits(maps: tuple[Level, ...], above: tuple[Level, ...]) -> None:
