@@ -108,7 +108,8 @@ def test_both_files_become_one_workdir_and_files_again(tmp_path, capsys):
     run = tmp_path / "run"
     assert bring(tmp_path / "tokenizer_imagenet256_checkpoint", run, "--image_size=8") == 0
     assert bring(tmp_path / "maskgit_imagenet256_checkpoint", run) == 0
-    assert "of 16 words 12 are codes and 3 labels" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "4x4 of 12 codes, 3 labels" in said and "are codes" not in said
     section = configs.load(run)["priors"]["codes"]
     assert (section["norm"], section["label_dropout"], section["optimizer"]["b2"]) == ("post", 0.0, 0.96)
     for stage, name in (("autoencoder", "tokenizer"), ("codes", "maskgit")):

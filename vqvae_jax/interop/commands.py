@@ -112,7 +112,8 @@ def not_shown(given: argparse.Namespace, stage: str, match: Any) -> Iterator[str
 def of_words(match: Any) -> Iterator[str]:
     """What a transformer's table of words is taken for."""
     facts = match.facts
-    if labels := facts["num_labels"]:
+    if facts.get("guessed"):
+        labels = facts["num_labels"]
         yield (
             f"of {facts['vocab_size'] + labels + 1} words {facts['vocab_size']} are codes and {labels} labels; weights "
             "do not show it, the autoencoder does: import that first, into the same --workdir"

@@ -119,7 +119,8 @@ def numbers_in(layer: str) -> tuple[int, int]:
 
 
 def match_transformer(tensors: Tensors, heads: int) -> Match | None:
-    """Any width, layers, heads and square map. facts: vocab_size, coarse_sizes, num_labels, shape, autoencoder.
+    """Any width, layers, heads and square map. facts: vocab_size, coarse_sizes, num_labels, shape; autoencoder and
+    image_size, as published; guessed: whether the labels are.
 
     How many words are codes no shape shows: without a place for the label all but the mask, else the largest power of
     two that leaves a label; `of_codes` says otherwise.
@@ -134,7 +135,8 @@ def match_transformer(tensors: Tensors, heads: int) -> Match | None:
     if words < (4 if labelled else 2):
         raise UserError(f"{WORDS} has {words} words: too few for codes and a mask" + ", and labels" * labelled)
     codes = 2 ** ((words - 2).bit_length() - 1) if labelled else words - 1
-    return transformer(tensors, shapes, codes, math.isqrt(places))
+    match = transformer(tensors, shapes, codes, math.isqrt(places))
+    return match._replace(facts=match.facts | {"guessed": labelled})
 
 
 def transformer(tensors: Tensors, shapes: Shapes, codes: int, side: int) -> Match:
