@@ -1,6 +1,7 @@
 """MaskGIT beside numbers of its authors' code (google-research/maskgit 1db2359): the transformer, its loss and its
 gradients, how many tokens are left hidden after each step, and whole runs of their sampler."""
 
+import os
 from pathlib import Path
 
 import jax
@@ -16,8 +17,8 @@ from vqvae_jax.networks.likelihood import pick_token
 from vqvae_jax.priors.reveal import Drawn, Reveal, share_hidden, stay_hidden
 from vqvae_jax.types import Condition, Model, Pick
 
-FILE = Path(__file__).parents[1] / "reference" / "maskgit_transformer.npz"
-CODES = 40
+HERE = Path(__file__).parents[1] / "reference" / "maskgit_transformer.npz"
+FILE = Path(os.environ.get("MASKGIT_RECORDING", HERE))  # scripts/record_maskgit.py makes others
 STEPS = 4  # of the recorded runs
 
 
@@ -32,12 +33,12 @@ def near(got, want, share):
 
 
 def test_logits_losses_and_gradients(recorded):
-    tensors = read(FILE)
-    match = maskgit.of_codes(maskgit.match_transformer(tensors, 0), tensors, CODES)
+    tensors, codes = read(FILE), int(recorded["meta/codes"])
+    match = maskgit.of_codes(maskgit.match_transformer(tensors, 0), tensors, codes)
     assert match.wanted == {name: array.shape for name, array in tensors.items()}
     prior, model = match.module.clone(dropout=0.0), from_torch(tensors, match.places, match.like)
     assert (prior.mask, prior.heads) == (recorded["meta/mask_token"], recorded["meta/num_heads"])
-    seen, told = recorded["input/tokens"][:, 1:], Condition(recorded["input/tokens"][:, 0] - CODES)
+    seen, told = recorded["input/tokens"][:, 1:], Condition(recorded["input/tokens"][:, 0] - codes)
     words, hidden = recorded["input/words"], recorded["input/hidden"]
     np.testing.assert_array_equal(seen, np.where(hidden, prior.mask, words))
 
@@ -52,7 +53,7 @@ def test_logits_losses_and_gradients(recorded):
         return logits, loss(params, 0.0), jax.value_and_grad(loss)(params, 0.1)
 
     logits, plain, (smoothed, gradient) = quick(compute)(model.params)
-    near(logits, recorded["output/logits"][:, 1:, :CODES], 2e-6)
+    near(logits, recorded["output/logits"][:, 1:, :codes], 2e-6)
     near(plain, recorded["output/loss_smoothing_0"], 1e-6)
     near(smoothed, recorded["output/loss_smoothing_0.1"], 1e-6)
     gradients = to_torch(Model(gradient, {}), match.places)

@@ -1,4 +1,4 @@
-"""Which of our modules have a twin in PyTorch, and where its tensors lie."""
+"""Which of our modules have a twin in PyTorch, or in MaskGIT's Flax, and where its tensors lie."""
 
 from typing import Any
 
