@@ -11,14 +11,15 @@ FIRST = {"autoencoder": "reconstruct"}  # what to do with a stage; the others sa
 
 
 def add_import(under: Any) -> None:
-    """PyTorch's weights in."""
+    """Weights in, PyTorch's or Flax's."""
     one = under.add_parser(
         "import",
-        help="weights of PyTorch in",
+        help="weights of PyTorch or Flax in",
         description="Weights of PyTorch as a workdir: .pt, .pth, .safetensors or .npz (arrays param/NAME), read "
-        "without torch and without executing what is in it. Known: the hierarchical VAE, MNIST generator, TopPrior, "
-        "BottomPrior and any stack of PixelConv layers of unixpickle/vq-vae-2, and rosinality's VQ-VAE-2. A prior "
-        "joins the workdir of its autoencoder.",
+        "without torch and without executing what is in it; or those of Flax, .msgpack. Known: the hierarchical VAE, "
+        "MNIST generator, TopPrior, BottomPrior and any stack of PixelConv layers of unixpickle/vq-vae-2, rosinality's "
+        "VQ-VAE-2, the VQ-GANs of taming and LlamaGen, MaskGIT's tokenizer and transformer. A prior joins the workdir "
+        "of its autoencoder.",
     )
     add_workdir(one, import_)
     one.add_argument("--checkpoint", type=Path, required=True, help="the file")
@@ -44,7 +45,7 @@ def add_export(under: Any) -> None:
         description="One stage under the names of its PyTorch reference: model.load_state_dict(load_file(F)) reads it.",
     )
     add_workdir(one, export)
-    one.add_argument("--output", type=Path, required=True, help="x.safetensors or x.npz")
+    one.add_argument("--output", type=Path, required=True, help="x.safetensors, x.npz, or x.msgpack for Flax")
     one.add_argument(
         "--stage", default="", help="autoencoder, top, bottom … (default: the autoencoder, or the only one)"
     )
@@ -100,10 +101,25 @@ def not_shown(given: argparse.Namespace, stage: str, match: Any) -> Iterator[str
         yield f"{heads} heads of attention; weights do not show it: --heads=N"
     if match.section.get("label_condition"):
         yield "label_dropout=0, so no guidance: that labels were hidden in its training, weights do not show"
-    if stage != "stack" and not given.image_size:
+    if "shape" in match.facts:
+        yield from of_words(match)
+    elif stage != "stack" and not given.image_size:
         from vqvae_jax.facts import read
 
         yield f"{read(given.workdir)['image_size']} pixels; weights do not show it: --image_size=N"
+
+
+def of_words(match: Any) -> Iterator[str]:
+    """What a transformer's table of words is taken for."""
+    facts = match.facts
+    if facts.get("guessed"):
+        labels = facts["num_labels"]
+        yield (
+            f"of {facts['vocab_size'] + labels + 1} words {facts['vocab_size']} are codes and {labels} labels; weights "
+            "do not show it, the autoencoder does: import that first, into the same --workdir"
+        )
+    height, width = facts["shape"]
+    yield f"maps of {height}x{width}, drawn in {match.section['sample_steps']} steps as in the paper"
 
 
 def said(match: Any) -> Iterator[str]:
@@ -119,7 +135,7 @@ def heads_of(module: Any) -> int:
     """Of a prior or of bare layers; 0 without attention."""
     if isinstance(layers := getattr(module, "layers", ()), tuple):
         return next((layer.heads for layer in layers if hasattr(layer, "heads")), 0)
-    return module.heads if module.attention_after else 0
+    return module.heads if getattr(module, "attention_after", ()) else 0
 
 
 def train_on(workdir: Path, stage: str, config: Mapping[str, Any]) -> str:

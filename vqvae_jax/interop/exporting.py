@@ -1,4 +1,4 @@
-"""A stage of a workdir under PyTorch's names, for load_state_dict."""
+"""A stage of a workdir under its reference's names, for load_state_dict; MaskGIT's for Flax's apply."""
 
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,13 @@ from vqvae_jax import config as configs
 from vqvae_jax import facts as facts_file
 from vqvae_jax.checkpoint import Checkpoints, Step
 from vqvae_jax.files import check_file, read_json
-from vqvae_jax.interop import files, metadata, pixelcnn, stacks
+from vqvae_jax.interop import files, maskgit, metadata, pixelcnn, stacks
 from vqvae_jax.interop.importing import UNUSED
 from vqvae_jax.interop.places import Places, to_torch
 from vqvae_jax.interop.stages import STACK
 from vqvae_jax.interop.twins import averages, places_of
 from vqvae_jax.parts import Parts
+from vqvae_jax.priors.maskgit import MaskGITPrior
 from vqvae_jax.priors.pixelcnn import MNISTGenerator
 from vqvae_jax.types import Model, UserError, unknown
 
@@ -28,7 +29,7 @@ def export_weights(workdir: Path, output: Path, stage: str = "", step: Step = "b
 
     Args:
         workdir: of a training, or of an import.
-        output: x.safetensors or x.npz.
+        output: x.safetensors, x.npz, or x.msgpack, which has no room for the words.
         stage: "autoencoder", or the level of a prior; "": the autoencoder, else the only one.
         step: of the checkpoint: a number, "best" or None for the latest; the autoencoder's is the latest by itself.
 
@@ -52,14 +53,19 @@ def said_of(workdir: Path, stage: str, tensors: dict[str, np.ndarray]) -> dict[s
 
 
 def asks_for(workdir: Path, stage: str) -> str:
-    """One line for users of PyTorch: what goes into the network, which no tensor says."""
+    """One line for users of PyTorch, or of MaskGIT's code: what goes into the network, which no tensor says."""
     if stage == STACK:
         return "layers alone; what goes into them the file does not say"
     config, facts = configs.load(workdir), facts_file.read(workdir)
+    parts = Parts(config, facts)
     if stage != "autoencoder":
+        if isinstance(prior := parts.prior(stage), MaskGITPrior):
+            return f"the network wants words: {maskgit.words_of(prior)}; {IMPORT}"
         return f"the network wants tokens (Long, [N, h, w]) of the autoencoder that it was trained with; {IMPORT}"
     (low, high), size, channels = config["dataset"]["range"], facts["image_size"], facts["channels"]
-    images = f"float32 [N, {channels}, {size}, {size}], x / 255 * {high - low:g} + {low:g} of uint8 x"
+    last = maskgit.is_tokenizer(parts.autoencoder)
+    shape = [size, size, channels] if last else [channels, size, size]
+    images = f"float32 [N, {', '.join(map(str, shape))}], x / 255 * {high - low:g} + {low:g} of uint8 x"
     section = config["autoencoder"]
     kinds = {one["name"] for one in (section["quantizer"], *section["quantizers"].values())}
     other = sorted(kinds & ELSEWHERE)

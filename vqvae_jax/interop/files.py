@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vqvae_jax.files import atomically
+from vqvae_jax.interop.msgpack_files import is_msgpack, read_msgpack, write_msgpack
 from vqvae_jax.interop.npz_files import npz_words, read_npz, write_npz
 from vqvae_jax.interop.reading import reading
 from vqvae_jax.interop.safetensors_files import read_safetensors, safetensors_words, write_safetensors
@@ -17,9 +18,9 @@ from vqvae_jax.interop.torch_files import ZIP, read_torch
 from vqvae_jax.types import UserError
 
 Reader = Callable[[str | Path, str | None], dict[str, np.ndarray]]
-EXPECTED = "a PyTorch file (.pt, .pth, .bin), .safetensors or .npz"
+EXPECTED = "a PyTorch file (.pt, .pth, .bin), .msgpack of Flax, .safetensors or .npz"
 TORCH_MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")  # of old files, pickled
-WRITERS = {".safetensors": write_safetensors, ".npz": write_npz}
+WRITERS = {".safetensors": write_safetensors, ".npz": write_npz, ".msgpack": write_msgpack}
 OTHERS = {  # first bytes → what it is
     b"\x93NUMPY": "one array without a name",
     b"\x89HDF": "HDF5",
@@ -34,8 +35,8 @@ def read(path: str | Path, key: str | None = None) -> dict[str, np.ndarray]:
     """The weights in a file: name → array. Nothing in the file is executed.
 
     Args:
-        path: of a PyTorch file (zip or old), a .safetensors or an .npz, whatever it is called.
-        key: which, where it holds several; see `read_torch` and `read_npz`.
+        path: of a PyTorch file (zip or old), a .safetensors, an .npz or a .msgpack of Flax, whatever it is called.
+        key: which, where it holds several; see `read_torch`, `read_npz` and `read_msgpack`.
 
     Raises:
         UserError: it is none of these, damaged, cut off, or holds what is not read.
@@ -51,7 +52,7 @@ def read(path: str | Path, key: str | None = None) -> dict[str, np.ndarray]:
 
 
 def metadata(path: str | Path) -> dict[str, str]:
-    """The words beside the weights in a file; none in a PyTorch file.
+    """The words beside the weights in a file; none in a PyTorch file and in a .msgpack.
 
     Raises:
         UserError: as `read`.
@@ -62,7 +63,7 @@ def metadata(path: str | Path) -> dict[str, str]:
 
 
 def write(path: str | Path, tensors: Mapping[str, np.ndarray], words: Mapping[str, str] | None = None) -> None:
-    """Weights into a .safetensors or an .npz, with words beside them; the file is whole or not there.
+    """Weights into a .safetensors or an .npz, with words beside them, or a .msgpack without; whole or not there.
 
     Raises:
         UserError: another suffix, no tensors, or elements that the format does not know.
@@ -88,6 +89,8 @@ def _reader(path: Path) -> Reader:
         return read_torch
     if head[8:9] == b"{":
         return _safetensors
+    if is_msgpack(head):
+        return read_msgpack
     known = [what for start, what in OTHERS.items() if head.startswith(start)]
     raise UserError(f"{path} is {known[0] if known else _guess(head)}; expected {EXPECTED}")
 

@@ -1,4 +1,4 @@
-"""PyTorch's weights as a workdir that every command takes: config.json, data.json, an Orbax checkpoint of step 0."""
+"""Weights of others as a workdir that every command takes: config.json, data.json, an Orbax checkpoint of step 0."""
 
 import contextlib
 import os
@@ -13,13 +13,14 @@ from vqvae_jax import config as configs
 from vqvae_jax import facts as facts_file
 from vqvae_jax.checkpoint import Checkpoints
 from vqvae_jax.files import check_place, write_checked_json, write_json
-from vqvae_jax.interop import files, metadata
+from vqvae_jax.interop import files, maskgit, metadata
 from vqvae_jax.interop.matches import Match
 from vqvae_jax.interop.places import Places, from_torch
 from vqvae_jax.interop.recognise import recognise
 from vqvae_jax.interop.stages import NEW, fitting_facts, prior_section
 from vqvae_jax.interop.state_dicts import unwrapped
 from vqvae_jax.lock import LOCK, alone_in
+from vqvae_jax.parts import Parts
 from vqvae_jax.types import Model, UserError
 
 UNUSED = "unused.npz"  # in a stage: tensors that came along and that nothing uses, kept for `export`
@@ -39,7 +40,7 @@ def import_weights(
     """Writes the workdir, or adds a prior to one that holds its autoencoder.
 
     Args:
-        checkpoint: a PyTorch file, .safetensors or .npz; nothing in it is executed.
+        checkpoint: a PyTorch file, .safetensors, .npz or .msgpack of Flax; nothing in it is executed.
         workdir: new; for a prior also that of its autoencoder, trained or imported.
         image_size: pixels, height and width; 0: the workdir's, else 28 for one level and 256 for more.
         heads: of attention; no shape shows them.
@@ -64,6 +65,7 @@ def import_weights(
         match = recognise(tensors, checkpoint, heads)
     match = in_range(match, value_range, checkpoint)
     if match.kind == "prior" and (workdir / configs.FILE).is_file():
+        match = of_the_codes(match, tensors, workdir)
         return add_prior(match, tensors, workdir, image_size), match
     stage, config, facts = NEW[match.kind](match, image_size, workdir)
     with new_folder(workdir) as folder:
@@ -86,6 +88,14 @@ def in_range(match: Match, value_range: tuple[float, float] | None, checkpoint: 
         low, high = match.facts["range"]
         raise UserError(f"{checkpoint} says itself that its values go from {low} to {high}; leave --range out")
     return match._replace(facts=match.facts | {"range": value_range})
+
+
+def of_the_codes(match: Match, tensors: Tensors, workdir: Path) -> Match:
+    """Where the file alone does not show which of its words are codes: as many as the workdir's autoencoder has."""
+    if match.told or match.section["name"] != "maskgit":
+        return match
+    level = Parts(configs.load(workdir), facts_file.read(workdir)).levels[0]
+    return maskgit.of_codes(match, tensors, level.vocab_size or 0)
 
 
 def add_prior(match: Match, tensors: Tensors, workdir: Path, image_size: int) -> str:

@@ -33,6 +33,8 @@ def prior(match: Match, image_size: int, workdir: Path) -> New:
     """Of a workdir whose data are tokens: the autoencoder is not there, only described."""
     if match.told:
         return told_prior(match, image_size, workdir)
+    if "shape" in match.facts:
+        return prior_of_one_map(match, image_size, workdir)
     coarse = match.facts["coarse_sizes"]
     count = 1 if match.section["merge"] == "sum" and not coarse else max(2, len(coarse) + 1)
     section = described(count, [*coarse, match.facts["vocab_size"]])
@@ -70,6 +72,29 @@ def told_prior(match: Match, image_size: int, workdir: Path) -> New:
     return level, configs.complete(config), facts | {"autoencoder": None}
 
 
+def prior_of_one_map(match: Match, image_size: int, workdir: Path) -> New:
+    """The same where the shape of its only map is known, and the published autoencoder.
+
+    Raises:
+        UserError: its images are of another size.
+    """
+    size, section = match.facts["image_size"], match.facts["autoencoder"]
+    if image_size not in (0, size):
+        raise UserError(
+            f"--image_size={image_size}: {match.title} is of images of {size} pixels with the published tokenizer; "
+            "leave it out, or import the tokenizer into this --workdir first"
+        )
+    (level,) = configs.levels({"autoencoder": section})
+    config = {
+        "dataset": {"name": "tokens", "image_size": size},
+        "autoencoder": section,
+        "priors": {level: prior_section(match, workdir)},
+    }
+    facts = facts_of(size, 3, list(map(str, range(match.facts["num_labels"]))))
+    levels = [[level, list(match.facts["shape"]), match.facts["vocab_size"]]]
+    return level, configs.complete(config), facts | {"levels": levels, "autoencoder": None}
+
+
 def described(levels: int, sizes: list[int]) -> dict[str, Any]:
     """An autoencoder with codebooks of these sizes, coarse to fine."""
     quantizer = {"name": "vq", "codebook_size": sizes[0]}
@@ -93,7 +118,11 @@ def fitting_facts(match: Match, config: Mapping[str, Any], facts: dict[str, Any]
         UserError: it is a prior over other codes.
     """
     wanted = [*match.facts["coarse_sizes"], match.facts["vocab_size"]]
-    names, known = configs.levels(config), [one.vocab_size for one in Parts(config, facts).levels]
+    levels = Parts(config, facts).levels
+    names, known = configs.levels(config), [one.vocab_size for one in levels]
+    shape, there = match.facts.get("shape"), levels[0].shape
+    if shape and shape != there:
+        raise UserError(f"{match.title} is of a map of {shape[0]}x{shape[1]}, {workdir} makes {there[0]}x{there[1]}")
     if "levels" in facts and len(known) < len(wanted) and known == wanted[: len(known)]:
         side = facts["levels"][-1][1][0] * 2
         facts = {**facts, "levels": [*facts["levels"], [names[len(known)], [side, side], wanted[-1]]]}
@@ -121,7 +150,7 @@ def taken(train: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
 
 def prior_section(match: Match, workdir: Path) -> dict[str, Any]:
     """Of a config; a new run starts from these weights and trains as the reference does, or takes them as they are."""
-    usual = {"learning_rate": 1e-3 if match.section["merge"] == "sum" else 1e-4}
+    usual = {"learning_rate": 1e-3 if match.section.get("merge") == "sum" else 1e-4}
     return {
         **match.section,
         "optimizer": match.section.get("optimizer", usual),

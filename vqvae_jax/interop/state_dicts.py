@@ -6,7 +6,7 @@ from vqvae_jax.interop.pickles import Tensor, stood_for
 from vqvae_jax.interop.reading import plain
 from vqvae_jax.types import UserError, unknown
 
-WRAPPERS = ("module.", "_orig_mod.")  # of DataParallel, of torch.compile
+WRAPPERS = ("module.", "_orig_mod.", "params/", "params.")  # of DataParallel, of torch.compile, of Flax
 DEEPEST = 10  # dictionaries in dictionaries
 MOST = 1000  # dictionaries in a file
 LONGEST = 200  # characters of the name of a dictionary

@@ -1,12 +1,13 @@
-"""Which of our modules have a twin in PyTorch, and where its tensors lie."""
+"""Which of our modules have a twin in PyTorch, or in MaskGIT's Flax, and where its tensors lie."""
 
 from typing import Any
 
 import numpy as np
 
 from vqvae_jax.autoencoders import VQGAN, VQVAE2, HierarchicalVAE
-from vqvae_jax.interop import hierarchical, pixelcnn, vqgan, vqvae2
+from vqvae_jax.interop import hierarchical, maskgit, pixelcnn, vqgan, vqvae2
 from vqvae_jax.interop.places import Places
+from vqvae_jax.priors.maskgit import MaskGITPrior
 from vqvae_jax.priors.pixelcnn import PixelCNNPrior
 from vqvae_jax.types import Model, UserError
 
@@ -15,6 +16,7 @@ PLACES: dict[type, Any] = {
     VQVAE2: vqvae2.places,
     VQGAN: vqgan.places,
     PixelCNNPrior: pixelcnn.places,
+    MaskGITPrior: maskgit.transformer_places,
 }
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from vqvae_jax import parts
 from vqvae_jax.autoencoders.vqgan import LEVEL, VQGAN
+from vqvae_jax.interop import maskgit
 from vqvae_jax.interop.matches import Match, Shapes, Tensors, vote
 from vqvae_jax.interop.places import (
     AS_IT_IS,
@@ -114,10 +115,13 @@ def described(names: Names, shapes: Shapes, levels: int, width: int) -> dict[str
 
 
 def places(module: VQGAN, like: Model) -> Places:
-    """Where the tensors of its PyTorch twin lie: LlamaGen's names for codes of length 1, else taming's."""
+    """Where the tensors of its twin lie: LlamaGen's names for codes of length 1, MaskGIT's for its network, else
+    taming's."""
     levels, cosine = len(module.factors), isinstance(module.quantizers[0], CosineQuantizer)
-    found = of_params(like.params, renames_of_llamagen(levels) if cosine else RENAMES)
     book = like.codebooks[LEVEL]
+    if maskgit.is_tokenizer(module) and book.codes.size and not cosine:
+        return maskgit.tokenizer_places(module, like)
+    found = of_params(like.params, renames_of_llamagen(levels) if cosine else RENAMES)
     if not book.codes.size:
         return found | without_codes(LEVEL, book, "quantize")
     return found | {CODES: Place(("codebooks", LEVEL, "codes"), AS_IT_IS)}
