@@ -367,7 +367,7 @@ def measure_attention(bench: Bench, row: Row, before: Any) -> dict[str, Any]:
     from turns import repeated
 
     from vqvae_jax.backend import compute_capability, platform
-    from vqvae_jax.networks import fast
+    from vqvae_jax.networks import attention as attending
 
     q, k, v = (jax.random.normal(jax.random.key(i), tuple(row.fields["shape"]), jnp.bfloat16) for i in range(3))
 
@@ -376,9 +376,9 @@ def measure_attention(bench: Bench, row: Row, before: Any) -> dict[str, Any]:
 
     plain = functools.partial(jax.nn.dot_product_attention, is_causal=True, implementation="xla")
     exact = jax.jit(functools.partial(both, plain))(*(x.astype(jnp.float32) for x in (q, k, v)))
-    how = fast.attention_implementation(platform(), q.dtype, q.shape[-1], compute_capability())
+    how = attending.attention_implementation(platform(), q.dtype, q.shape[-1], compute_capability())
     found: dict[str, Any] = {"chosen": how}
-    for name, attention in (("ours", fast.causal_attention), ("xla", plain)):
+    for name, attention in (("ours", attending.causal_attention), ("xla", plain)):
         function = jax.jit(functools.partial(both, attention))
         apart = jax.tree.map(lambda a, b: float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b)), function(q, k, v), exact)
         step = lambda q, k, v, f=function: q + 0 * f(q, k, v)[1][0]  # noqa: E731

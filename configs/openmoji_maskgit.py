@@ -29,7 +29,7 @@ def prior(width, layers, batch_size, steps):
         "name": "maskgit",
         "width": width,
         "layers": layers,
-        "heads": 4,
+        "heads": 2,
         "dropout": 0.1,
         "label_condition": True,
         "sample_steps": 12,

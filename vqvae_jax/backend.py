@@ -11,7 +11,7 @@ ALSO_CALLED = {"cuda": "gpu", "rocm": "gpu"}
 class Choices(NamedTuple):
     """Forms of the same sums; each was measured to matter, on CPU (benchmarks/speed.py)."""
 
-    cpu_layers: bool  # convolutions as shifts and products, attention in row blocks: networks/fast.py
+    cpu_layers: bool  # convolutions as shifts and products, attention in blocks: networks/{fast,attention}.py
     distances_at_once: bool  # to all codes while memory allows; else in blocks that fit into caches
     grouped_argmin: bool  # the smallest of each group first: XLA:CPU looks for an index one by one
     scatter_sums: bool  # a code's vectors by scatter-add; else by a one-hot product: atomics are not repeatable

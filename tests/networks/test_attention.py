@@ -1,4 +1,4 @@
-"""Causal attention against a loop over positions, in each of its forms."""
+"""Attention against a loop over positions, in each of its forms."""
 
 import contextlib
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vqvae_jax.networks import fast as attention
+from vqvae_jax.networks import attention
 from vqvae_jax.networks.fast import plain
 
 
@@ -45,6 +45,20 @@ def test_row_blocks_and_plain_attention_have_the_same_gradients(qkv):
         want = jax.jit(lambda *a: gradients(*a))(*qkv)
     for g, w in zip(got, want, strict=True):
         np.testing.assert_allclose(g, w, atol=1e-5)
+
+
+def test_attention_over_all_positions_equals_a_loop_with_its_gradients(qkv, monkeypatch):
+    """Three examples, one at a time."""
+    monkeypatch.setattr(attention, "SCORES", 1)
+    pieces = tuple(jnp.concatenate([x[:2], x[1:]]) for x in qkv)
+    both = jax.value_and_grad(lambda *a: jnp.sum(jnp.sin(attention.attention(*a))), (0, 1, 2))
+    got = jax.jit(lambda *a: (attention.attention(*a), both(*a)))(*pieces)
+    np.testing.assert_allclose(got[0], slow_attention(*pieces, np.ones((11, 11))), atol=1e-5)
+    with plain():
+        want = jax.jit(lambda *a: (attention.attention(*a), both(*a)))(*pieces)
+    jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, atol=1e-5), got, want)
+    large = attention.attention(*(50 * x for x in qkv))  # scores whose exponentials are beyond float32
+    assert np.isfinite(large).all()
 
 
 def test_masked_attention_sees_what_it_is_shown(qkv):

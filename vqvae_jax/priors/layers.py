@@ -14,8 +14,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vqvae_jax.networks.attention import cached, cached_attention, causal_attention, new_cache
 from vqvae_jax.networks.conv import Conv, uniform
-from vqvae_jax.networks.fast import cached, cached_attention, causal_attention, new_cache
 from vqvae_jax.types import Array
 
 

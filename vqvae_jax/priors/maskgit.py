@@ -27,8 +27,8 @@ import numpy as np
 from jax import lax
 
 from vqvae_jax.limits import Count, NotNegative, Rate, Several, Share
+from vqvae_jax.networks.attention import attention
 from vqvae_jax.networks.embed import Embed
-from vqvae_jax.networks.fast import attention
 from vqvae_jax.networks.likelihood import cross_entropy, guide, pick_token
 from vqvae_jax.priors.condition import (
     check_codes,

@@ -24,8 +24,8 @@ import numpy as np
 from jax import lax
 
 from vqvae_jax.limits import Count, Several, Share
+from vqvae_jax.networks.attention import cached, cached_attention, causal_attention, new_cache
 from vqvae_jax.networks.embed import Embed
-from vqvae_jax.networks.fast import cached, cached_attention, causal_attention, new_cache
 from vqvae_jax.networks.likelihood import guide, gumbel, nll, pick_token
 from vqvae_jax.priors.condition import (
     check_codes,
@@ -47,7 +47,7 @@ STD = 0.02  # of fresh parameters
 class Past(NamedTuple):
     """What a block keeps of the tokens before, for cached sampling; zeros where nothing came yet."""
 
-    keys: Array  # for P + T positions, as `fast.new_cache` lays them out
+    keys: Array  # for P + T positions, as `attention.new_cache` lays them out
     values: Array
 
 
