@@ -64,9 +64,12 @@ def made(kind, vocab_size, shape, coarse_sizes=(), coarse_shapes=(), depths=1, *
     return kind(**levels(vocab_size, shape, coarse_sizes, coarse_shapes, depths), **fields)
 
 
-def drawn(prior, tokens, condition, seed=0):
-    """Parameters drawn by numpy (jax's own take long to compile), so that logits are neither equal nor certain."""
-    shapes = jax.eval_shape(lambda key: prior.init(key, tokens, condition), jax.random.key(0))
+def drawn(init, seed=0):
+    """Parameters drawn by numpy (jax's own take long to compile), so that logits are neither equal nor certain.
+
+    `init` gives parameters from a key.
+    """
+    shapes = jax.eval_shape(init, jax.random.key(0))
     rng = np.random.default_rng(seed)
 
     def draw(a):
@@ -104,7 +107,7 @@ def texts(prior, count):
 def built(case):
     """(prior, parameters) of a case."""
     prior = made(case.partition("-")[0], CODES, **CASES[case])
-    return prior, drawn(prior, *maps(prior, 2))
+    return prior, drawn(lambda key: prior.init(key, *maps(prior, 2)))
 
 
 def position_noise(prior, keys):

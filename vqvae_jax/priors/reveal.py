@@ -55,7 +55,7 @@ def stay_hidden(reveal: Reveal, drawn: Drawn, noise: Array, step: Array, steps: 
     temperature = reveal.choice_temperature * (1 - (step + 1) / steps)
     sure = -cross_entropy(drawn.logits, drawn.tokens) + temperature * noise
     rank = jnp.argsort(jnp.argsort(jnp.where(drawn.left, sure, jnp.inf), axis=1), axis=1)
-    return rank < left
+    return drawn.left & (rank < left)
 
 
 def share_hidden(schedule: Schedule, ratio: Any) -> Array:
