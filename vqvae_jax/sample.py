@@ -1,6 +1,7 @@
 """How new images are asked for, and how they are written."""
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,15 @@ def pick_of(section: Mapping[str, Any], **said: Any) -> Pick:
     if not math.isfinite(values["guidance"]) or not math.isfinite(values["temperature"]):
         raise UserError(f"temperature and guidance are plain numbers; got {values}")
     return Pick(**values)
+
+
+def say_spare_steps(priors: Mapping[str, Any]) -> None:
+    """A line for each prior, by level, that is to draw in more steps than it has tokens: those beyond draw none."""
+    for level, prior in priors.items():
+        if (steps := getattr(prior, "sample_steps", 0)) > getattr(prior, "length", steps):
+            print(
+                f"{level}: {steps} steps for {prior.length} tokens; each is drawn in a step of its own", file=sys.stderr
+            )
 
 
 def check_output(output: Path) -> None:

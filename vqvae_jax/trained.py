@@ -25,7 +25,7 @@ from vqvae_jax.data.text import Tokenizer
 from vqvae_jax.parts import Parts, autoencoder_checksum
 from vqvae_jax.priors.condition import check_told
 from vqvae_jax.priors.draw import draw, maps_at_once
-from vqvae_jax.sample import find_label, is_whole, label_numbers, pick_of, text_numbers
+from vqvae_jax.sample import find_label, is_whole, label_numbers, pick_of, say_spare_steps, text_numbers
 from vqvae_jax.types import Array, Condition, Level, Model, Pick, Tokens, UserError, unknown
 
 SEEDS = 2**31  # negative ones included
@@ -428,6 +428,7 @@ class Trained:
             for level, one in said.items():
                 configs.check_part(level, type(found[level]), {name: one})
             found |= {level: found[level].clone(**{name: one}) for level, one in said.items()}
+        say_spare_steps(found)
         return found
 
     @property

@@ -11,7 +11,7 @@ from small_priors import CODES, LABEL, LABELS, TEXT, drawn, made
 
 from vqvae_jax.priors.condition import unstacked
 from vqvae_jax.priors.maskgit import STRATA
-from vqvae_jax.priors.reveal import Drawn, Reveal, halton_order, share_hidden, stay_hidden
+from vqvae_jax.priors.reveal import Drawn, Reveal, halton_order, noises, share_hidden, stay_hidden
 from vqvae_jax.types import Condition, Level, Pick, UserError
 
 SMALL = {"width": 16, "layers": 2, "heads": 2}
@@ -38,20 +38,17 @@ def logits(prior, params, tokens, told):
 # --- sampling
 
 
-def test_a_step_a_token_and_no_noise_is_the_surest_token_after_another():
-    """The sampler, greedy, beside a plain loop: all hidden tokens are guessed, the surest one is decided."""
-    fields = {"sample_steps": 12, "sample_choice_temperature": 0.0}
-    prior, params, told = built(shape=(3, 4), **LABEL, **SMALL, **fields)
-    params["params"]["bias"] *= 0  # or one code is the likeliest everywhere
-    params["params"]["words"]["embedding"] *= 3
-    draw = quick(lambda p, told: prior.apply(p, KEYS, told, Pick(temperature=0.0), method="sample"))
-    (got,) = draw(params, told)
+def test_a_step_a_token_without_noise_on_the_choice_is_the_surest_token_after_another():
+    """The sampler beside a plain loop: a token is drawn for all that is hidden, the surest one of them is decided."""
+    prior, params, told = built(shape=(3, 4), **LABEL, **SMALL, sample_steps=12, sample_choice_temperature=0.0)
+    (got,) = quick(lambda p, told: prior.apply(p, KEYS, told, Pick(), method="sample"))(params, told)
     tokens = np.full((COUNT, 12), prior.mask)
-    for _ in range(12):
+    for step in range(12):
         said = np.asarray(jax.nn.log_softmax(logits(prior, params, jnp.asarray(tokens), told)))
-        sure = np.where(tokens == prior.mask, said.max(-1), -np.inf)
+        guess = np.argmax(said + noises(KEYS, step, (12, CODES))[0], axis=-1)
+        sure = np.where(tokens == prior.mask, np.take_along_axis(said, guess[..., None], -1)[..., 0], -np.inf)
         for row, place in enumerate(sure.argmax(-1)):
-            tokens[row, place] = said[row, place].argmax()
+            tokens[row, place] = guess[row, place]
     np.testing.assert_array_equal(np.reshape(got, (COUNT, 12)), tokens)
     assert len(np.unique(tokens)) > 2
 

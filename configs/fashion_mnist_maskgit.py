@@ -1,0 +1,37 @@
+"""28 px Fashion-MNIST: the small VQ-VAE of patches, 7x7 codes of 100, and MaskGIT over them, told the kind of garment.
+
+Papers: https://arxiv.org/abs/2202.04200 (MaskGIT), https://arxiv.org/abs/1711.00937 (VQ-VAE).
+Command: python launch.py --config=configs/fashion_mnist_maskgit.py --workdir=runs/fashion_mnist_maskgit
+
+Variants: `tiny`, the same way in seconds (tests).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import fashion_mnist_transformer, openmoji_maskgit
+
+
+def get_config(variant=None):
+    """The config, or one of VARIANTS."""
+    config = fashion_mnist_transformer.get_config()
+    config.priors.codes = ConfigDict(openmoji_maskgit.prior(96, 4, batch_size=32, steps=5000))
+    config.priors.codes.optimizer.learning_rate = 2e-3
+    config.priors.codes.train.update(evaluate_every=1000, pictures_every=2500, checkpoint_every=1000)
+    config.sample = ConfigDict({"guidance": 2.0})
+    if variant:
+        VARIANTS[variant](config)
+    return config
+
+
+def tiny(config):
+    """8 wide, a few steps a stage."""
+    config.autoencoder.update(width=8, groups=2)
+    config.autoencoder.quantizer.update(codebook_size=32, code_dim=8)
+    config.sample.count = 4
+    config.priors.codes.update(width=16, layers=1, heads=2, sample_steps=3)
+    for stage in (config, config.priors.codes):
+        stage.train.update(batch_size=8, steps=6, log_every=2, evaluate_every=3, checkpoint_every=3, pictures_every=3)
+    config.priors.codes.optimizer.warmup_steps = 2
+
+
+VARIANTS = {"tiny": tiny}
