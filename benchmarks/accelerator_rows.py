@@ -100,7 +100,7 @@ def training(rehearse: bool) -> list[Row]:
         row("TopPrior, 32", prior, [32], TOP, few, 90, "steps 2"),
         row("hierarchical VAE 64 px, 64", vae, [64], {"size": 64, **PHOTOGRAPHS}, small, 60, "steps 2"),
         row("MaskGIT, 64", prior, [64], MASKGIT, ([2], SMALL_MASKGIT), 40, "steps 5"),
-        row("VQ-GAN 256 px with its critic, 16", "recipe_step", [16], VQGAN, ([2], SMALL_VQGAN), 90, "steps 5"),
+        row("VQ-GAN 256 px with its critic, 16", "recipe_step", [16], VQGAN, ([2], SMALL_VQGAN), 60, "steps 5"),
         row("MNIST VQ-VAE, 128", vae, [128], MNIST, ([4], MNIST), 60, "steps 2"),
         row("hierarchical VAE 256 px, 64, in parts", vae, [64], {**large, "parts": 8}, parted, 40, "steps 4"),
         row("transformer, 64, in parts", prior, [64], {**TRANSFORMER, "parts": 8}, wordy, 40, "steps 4"),

@@ -35,6 +35,7 @@ from vqvae_jax.files import write_json
 from vqvae_jax.flags import Parser, natural, positive
 from vqvae_jax.logs import grid, save_png
 from vqvae_jax.parts import Parts
+from vqvae_jax.priors.draw import CHUNK
 from vqvae_jax.stages import task_of
 from vqvae_jax.trained import Trained
 from vqvae_jax.types import Model
@@ -101,7 +102,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         found["levels"][level] = said
         print(f"{level}: nll {said['nll']:.4f}, {said['of']:.4f} of the per-position cross-entropy", flush=True)
     if given.samples:
-        model.sample(given.samples, given.seed)  # compiles
+        model.sample(min(given.samples, CHUNK), given.seed)  # compiles
         began = time.perf_counter()
         images = model.sample(given.samples, given.seed)
         found["ms_an_image"] = 1e3 * (time.perf_counter() - began) / len(images)

@@ -15,4 +15,4 @@ MASKGIT = {
     "heads": 8,
     "local": False,
 }
-VQGAN = {"config": "configs/imagenet256_vqgan.py", "size": 256}
+VQGAN = {"config": "configs/imagenet256_vqgan.py", "size": 256, "overrides": ("--config.dataset.name=openmoji",)}
