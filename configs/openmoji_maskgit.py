@@ -14,8 +14,8 @@ from configs import openmoji_hierarchical
 def get_config(variant=None):
     """The config, or one of VARIANTS."""
     config = openmoji_hierarchical.get_config()
-    config.priors.top = ConfigDict(prior(64, 4, batch_size=16, steps=3000))
-    config.priors.bottom = ConfigDict(prior(64, 3, batch_size=16, steps=1200))
+    config.priors.top = ConfigDict(prior(64, 4, batch_size=16, steps=6000))
+    config.priors.bottom = ConfigDict(prior(64, 3, batch_size=16, steps=2400))
     config.priors.bottom.label_condition = False  # the top says it all, and guidance would cost a second pass
     config.sample.update(temperature=0.8, top_p=1.0, guidance=1.5)
     if variant:
@@ -42,7 +42,7 @@ def prior(width, layers, batch_size, steps):
             "clip": 1.0,
             "ema_rate": 0.99,
         },
-        "train": {"batch_size": batch_size, "steps": steps, "pictures_every": steps, "checkpoint_every": 400},
+        "train": {"batch_size": batch_size, "steps": steps, "pictures_every": steps, "checkpoint_every": 500},
     }
 
 
