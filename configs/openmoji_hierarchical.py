@@ -47,7 +47,7 @@ def get_config(variant=None):
                 "checkpoint_every": 800,
             },
             "priors": {
-                "top": prior(depth=128, layers=4, batch_size=16, steps=700),
+                "top": prior(depth=128, layers=4, batch_size=16, steps=1000),
                 "bottom": prior(depth=96, layers=4, batch_size=8, steps=800),
             },
             "sample": {"temperature": 0.9, "top_p": 0.9, "guidance": 2.0},
@@ -78,13 +78,7 @@ def prior(depth, layers, batch_size, steps):
             "clip": 1.0,
             "ema_rate": 0.99,
         },
-        "train": {
-            "batch_size": batch_size,
-            "steps": steps,
-            "pictures_every": steps,
-            "evaluate_every": 100,  # the best of them is taken: with few images the last is not
-            "checkpoint_every": 100,
-        },
+        "train": {"batch_size": batch_size, "steps": steps, "pictures_every": steps, "checkpoint_every": 100},
     }
 
 

@@ -4,6 +4,7 @@ python scripts/readme.py page --workdir=runs/demo --output=docs/pictures/demo.pn
 python scripts/readme.py labels --workdir=runs/demo --output=docs/pictures/labels.png
 python scripts/readme.py page --workdir=runs/fashion_mnist --output=docs/pictures/fashion_mnist.png
 python scripts/readme.py continued --workdir=runs/transformer --output=docs/pictures/continued.png
+python scripts/readme.py holes --workdir=runs/openmoji_maskgit --output=docs/pictures/holes.png
 python scripts/readme.py figures --workdir=runs/demo
 python scripts/readme.py figures --workdir=runs/demo --row=openmoji_hierarchical.py --write
 
@@ -37,7 +38,7 @@ from vqvae_jax.types import UserError, unknown
 COLUMNS = 16
 TEXTS = ("red heart", "green circle", "blue book", "woman with red hair", "flag: Italy", "smiling face")
 ROWS = 3  # of new images
-CONTINUED, HALVES = 8, 5  # test images, lower halves drawn for each
+CONTINUED, HALVES = 8, 5  # test images, drawings of each
 MEASURED = "measured on data not trained on"  # the column's head
 OF = " of the codes' per-position cross-entropy"
 SHARE = r"\d+(?:–\d+)? %"
@@ -62,7 +63,7 @@ def parser() -> Parser:
     """A command for each kind of picture, and one for the numbers."""
     commands = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     under = commands.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    for make in (page, labels, texts, continued):
+    for make in (page, labels, texts, continued, holes):
         one = under.add_parser(make.__name__, help=make.__doc__)
         add_workdir(one, picture)
         one.add_argument("--output", type=Path, required=True, help="FILE.png")
@@ -108,6 +109,16 @@ def continued(model: vqvae_jax.trained.Trained) -> np.ndarray:
     images = evaluate.load_images(model, model.config["dataset"]).image
     images = evaluate.spaced(images, CONTINUED)
     return rows_of([images, upper_halves(images)], model.complete(images, HALVES))
+
+
+def holes(model: vqvae_jax.trained.Trained) -> np.ndarray:
+    """Test images, evenly over the split: image, a hole in its middle, and that drawn anew from seed 0."""
+    images = evaluate.spaced(evaluate.load_images(model, model.config["dataset"]).image, CONTINUED)
+    side = images.shape[1]
+    mask = np.zeros((side, side), bool)
+    mask[side // 3 : side - side // 3, side // 3 : side - side // 3] = True
+    shown = np.where(mask[None, :, :, None], np.uint8(logs.GREY), images)
+    return rows_of([images, shown], model.edit(images, mask, HALVES))
 
 
 def figures(given: argparse.Namespace) -> None:
