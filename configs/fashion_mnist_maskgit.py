@@ -14,9 +14,9 @@ from configs import fashion_mnist_transformer, openmoji_maskgit
 def get_config(variant=None):
     """The config, or one of VARIANTS."""
     config = fashion_mnist_transformer.get_config()
-    config.priors.codes = ConfigDict(openmoji_maskgit.prior(96, 4, batch_size=32, steps=5000))
+    config.priors.codes = ConfigDict(openmoji_maskgit.prior(96, 4, batch_size=32, steps=3000))
     config.priors.codes.optimizer.learning_rate = 2e-3
-    config.priors.codes.train.update(evaluate_every=1000, pictures_every=2500, checkpoint_every=1000)
+    config.priors.codes.train.update(evaluate_every=1000, pictures_every=1500, checkpoint_every=500)
     config.sample = ConfigDict({"guidance": 2.0})
     if variant:
         VARIANTS[variant](config)
