@@ -125,6 +125,7 @@ def test_both_files_become_one_workdir_and_files_again(tmp_path, capsys):
         again = tmp_path / f"{name} again"
         assert bring(tmp_path / f"{name}.safetensors", again) == 0  # says itself what it is
     said = capsys.readouterr().out
+    assert said.count("from the file itself") == 4  # a .msgpack has no room for words
     assert "float32 [N, 8, 8, 3]" in said and "int32 [N, 17], 12 + label, then tokens, 15 in place of" in said
     drawn = vqvae_jax.load(run).sample(2, label=1)
     assert drawn.shape == (2, 8, 8, 3) and drawn.dtype == np.uint8
