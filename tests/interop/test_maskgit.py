@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import flax
 import jax
@@ -17,7 +18,7 @@ from vqvae_jax import config as configs
 from vqvae_jax import parts
 from vqvae_jax.__main__ import main
 from vqvae_jax.autoencoders.published import PRESETS
-from vqvae_jax.interop import files, maskgit
+from vqvae_jax.interop import files, importing, maskgit
 from vqvae_jax.interop.recognise import recognise
 from vqvae_jax.priors import MaskGITPrior
 from vqvae_jax.types import Condition, Level, UserError
@@ -214,6 +215,15 @@ def test_a_prior_alone_has_one_size(tmp_path, capsys):
     assert bring(tmp_path / "b.npz", tmp_path / "run", "--image_size=8") == 2
     assert "is of images of 64 pixels with the published tokenizer" in capsys.readouterr().err
     assert bring(tmp_path / "b.npz", tmp_path / "run", "--image_size=64") == 0
+
+
+def test_a_workdir_whose_levels_are_numbers_is_told_the_codes_of_the_file(monkeypatch, tmp_path):
+    """And not that it wants none."""
+    match = recognise(random(PRIOR), "x", 2)
+    for module, name in ((importing.configs, "load"), (importing.facts_file, "read")):
+        monkeypatch.setattr(module, name, lambda workdir: {})
+    monkeypatch.setattr(importing, "Parts", lambda *_: SimpleNamespace(levels=[Level("codes", (4, 4), None, 3)]))
+    assert importing.of_the_codes(match, random(PRIOR), tmp_path) is match
 
 
 def test_what_the_authors_have_no_name_for_keeps_ours():
