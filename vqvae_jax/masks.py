@@ -126,8 +126,11 @@ def pasted(images: np.ndarray, drawn: np.ndarray, mask: np.ndarray, seam: int = 
     Returns:
         uint8 [N, count, H, W, C]: in the hole drawn, more than `seam` pixels from it the picture.
     """
-    wider = np.stack([grown(mask, by) for by in range(seam + 1)])
-    here = wider.astype(np.float32).mean(0)[:, None, ..., None]  # 1 in the hole, around it less and less
+    wider, count = mask, mask.astype(np.float32)
+    for _ in range(seam):
+        wider = grown(wider, 1)
+        count += wider
+    here = (count / (seam + 1))[:, None, ..., None]  # 1 in the hole, around it less and less
     return np.rint(here * drawn + (1 - here) * images[:, None]).astype(np.uint8)
 
 

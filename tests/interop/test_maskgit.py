@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import flax
 import jax
@@ -17,7 +18,7 @@ from vqvae_jax import config as configs
 from vqvae_jax import parts
 from vqvae_jax.__main__ import main
 from vqvae_jax.autoencoders.published import PRESETS
-from vqvae_jax.interop import files, maskgit
+from vqvae_jax.interop import files, importing, maskgit
 from vqvae_jax.interop.recognise import recognise
 from vqvae_jax.priors import MaskGITPrior
 from vqvae_jax.types import Condition, Level, UserError
@@ -125,6 +126,7 @@ def test_both_files_become_one_workdir_and_files_again(tmp_path, capsys):
         again = tmp_path / f"{name} again"
         assert bring(tmp_path / f"{name}.safetensors", again) == 0  # says itself what it is
     said = capsys.readouterr().out
+    assert said.count("from the file itself") == 4  # a .msgpack has no room for words
     assert "float32 [N, 8, 8, 3]" in said and "int32 [N, 17], 12 + label, then tokens, 15 in place of" in said
     drawn = vqvae_jax.load(run).sample(2, label=1)
     assert drawn.shape == (2, 8, 8, 3) and drawn.dtype == np.uint8
@@ -213,6 +215,15 @@ def test_a_prior_alone_has_one_size(tmp_path, capsys):
     assert bring(tmp_path / "b.npz", tmp_path / "run", "--image_size=8") == 2
     assert "is of images of 64 pixels with the published tokenizer" in capsys.readouterr().err
     assert bring(tmp_path / "b.npz", tmp_path / "run", "--image_size=64") == 0
+
+
+def test_a_workdir_whose_levels_are_numbers_is_told_the_codes_of_the_file(monkeypatch, tmp_path):
+    """And not that it wants none."""
+    match = recognise(random(PRIOR), "x", 2)
+    for module, name in ((importing.configs, "load"), (importing.facts_file, "read")):
+        monkeypatch.setattr(module, name, lambda workdir: {})
+    monkeypatch.setattr(importing, "Parts", lambda *_: SimpleNamespace(levels=[Level("codes", (4, 4), None, 3)]))
+    assert importing.of_the_codes(match, random(PRIOR), tmp_path) is match
 
 
 def test_what_the_authors_have_no_name_for_keeps_ours():

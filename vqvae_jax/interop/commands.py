@@ -164,7 +164,7 @@ def export(given: argparse.Namespace) -> None:
 
     stage, count = exporting.export_weights(given.workdir, given.output, given.stage, given.step)
     print(f"{given.output}: {stage}, {count} tensors")
-    print(exporting.asks_for(given.workdir, stage))
+    print(exporting.asks_for(given.workdir, stage, given.output))
 
 
 def features(given: argparse.Namespace) -> None:

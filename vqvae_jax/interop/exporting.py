@@ -52,16 +52,17 @@ def said_of(workdir: Path, stage: str, tensors: dict[str, np.ndarray]) -> dict[s
     return metadata.words(told, tensors, __version__)
 
 
-def asks_for(workdir: Path, stage: str) -> str:
+def asks_for(workdir: Path, stage: str, output: Path) -> str:
     """One line for users of PyTorch, or of MaskGIT's code: what goes into the network, which no tensor says."""
     if stage == STACK:
         return "layers alone; what goes into them the file does not say"
     config, facts = configs.load(workdir), facts_file.read(workdir)
     parts = Parts(config, facts)
+    told = "" if output.suffix == ".msgpack" else f"; {IMPORT}"
     if stage != "autoencoder":
         if isinstance(prior := parts.prior(stage), MaskGITPrior):
-            return f"the network wants words: {maskgit.words_of(prior)}; {IMPORT}"
-        return f"the network wants tokens (Long, [N, h, w]) of the autoencoder that it was trained with; {IMPORT}"
+            return f"the network wants words: {maskgit.words_of(prior)}{told}"
+        return f"the network wants tokens (Long, [N, h, w]) of the autoencoder that it was trained with{told}"
     (low, high), size, channels = config["dataset"]["range"], facts["image_size"], facts["channels"]
     last = maskgit.is_tokenizer(parts.autoencoder)
     shape = [size, size, channels] if last else [channels, size, size]
@@ -70,7 +71,7 @@ def asks_for(workdir: Path, stage: str) -> str:
     kinds = {one["name"] for one in (section["quantizer"], *section["quantizers"].values())}
     other = sorted(kinds & ELSEWHERE)
     besides = f"; PyTorch's class looks codes up otherwise than {', '.join(other)}" if other else ""
-    return f"the network wants {images}: from {low:g} to {high:g}{besides}; {IMPORT}"
+    return f"the network wants {images}: from {low:g} to {high:g}{besides}{told}"
 
 
 def stack_or_stages(workdir: Path) -> list[str]:

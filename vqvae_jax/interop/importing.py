@@ -94,8 +94,8 @@ def of_the_codes(match: Match, tensors: Tensors, workdir: Path) -> Match:
     """Where the file alone does not show which of its words are codes: as many as the workdir's autoencoder has."""
     if match.told or match.section["name"] != "maskgit":
         return match
-    level = Parts(configs.load(workdir), facts_file.read(workdir)).levels[0]
-    return maskgit.of_codes(match, tensors, level.vocab_size or 0)
+    codes = Parts(configs.load(workdir), facts_file.read(workdir)).levels[0].vocab_size
+    return maskgit.of_codes(match, tensors, codes) if codes else match  # a map of numbers is refused as others are
 
 
 def add_prior(match: Match, tensors: Tensors, workdir: Path, image_size: int) -> str:
