@@ -59,7 +59,7 @@ def prior_of(**fields):
 @functools.cache
 def built(case):
     prior = prior_of(**CASES[case])
-    return prior, drawn(prior, *maps(prior, 2))
+    return prior, drawn(lambda key: prior.init(key, *maps(prior, 2)))
 
 
 def test_the_reference_s_priors_have_its_sizes():
@@ -230,7 +230,7 @@ def test_samples_are_drawn_by_their_key_and_as_often_as_they_are_likely():
     """All 16 maps of 2 x 2 binary tokens: their probabilities add up to 1, and samples follow them."""
     prior = made("pixelcnn", 2, (2, 2), depth=4, layers=1)
     every = jnp.asarray(np.indices((2,) * 4).reshape(4, 16).T.reshape(16, 2, 2), jnp.int32)
-    params = drawn(prior, every, Condition())
+    params = drawn(lambda key: prior.init(key, every, Condition()))
     params["params"]["to_logits"]["kernel"] *= 3.0  # some maps much likelier than others
     nll = cross_entropy(quick(prior.apply)(params, every, Condition()), every)
     likely = np.exp(-np.asarray(nll, np.float64).sum((1, 2)))

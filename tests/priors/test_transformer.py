@@ -246,7 +246,7 @@ def test_where_nothing_lies_over_it_nothing_is_told():
     """A top level: one set of fields may serve all of a config's priors."""
     plainly = made("transformer", 6, (2, 3), width=8, layers=1, heads=2)
     tokens, condition = maps(plainly, 2)
-    variables, told = drawn(plainly, tokens, condition), plainly.clone(told_above=True)
+    variables, told = drawn(lambda key: plainly.init(key, tokens, condition)), plainly.clone(told_above=True)
     np.testing.assert_array_equal(*(prior.apply(variables, tokens, condition) for prior in (plainly, told)))
     keys = jax.random.split(jax.random.key(0), 2)
     new = [prior.apply(variables, keys, condition, Pick(), method="sample") for prior in (plainly, told)]
@@ -259,7 +259,7 @@ def test_each_place_is_told_what_lies_over_it():
         "transformer", 6, (4, 6), (5, 7), ((2, 2), (2, 3)), depths=2, width=8, layers=1, heads=2, told_above=True
     )
     tokens, condition = maps(prior, 2)
-    variables = drawn(prior, tokens, condition)
+    variables = drawn(lambda key: prior.init(key, tokens, condition))
     silent = jax.tree.map(jnp.zeros_like, variables["params"]["blocks_0"])
     variables = {"params": variables["params"] | {"blocks_0": silent}}
     before = prior.apply(variables, tokens, condition)
