@@ -131,7 +131,7 @@ def check_launch(words):
 def check_package(words):
     """Its flags; a command that is only named is asked for its help."""
     make_files(words)
-    parse(package.parser().parse_args, words if words[1:] else [*words, "--help"])
+    parse(package.parsed, words if words[1:] else [*words, "--help"])
 
 
 def make_files(words):
