@@ -196,6 +196,8 @@ def test_arrays_that_are_no_mask(model, images, mask):
 
 
 def test_edit_refuses(model, images, hole, monkeypatch):
+    with pytest.raises(UserError, match="its rows are not of one length"):
+        model.edit(images, [[True], [True, False]])
     with pytest.raises(UserError, match="nothing is to be drawn anew in picture 1; True is what is drawn"):
         model.edit(images, hole & (np.arange(3) != 1)[:, None, None])
     for wrong in ({"grow": -1}, {"seam": 1.5}, {"seam": 17}, {"grow": True}):

@@ -25,7 +25,10 @@ def checked(mask: Any, shape: tuple[int, ...]) -> np.ndarray:
         UserError: it is no array of bools, of another size, or leaves nothing to be drawn anew.
     """
     count, height, width = shape[:3]
-    mask = np.asarray(mask)
+    try:
+        mask = np.asarray(mask)
+    except ValueError as error:
+        raise UserError("mask is an array of bools; its rows are not of one length") from error
     if mask.dtype != bool or mask.shape not in ((height, width), (1, height, width), (count, height, width)):
         want = f"bool [{height}, {width}], [1, {height}, {width}] or [{count}, {height}, {width}]"
         raise UserError(f"mask is {want}, True where it is drawn anew; got {mask.dtype} {list(mask.shape)}")
