@@ -6,13 +6,5 @@ GENERATOR = {"name": "mnist_generator", "vocab_size": 32, "shape": (7, 7)}
 TOP = {"name": "top_prior", "vocab_size": 512, "shape": (32, 32)}
 BOTTOM = {"name": "bottom_prior", "vocab_size": 512, "shape": (64, 64), "coarse_sizes": (512,)}
 TRANSFORMER = {"name": "transformer", "vocab_size": 1024, "shape": (16, 16), "width": 512, "layers": 12, "heads": 8}
-MASKGIT = {
-    "name": "maskgit",
-    "vocab_size": 1024,
-    "shape": (16, 16),
-    "width": 512,
-    "layers": 12,
-    "heads": 8,
-    "local": False,
-}
+MASKGIT = {**TRANSFORMER, "name": "maskgit", "local": False}
 VQGAN = {"config": "configs/imagenet256_vqgan.py", "size": 256, "overrides": ("--config.dataset.name=openmoji",)}
