@@ -11,7 +11,7 @@ Variants: `tiny`, the same way in seconds (tests).
 
 from ml_collections import ConfigDict
 
-from configs import fashion_mnist_transformer, openmoji_maskgit
+from configs import fashion_mnist_transformer, openmoji_hierarchical, openmoji_maskgit
 
 
 def get_config(variant=None):
@@ -33,7 +33,7 @@ def tiny(config):
     config.sample.count = 4
     config.priors.codes.update(width=16, layers=1, heads=2, sample_steps=3)
     for stage in (config, config.priors.codes):
-        stage.train.update(batch_size=8, steps=6, log_every=2, evaluate_every=3, checkpoint_every=3, pictures_every=3)
+        stage.train.update(openmoji_hierarchical.FEW_STEPS)
     config.priors.codes.optimizer.warmup_steps = 2
 
 

@@ -15,6 +15,16 @@ in batches of 16, is in docs/benchmarks.md; their autoencoders in batches of 4, 
 
 from ml_collections import ConfigDict
 
+# A stage in seconds, for tests.
+FEW_STEPS = {
+    "batch_size": 8,
+    "steps": 6,
+    "log_every": 2,
+    "evaluate_every": 3,
+    "checkpoint_every": 3,
+    "pictures_every": 3,
+}
+
 
 def get_config(variant=None):
     """The config, or one of VARIANTS."""
@@ -71,14 +81,19 @@ def prior(depth, layers, batch_size, steps):
         "heads": 4,
         "dropout": 0.1,
         "label_condition": True,
-        "optimizer": {
-            "learning_rate": 4e-3,
-            "schedule": "cosine",
-            "warmup_steps": 50,
-            "clip": 1.0,
-            "ema_rate": 0.99,
-        },
+        "optimizer": adam(4e-3),
         "train": {"batch_size": batch_size, "steps": steps, "pictures_every": steps, "checkpoint_every": 100},
+    }
+
+
+def adam(learning_rate):
+    """Of a prior that is trained for minutes."""
+    return {
+        "learning_rate": learning_rate,
+        "schedule": "cosine",
+        "warmup_steps": 50,
+        "clip": 1.0,
+        "ema_rate": 0.99,
     }
 
 
@@ -97,7 +112,7 @@ def small(config):
     config.sample.count = 4
     for stage in (config, config.priors.top, config.priors.bottom):
         stage.optimizer.warmup_steps = 2
-        stage.train.update(batch_size=8, steps=6, log_every=2, evaluate_every=3, checkpoint_every=3, pictures_every=3)
+        stage.train.update(FEW_STEPS)
 
 
 def transformer(config):

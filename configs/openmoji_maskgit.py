@@ -39,13 +39,7 @@ def prior(width, layers, batch_size, steps):
         "sample_steps": 12,
         # Nearly at random: by confidence alone the white ground comes first, and the ink is lost.
         "sample_choice_temperature": 20.0,
-        "optimizer": {
-            "learning_rate": 4e-3,
-            "schedule": "cosine",
-            "warmup_steps": 50,
-            "clip": 1.0,
-            "ema_rate": 0.99,
-        },
+        "optimizer": openmoji_hierarchical.adam(4e-3),
         "train": {"batch_size": batch_size, "steps": steps, "pictures_every": steps, "checkpoint_every": 500},
     }
 

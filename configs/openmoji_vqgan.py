@@ -11,6 +11,8 @@ Variants: `tiny`, the same way in seconds at 32 px (tests); `plain`, the same st
 
 from ml_collections import ConfigDict
 
+from configs import openmoji_hierarchical
+
 
 def get_config(variant=None):
     """The config, or one of VARIANTS."""
@@ -62,13 +64,7 @@ def get_config(variant=None):
                     "heads": 4,
                     "dropout": 0.1,
                     "label_condition": True,
-                    "optimizer": {
-                        "learning_rate": 2e-3,
-                        "schedule": "cosine",
-                        "warmup_steps": 50,
-                        "clip": 1.0,
-                        "ema_rate": 0.99,
-                    },
+                    "optimizer": openmoji_hierarchical.adam(2e-3),
                     "train": {"batch_size": 32, "steps": 600, "pictures_every": 600, "checkpoint_every": 100},
                 }
             },
@@ -95,7 +91,7 @@ def small(config):
     config.update({"sample": {"count": 4}})
     for stage in (config, config.priors.codes):
         stage.optimizer.warmup_steps = 2
-        stage.train.update(batch_size=8, steps=6, log_every=2, evaluate_every=3, checkpoint_every=3, pictures_every=3)
+        stage.train.update(openmoji_hierarchical.FEW_STEPS)
 
 
 def plain(config):

@@ -29,7 +29,7 @@ import vqvae_jax
 from vqvae_jax import config as configs
 from vqvae_jax import evaluate, logs
 from vqvae_jax.config.workdir import CADENCES, flat
-from vqvae_jax.edit import rows_of, upper_halves
+from vqvae_jax.edit import greyed, rows_of, upper_halves
 from vqvae_jax.endings import ended
 from vqvae_jax.files import atomically, read_json
 from vqvae_jax.flags import Parser, add_workdir
@@ -117,8 +117,7 @@ def holes(model: vqvae_jax.trained.Trained) -> np.ndarray:
     side = images.shape[1]
     mask = np.zeros((side, side), bool)
     mask[side // 3 : side - side // 3, side // 3 : side - side // 3] = True
-    shown = np.where(mask[None, :, :, None], np.uint8(logs.GREY), images)
-    return rows_of([images, shown], model.edit(images, mask, HALVES))
+    return rows_of([images, greyed(images, mask)], model.edit(images, mask, HALVES))
 
 
 def figures(given: argparse.Namespace) -> None:

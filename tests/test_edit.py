@@ -10,6 +10,7 @@ from test_recipe import picture
 
 import vqvae_jax
 from vqvae_jax import data, logs, masks
+from vqvae_jax import trained as trained_file
 from vqvae_jax.priors.pixelcnn import PixelCNNPrior
 from vqvae_jax.types import Level, UserError
 
@@ -183,6 +184,14 @@ def test_variations_keep_the_top_level(model, images, decoded):
     np.testing.assert_array_equal(top, given[0].repeat(2, axis=0))
     assert (bottom[::2] != bottom[1::2]).any()
     np.testing.assert_array_equal(new, model.variations(images, count=2, seed=1))
+
+
+def test_a_level_that_is_kept_whole_costs_nothing(model, images, monkeypatch):
+    drawn = []
+    plainly = trained_file.draw
+    monkeypatch.setattr(trained_file, "draw", lambda prior, *given: drawn.append(prior) or plainly(prior, *given))
+    model.variations(images, count=2)
+    assert drawn == [model.priors["bottom"][0]]
 
 
 @pytest.mark.parametrize(

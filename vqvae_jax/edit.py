@@ -78,7 +78,7 @@ def edit(
     known, hole = masks.shifted(known, hole, *shift)
     drawn = model.edit(known, hole, count, seed, label, **asked)
     _tell_order(model)
-    return _write(output, [originals, np.where(hole[..., None], np.uint8(logs.GREY), known)], drawn)
+    return _write(output, [originals, greyed(known, hole)], drawn)
 
 
 def variations(
@@ -91,7 +91,12 @@ def variations(
 
 def upper_halves(images: np.ndarray) -> np.ndarray:
     """Pictures whose lower halves are grey."""
-    return np.where(masks.upper_half(images.shape[:3])[..., None], images, np.uint8(logs.GREY))
+    return greyed(images, ~masks.upper_half(images.shape[:3]))
+
+
+def greyed(images: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """Pictures uint8 [N, H, W, C] with the hole, bool [N, H, W] or [H, W] for all, grey."""
+    return np.where(hole[..., None], np.uint8(logs.GREY), images)
 
 
 def rows_of(shown: Sequence[np.ndarray], drawn: np.ndarray) -> np.ndarray:

@@ -456,6 +456,9 @@ class Trained:
             text = told.text if getattr(prior, "text", None) else None
             condition = Condition(told.label if prior.num_labels else None, maps, text)
             own = self.parts.maps_of(level)
+            if known and all(map(np.all, keep[own])):  # nothing of it is drawn
+                maps += known[own]
+                continue
             given = (known[own], keep[own]) if known else ()
             own_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, i)
             maps += draw(prior, asked.pick, self.priors[level][1], own_keys, condition, *given)

@@ -223,7 +223,7 @@ def test_a_workdir_whose_levels_are_numbers_is_told_the_codes_of_the_file(monkey
     for module, name in ((importing.configs, "load"), (importing.facts_file, "read")):
         monkeypatch.setattr(module, name, lambda workdir: {})
     monkeypatch.setattr(importing, "Parts", lambda *_: SimpleNamespace(levels=[Level("codes", (4, 4), None, 3)]))
-    assert importing.of_the_codes(match, random(PRIOR), tmp_path) is match
+    assert importing.of_the_codes(match, tmp_path) is match
 
 
 def test_what_the_authors_have_no_name_for_keeps_ours():

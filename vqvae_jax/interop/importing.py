@@ -13,7 +13,7 @@ from vqvae_jax import config as configs
 from vqvae_jax import facts as facts_file
 from vqvae_jax.checkpoint import Checkpoints
 from vqvae_jax.files import check_place, write_checked_json, write_json
-from vqvae_jax.interop import files, maskgit, metadata
+from vqvae_jax.interop import files, metadata
 from vqvae_jax.interop.matches import Match
 from vqvae_jax.interop.places import Places, from_torch
 from vqvae_jax.interop.recognise import recognise
@@ -65,7 +65,7 @@ def import_weights(
         match = recognise(tensors, checkpoint, heads)
     match = in_range(match, value_range, checkpoint)
     if match.kind == "prior" and (workdir / configs.FILE).is_file():
-        match = of_the_codes(match, tensors, workdir)
+        match = of_the_codes(match, workdir)
         return add_prior(match, tensors, workdir, image_size), match
     stage, config, facts = NEW[match.kind](match, image_size, workdir)
     with new_folder(workdir) as folder:
@@ -90,12 +90,12 @@ def in_range(match: Match, value_range: tuple[float, float] | None, checkpoint: 
     return match._replace(facts=match.facts | {"range": value_range})
 
 
-def of_the_codes(match: Match, tensors: Tensors, workdir: Path) -> Match:
+def of_the_codes(match: Match, workdir: Path) -> Match:
     """Where the file alone does not show which of its words are codes: as many as the workdir's autoencoder has."""
-    if match.told or match.section["name"] != "maskgit":
+    if match.told or match.of_codes is None:
         return match
     codes = Parts(configs.load(workdir), facts_file.read(workdir)).levels[0].vocab_size
-    return maskgit.of_codes(match, tensors, codes) if codes else match  # a map of numbers is refused as others are
+    return match.of_codes(codes) if codes else match  # a map of numbers is refused as others are
 
 
 def add_prior(match: Match, tensors: Tensors, workdir: Path, image_size: int) -> str:

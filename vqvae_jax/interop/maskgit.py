@@ -45,7 +45,7 @@ def match_tokenizer(tensors: Tensors, heads: int) -> Match | None:
 
 
 def tokenizer_section(shapes: Shapes, levels: int, blocks: int, width: int) -> dict[str, Any]:
-    """Of a config."""
+    """The section `autoencoder` of a config for a tokenizer of these shapes."""
     size, code_dim = shapes.get(CODES, (1024, 256))
     kernels = [[f"encoder/ResBlock_{blocks * i + j}/Conv_0/kernel" for j in range(blocks)] for i in range(levels)]
     widths = [vote(shapes[name][-1] for name in level if name in shapes) or width for level in kernels]
@@ -72,7 +72,7 @@ def is_tokenizer(module: Any) -> bool:
 
 
 def tokenizer_places(module: VQGAN, like: Model) -> Places:
-    """Where its arrays lie."""
+    """Where the arrays of the tokenizer lie, by the authors' names."""
     found = {tokenizer_name(module, path): Place(("params", *path), AS_IT_IS) for path in by_path(like.params)}
     return found | {CODES: Place(("codebooks", LEVEL, "codes"), AS_IT_IS)}
 
@@ -136,11 +136,12 @@ def match_transformer(tensors: Tensors, heads: int) -> Match | None:
         raise UserError(f"{WORDS} has {words} words: too few for codes and a mask" + ", and labels" * labelled)
     codes = 2 ** ((words - 2).bit_length() - 1) if labelled else words - 1
     match = transformer(tensors, shapes, codes, math.isqrt(places))
-    return match._replace(facts=match.facts | {"guessed": labelled})
+    facts = match.facts | {"guessed": labelled}
+    return match._replace(facts=facts, of_codes=lambda codes: of_codes(match, tensors, codes))
 
 
 def transformer(tensors: Tensors, shapes: Shapes, codes: int, side: int) -> Match:
-    """Of so many codes."""
+    """The match of a transformer of which so many words are codes, on a square map of this side."""
     words, width = shapes[WORDS]
     labels = words - 1 - codes
     _, heads, _ = shapes.get("TransformerLayer_0/Attention_0/self_attention/query/kernel", (width, 1, width))

@@ -25,6 +25,8 @@ class Match(NamedTuple):
     places: Places
     unused: dict[str, Shape] = {}  # tensors that its own PyTorch code never uses
     told: bool = False  # the file says itself what its tensors do not show, in metadata.py's words
+    # The same with so many codes, where tensors do not show how many there are; None where they do.
+    of_codes: Callable[[int], "Match"] | None = None
 
     @property
     def wanted(self) -> dict[str, Shape]:

@@ -183,12 +183,12 @@ class MaskGITPrior(nn.Module):
 
     @property
     def length(self) -> int:
-        """T, own tokens."""
+        """T, how many tokens a map of its own has, over all depths."""
         return math.prod(self.form)
 
     @property
     def labels(self) -> int:
-        """Words that are labels."""
+        """How many of the words are labels: none where it is not told them."""
         return self.num_labels if self.label_condition else 0
 
     @property
@@ -320,5 +320,5 @@ class MaskGITPrior(nn.Module):
 
 
 def layer_norm() -> nn.LayerNorm:
-    """In float32."""
+    """Layer norm in float32, with the authors' epsilon."""
     return nn.LayerNorm(epsilon=EPSILON, dtype=jnp.float32, use_fast_variance=False)
