@@ -57,7 +57,7 @@ def get_config(variant=None):
                 "checkpoint_every": 800,
             },
             "priors": {
-                "top": prior(depth=128, layers=4, batch_size=16, steps=1000),
+                "top": prior(depth=128, layers=4, batch_size=16, steps=700),
                 "bottom": prior(depth=96, layers=4, batch_size=8, steps=800),
             },
             "sample": {"temperature": 0.9, "top_p": 0.9, "guidance": 2.0},
@@ -82,7 +82,14 @@ def prior(depth, layers, batch_size, steps):
         "dropout": 0.1,
         "label_condition": True,
         "optimizer": adam(4e-3),
-        "train": {"batch_size": batch_size, "steps": steps, "pictures_every": steps, "checkpoint_every": 100},
+        # Many looks for the best weights: these few drawings are soon learned by heart.
+        "train": {
+            "batch_size": batch_size,
+            "steps": steps,
+            "evaluate_every": 100,
+            "pictures_every": steps,
+            "checkpoint_every": 100,
+        },
     }
 
 

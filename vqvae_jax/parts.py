@@ -11,15 +11,16 @@ import jax.numpy as jnp
 from vqvae_jax import facts as facts_file
 from vqvae_jax.autoencoders import AUTOENCODERS
 from vqvae_jax.checkpoint import Checkpoints, Step
-from vqvae_jax.config.sections import AUTOENCODER
+from vqvae_jax.config.sections import AUTOENCODER, NETWORK
 from vqvae_jax.config.workdir import check_saved
 from vqvae_jax.data import tokens
+from vqvae_jax.networks import NETWORKS
 from vqvae_jax.priors import PRIORS
 from vqvae_jax.quantizers import QUANTIZERS
 from vqvae_jax.types import Caption, Condition, Level, Model, Reconstruction, UserError, map_names, unknown
 
 # Fields of a section that no constructor takes as they are.
-INSIDE = ("name", "quantizer", "quantizers", "inner", "optimizer", "train", "loss_weights")
+INSIDE = ("name", "quantizer", "quantizers", "inner", "network", "optimizer", "train", "loss_weights")
 
 
 class Parts:
@@ -84,12 +85,14 @@ class Parts:
         own, kind = self.maps_of(level), PRIORS[section["name"]]
         maps, above = self.levels[own], self.levels[: own.start]
         kind.fits(maps, above)
-        text = {}
+        inside: dict[str, Any] = {}
         if section.get("text_condition"):
             said = self.config["text"]
-            text = {"text": Caption(said["vocab_size"], said["length"])}
+            inside["text"] = Caption(said["vocab_size"], said["length"])
         dtype = jnp.dtype(section["train"]["dtype"])
-        return kind(maps=maps, above=above, num_labels=len(names), dtype=dtype, **text, **arguments(section))
+        if NETWORK in section:
+            inside[NETWORK] = build_network(section[NETWORK], maps[0].channels, dtype)
+        return kind(maps=maps, above=above, num_labels=len(names), dtype=dtype, **inside, **arguments(section))
 
     def abstract(self, stage: str) -> Model:
         """Shapes of what a stage learns; nothing is computed."""
@@ -138,6 +141,11 @@ def build_quantizer(section: Mapping[str, Any]) -> Any:
     """One quantizer, with the one inside it."""
     inner = {"inner": build_quantizer(section["inner"])} if "inner" in section else {}
     return QUANTIZERS[section["name"]](**inner, **arguments(section))
+
+
+def build_network(section: Mapping[str, Any], channels: int, dtype: jnp.dtype) -> Any:
+    """The network inside a prior, of so many numbers a place."""
+    return NETWORKS[section["name"]](channels=channels, dtype=dtype, **arguments(section))
 
 
 def abstract_autoencoder(autoencoder: Any, facts: Mapping[str, Any]) -> Model:

@@ -206,6 +206,28 @@ class Pick(NamedTuple):
     guidance: float = 1.0  # weight of label and text: 1 plain, above 1 sharper
 
 
+class Network(Protocol):
+    """A Linen module: what a diffusion prior asks what lies under the noise.
+
+    The stage fills in `channels` and `dtype`; all other fields are the config's.
+    """
+
+    channels: int  # numbers a place of the answer
+    dtype: Any  # what the layers compute in
+
+    @property
+    def vector_size(self) -> int: ...  # V, of the vector that it is told beside the time
+
+    @property
+    def stride(self) -> int: ...  # what the map's sides are multiples of
+
+    # A map, more numbers a place than `channels` where it is told some; times of 0 to 1000; a vector [B, V]; vectors
+    # that are attended to [B, S, D], or None → float32 [B, h, w, channels]. In training the stream "dropout" is there.
+    def __call__(
+        self, x: Array, time: Array, vector: Array | None = None, context: Array | None = None, *, train: bool = False
+    ) -> Array: ...
+
+
 class Prior(Protocol):
     """A Linen module: a distribution over the maps of one level, given a label and the maps above it.
 

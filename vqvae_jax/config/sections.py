@@ -17,6 +17,7 @@ SECTIONS = ("seed", "dataset", "autoencoder", "task", "loss_weights", "optimizer
 FILLED = {"quantizers", "channels", "dtype", "maps", "above", "num_labels", "text", "parent", "name"}
 FILLED |= {"autoencoder", "tx", "loss_weights", "range", "flip", "crop", "ema_rate", "accumulate"}
 INNER = "inner"  # the section of the quantizer inside a quantizer
+NETWORK = "network"  # of the network inside a prior
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,11 +103,19 @@ class Block(NamedTuple):
 def tables() -> dict[str, Mapping[str, Any]]:
     """What a `name` may be, for each kind of part."""
     from vqvae_jax.autoencoders import AUTOENCODERS
+    from vqvae_jax.networks import NETWORKS
     from vqvae_jax.priors import PRIORS
     from vqvae_jax.quantizers import INSIDE, QUANTIZERS
     from vqvae_jax.tasks import TASKS
 
-    return {"autoencoder": AUTOENCODERS, "task": TASKS, "prior": PRIORS, "quantizer": QUANTIZERS, INNER: INSIDE}
+    return {
+        "autoencoder": AUTOENCODERS,
+        "task": TASKS,
+        "prior": PRIORS,
+        "quantizer": QUANTIZERS,
+        INNER: INSIDE,
+        NETWORK: NETWORKS,
+    }
 
 
 def levels(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -151,7 +160,7 @@ def blocks(config: dict[str, Any]) -> Iterator[Block]:
     yield from _training_blocks(config, "config")
     for level in _known_levels(config, "config.priors"):
         section(config, f"config.priors.{level}.loss_weights")
-        yield _part(config, f"config.priors.{level}", parts["prior"], ("optimizer", "train", "loss_weights"))
+        yield from _prior(config, f"config.priors.{level}", parts)
         yield from _training_blocks(config, f"config.priors.{level}")
     yield Block("config.text", section(config, "config.text"), Text)
     yield Block("config.sample", section(config, "config.sample"), Sample)
@@ -173,6 +182,15 @@ def _quantizer(config: dict[str, Any], path: str, parts: Mapping[str, Mapping[st
     yield outer._replace(inside=inside)
     if inside:
         yield _part(config, f"{path}.{INNER}", parts[INNER])
+
+
+def _prior(config: dict[str, Any], path: str, parts: Mapping[str, Mapping[str, Any]]) -> Iterator[Block]:
+    """One prior, and the network inside it where its class has such a field."""
+    outer = _part(config, path, parts["prior"], ("optimizer", "train", "loss_weights"))
+    inside = tuple(field.name for field in dataclasses.fields(outer.kind) if field.name == NETWORK)
+    yield outer._replace(inside=(*outer.inside, *inside))
+    if inside:
+        yield _part(config, f"{path}.{NETWORK}", parts[NETWORK])
 
 
 def _inherit(own: dict[str, Any], shared: Mapping[str, Any]) -> None:
@@ -220,7 +238,7 @@ def section(config: dict[str, Any], path: str) -> dict[str, Any]:
 def fields(kind: Any) -> dict[str, tuple[Any, Any]]:
     """Type and default of the fields that a config may set."""
     hints = typing.get_type_hints(kind)
-    skipped = set() if kind in (Dataset, Optimizer, Train, Text, Sample) else FILLED | {INNER}
+    skipped = set() if kind in (Dataset, Optimizer, Train, Text, Sample) else FILLED | {INNER, NETWORK}
     return {f.name: (hints[f.name], _default(f)) for f in dataclasses.fields(kind) if f.init and f.name not in skipped}
 
 

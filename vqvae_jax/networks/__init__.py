@@ -1,1 +1,9 @@
-"""Layers that two or more models use."""
+"""Layers and networks; those of the table foretell what lies under noise, see `types.Network`."""
+
+from typing import Any
+
+from vqvae_jax.networks.dit import DiT
+
+NETWORKS: dict[str, Any] = {
+    "dit": DiT,
+}

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from vqvae_jax.priors.diffusion import DiffusionPrior
 from vqvae_jax.priors.maskgit import MaskGITPrior
 from vqvae_jax.priors.pixelcnn import BottomPrior, MNISTGenerator, PixelCNNPrior, TopPrior
 from vqvae_jax.priors.transformer import TransformerPrior
@@ -13,4 +14,5 @@ PRIORS: dict[str, Any] = {
     "bottom_prior": BottomPrior,
     "transformer": TransformerPrior,
     "maskgit": MaskGITPrior,
+    "diffusion": DiffusionPrior,
 }

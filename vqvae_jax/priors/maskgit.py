@@ -28,8 +28,10 @@ from jax import lax
 
 from vqvae_jax.limits import Count, NotNegative, Rate, Several, Share
 from vqvae_jax.networks.attention import attention
+from vqvae_jax.networks.dense import STD, Dense
 from vqvae_jax.networks.embed import Embed
 from vqvae_jax.networks.likelihood import cross_entropy, guide, pick_token
+from vqvae_jax.networks.neighbours import neighbours
 from vqvae_jax.priors.condition import (
     check_codes,
     check_told,
@@ -41,7 +43,6 @@ from vqvae_jax.priors.condition import (
     told_text,
 )
 from vqvae_jax.priors.reveal import Drawn, Order, Reveal, Schedule, noises, share_hidden, stay_hidden
-from vqvae_jax.priors.transformer import STD, Dense
 from vqvae_jax.types import Array, Caption, Condition, Level, Pick, Tokens, UserError
 
 EPSILON = 1e-12  # of the norms, as the authors have it
@@ -95,12 +96,7 @@ class Block(nn.Module):
         """What each own place hears of the nine around it, channel by channel; zeros of all other positions."""
         (height, width, depths), others = self.form, x.shape[1] - math.prod(self.form)
         own = x[:, others:].reshape(len(x), height, width, depths * self.width)
-        own = jnp.pad(own, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        taps = jnp.tile(self.taps.astype(x.dtype), depths)
-        every = [
-            taps[None, None, None, i, j] * own[:, i : i + height, j : j + width] for i in range(3) for j in range(3)
-        ]
-        heard: Array = sum(every[1:], every[0])
+        heard = neighbours(own, jnp.tile(self.taps, depths))
         return jnp.pad(heard.reshape(len(x), -1, self.width), ((0, 0), (others, 0), (0, 0)))
 
 

@@ -25,6 +25,7 @@ from jax import lax
 
 from vqvae_jax.limits import Count, Several, Share
 from vqvae_jax.networks.attention import cached, cached_attention, causal_attention, new_cache
+from vqvae_jax.networks.dense import STD, Dense
 from vqvae_jax.networks.embed import Embed
 from vqvae_jax.networks.likelihood import guide, gumbel, nll, pick_token
 from vqvae_jax.priors.condition import (
@@ -41,8 +42,6 @@ from vqvae_jax.priors.condition import (
 from vqvae_jax.priors.layers import ChannelNorm
 from vqvae_jax.types import Array, Caption, Condition, Level, Pick, Tokens, UserError
 
-STD = 0.02  # of fresh parameters
-
 
 class Past(NamedTuple):
     """What a block keeps of the tokens before, for cached sampling; zeros where nothing came yet."""
@@ -54,23 +53,6 @@ class Past(NamedTuple):
 def embed(size: int, width: int, dtype: jnp.dtype) -> Embed:
     """Integers → vectors."""
     return Embed(size, width, STD, dtype)
-
-
-class Dense(nn.Module):
-    """A dense layer over the last axis, as one product of two matrices: on CPU faster than nn.Dense over three axes."""
-
-    features: int
-    dtype: jnp.dtype = jnp.float32
-    std: float = STD
-    bias: bool = True
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", nn.initializers.normal(self.std), (x.shape[-1], self.features))
-        out = x.astype(self.dtype).reshape(-1, x.shape[-1]) @ kernel.astype(self.dtype)
-        if self.bias:
-            out = out + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)[None]
-        return out.reshape(*x.shape[:-1], self.features)
 
 
 class Block(nn.Module):
