@@ -45,13 +45,6 @@ def attention(q: Array, k: Array, v: Array) -> Array:
     return _dot_product(q, k, v, how, causal=False)
 
 
-def cross_attention(q: Array, k: Array, v: Array) -> Array:
-    """Each position of one sequence sees all of another. [B, T, N, D] and twice [B, S, N, D] → [B, T, N, D]."""
-    if _attention_here(q) == "blocks":
-        return _whole(q, k, v)
-    return jax.nn.dot_product_attention(q, k, v, implementation="xla")
-
-
 def _attention_here(q: Array) -> str:
     return "xla" if is_plain() else attention_implementation(platform(), q.dtype, q.shape[-1], compute_capability())
 

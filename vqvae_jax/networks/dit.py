@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vqvae_jax.limits import Count, Several, Share
-from vqvae_jax.networks.attention import attention, cross_attention
+from vqvae_jax.networks.attention import attention
 from vqvae_jax.networks.dense import Dense
 from vqvae_jax.networks.embed_time import time_embedding
 from vqvae_jax.networks.neighbours import neighbours
@@ -60,7 +60,7 @@ class Block(nn.Module):
         """What each place finds in the context."""
         q = self._dense(self.width, "query", standardised(x).astype(self.dtype))
         k, v = jnp.split(self._dense(2 * self.width, "key_value", context), 2, axis=-1)
-        return self._dense(self.width, "mix_context", cross_attention(*map(self._heads, (q, k, v))).reshape(x.shape))
+        return self._dense(self.width, "mix_context", attention(*map(self._heads, (q, k, v))).reshape(x.shape))
 
     def _dense(self, size: int, name: str, x: Array) -> Array:
         return Dense(size, self.dtype, xavier(x.shape[-1], size), name=name)(x)
