@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqvae_jax.limits import Count, Several, Share
+from vqvae_jax.limits import Count, Natural, Several, Share
 from vqvae_jax.networks.attention import attention
 from vqvae_jax.networks.dense import Dense
 from vqvae_jax.networks.embed_time import time_embedding
@@ -81,6 +81,7 @@ class DiT(nn.Module):
         patch: places of the map, in a row, that become one.
         dropout: share of what attention and MLP give that is dropped in training; the paper has none.
         local: whether a depthwise 3x3 stands before each block: not in the paper; worth much where training is short.
+        spare: numbers a place that are foretold after the answer and not given: the authors' weights have variances.
         dtype: what the blocks compute in; parameters, norms, softmax and answer are float32.
     """
 
@@ -92,6 +93,7 @@ class DiT(nn.Module):
     patch: Count = 1
     dropout: Share = 0.0
     local: bool = False
+    spare: Natural = 0
     dtype: jnp.dtype = jnp.float32
 
     @property
@@ -123,7 +125,8 @@ class DiT(nn.Module):
             x = Block(*block, name=f"blocks_{number}")(x, told, context, form, train)
         shift, scale = jnp.split(Dense(2 * self.width, jnp.float32, 0.0, name="modulate")(told)[:, None], 2, axis=-1)
         x = modulated(x, shift, scale, jnp.float32)
-        return unpatched(Dense(self.patch**2 * self.channels, jnp.float32, 0.0, name="write")(x), form, self.patch)
+        x = Dense(self.patch**2 * (self.channels + self.spare), jnp.float32, 0.0, name="write")(x)
+        return unpatched(x, form, self.patch)[..., : self.channels]
 
 
 def xavier(inputs: int, outputs: int) -> float:

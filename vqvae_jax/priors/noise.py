@@ -7,6 +7,7 @@ At time t, 0 data and 1 noise, a map is x = a · data + s · noise:
     linear    a² = ᾱ, s² = 1 - ᾱ, of 1,000 steps whose √β grows linearly: Stable Diffusion's,
               https://arxiv.org/abs/2112.10752; between two of them log a is linear, as in
               https://arxiv.org/abs/2206.00927, appendix D.4
+    ddpm      the same of steps whose β grows linearly, https://arxiv.org/abs/2006.11239, section 4: DiT's
 
 All that is computed here of times alone is NumPy's, in float64.
 
@@ -20,7 +21,7 @@ import numpy as np
 
 from vqvae_jax.types import Array
 
-Path = Literal["flow", "cosine", "linear"]
+Path = Literal["flow", "cosine", "linear", "ddpm"]
 Foretold = Literal["velocity", "noise", "data"]
 Spacing = Literal["trailing", "leading", "even"]
 
@@ -28,6 +29,8 @@ STEPS = 1000  # of the path "linear", and what a network hears as time 1
 BETAS = (0.00085, 0.012)  # Stable Diffusion's, first and last
 LEAST = 1e-4  # share of the data from which on a division by it is no nonsense
 FEW = 15  # steps, from which on the last one of second order does no harm
+DDPM_BETAS = (1e-4, 0.02)
+COUNTED = ("linear", "ddpm")  # paths whose times are numbers of steps to a network
 
 
 class Mixed(NamedTuple):
@@ -44,19 +47,21 @@ def mixed(path: Path, time: Any) -> Mixed:
         return Mixed(1 - time, time)
     if path == "cosine":
         return Mixed(of.cos(time * (np.pi / 2)), of.sin(time * (np.pi / 2)))
-    log_data = of.interp(time, np.arange(STEPS + 1) / STEPS, log_shares())
+    log_data = of.interp(time, np.arange(STEPS + 1) / STEPS, log_shares(path))
     return Mixed(of.exp(log_data), of.sqrt(-of.expm1(2 * log_data)))
 
 
-def log_shares() -> np.ndarray:
-    """log a of "linear" after 0, …, 1,000 steps, float64 [1001]."""
+def log_shares(path: Path = "linear") -> np.ndarray:
+    """log a of "linear" or "ddpm" after 0, …, 1,000 steps, float64 [1001]."""
     betas = np.linspace(BETAS[0] ** 0.5, BETAS[1] ** 0.5, STEPS) ** 2
+    if path == "ddpm":
+        betas = np.linspace(*DDPM_BETAS, STEPS)
     return np.concatenate([[0.0], 0.5 * np.cumsum(np.log1p(-betas))])
 
 
 def heard(path: Path, time: Any) -> Any:
-    """The time as a network hears it, 0 to 1000; of "linear" the number of the step, counted from 0."""
-    return time * STEPS - (path == "linear")
+    """The time as a network hears it, 0 to 1000; of "linear" and "ddpm" the number of the step, counted from 0."""
+    return time * STEPS - (path in COUNTED)
 
 
 def velocity(path: Path, at: Mixed) -> Mixed:
