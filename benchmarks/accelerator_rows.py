@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sizes import GENERATOR, MASKGIT, MNIST, PHOTOGRAPHS, TOP, TRANSFORMER, VQGAN
+from sizes import DIT, GENERATOR, MASKGIT, MNIST, PHOTOGRAPHS, TOP, TRANSFORMER, VQGAN
 
 TINY = {"size": 32, "channels": 3, "levels": 2, "width": 16, "codes": 32}
 SMALL_TRANSFORMER = {"name": "transformer", "vocab_size": 32, "shape": (4, 4), "width": 32, "layers": 2, "heads": 2}
 SMALL_MASKGIT = {**SMALL_TRANSFORMER, "name": "maskgit"}
+SMALL_DIT = {"channels": 2, "shape": (4, 4), "network": {"name": "dit", "width": 16, "layers": 1, "heads": 2}}
 SMALL_VQGAN = {"config": "configs/openmoji_vqgan.py:tiny", "size": 32}
 BF16, F32 = "bfloat16", "float32"
 LATER = "to train mnist_cvqvae.py for the minutes left is not built yet"
@@ -101,6 +102,7 @@ def training(rehearse: bool) -> list[Row]:
         row("hierarchical VAE 64 px, 64", vae, [64], {"size": 64, **PHOTOGRAPHS}, small, 60, "steps 2"),
         row("MNIST VQ-VAE, 128", vae, [128], MNIST, ([4], MNIST), 60, "steps 2"),
         row("MaskGIT, 64", prior, [64], MASKGIT, ([2], SMALL_MASKGIT), 40, "steps 5"),
+        row("DiT, 64", prior, [64], DIT, ([2], SMALL_DIT), 40, "steps 5"),
         row("VQ-GAN 256 px with its critic, 16", "recipe_step", [16], VQGAN, ([2], SMALL_VQGAN), 60, "steps 5"),
         row("hierarchical VAE 256 px, 64, in parts", vae, [64], {**large, "parts": 8}, parted, 40, "steps 4"),
         row("transformer, 64, in parts", prior, [64], {**TRANSFORMER, "parts": 8}, wordy, 40, "steps 4"),
@@ -145,7 +147,7 @@ def sampling(rehearse: bool) -> list[Row]:
             yield Row(f"sample {name}, {count}", "work", work, seconds, f"sample {name}")
 
     if rehearse:
-        small = {"transformer": SMALL_TRANSFORMER, "MaskGIT": SMALL_MASKGIT}
+        small = {"transformer": SMALL_TRANSFORMER, "MaskGIT": SMALL_MASKGIT, "DiT": SMALL_DIT}
         priors = [one for name, fields in small.items() for one in row(name, [2], fields, 20)]
         return [*row("MNIST PixelCNN", [2], GENERATOR, 20), *priors]
     return [
@@ -153,6 +155,7 @@ def sampling(rehearse: bool) -> list[Row]:
         *row("TopPrior", [1, 64], TOP, 90),
         *row("transformer", [64], TRANSFORMER, 60),
         *row("MaskGIT", [64], MASKGIT, 30),
+        *row("DiT", [64], DIT, 30),
         *row("256 px by both priors and decoder", [1], {}, 90, function="hierarchy"),
     ]
 

@@ -7,4 +7,5 @@ TOP = {"name": "top_prior", "vocab_size": 512, "shape": (32, 32)}
 BOTTOM = {"name": "bottom_prior", "vocab_size": 512, "shape": (64, 64), "coarse_sizes": (512,)}
 TRANSFORMER = {"name": "transformer", "vocab_size": 1024, "shape": (16, 16), "width": 512, "layers": 12, "heads": 8}
 MASKGIT = {**TRANSFORMER, "name": "maskgit", "local": False}
+DIT = {"channels": 4, "shape": (16, 16), "network": {"name": "dit", "width": 512, "layers": 12, "heads": 8}}
 VQGAN = {"config": "configs/imagenet256_vqgan.py", "size": 256, "overrides": ("--config.dataset.name=openmoji",)}

@@ -13,7 +13,7 @@ from sizes import BOTTOM, TOP
 from vqvae_jax import config as configs
 from vqvae_jax.autoencoders import AUTOENCODERS
 from vqvae_jax.networks.fast import plain
-from vqvae_jax.parts import Parts
+from vqvae_jax.parts import Parts, build_network
 from vqvae_jax.priors import PRIORS
 from vqvae_jax.priors.draw import draw, draw_group
 from vqvae_jax.quantizers import QUANTIZERS
@@ -71,11 +71,12 @@ def recipe_step(batch: int, dtype: str, *, config: str, size: int, overrides: tu
 
 
 def prior_step(batch: int, dtype: str, *, parts: int = 1, **fields: Any) -> Work:
-    """A training step of a prior on token maps."""
-    prior = _prior(dtype, **fields)
-    tokens = np.random.default_rng(0).integers(0, prior.vocab_size, (batch, *prior.maps[0].shape))
+    """A training step of a prior on maps, of codes or of numbers."""
+    prior, rng = _prior(dtype, **fields), np.random.default_rng(0)
+    (level,), form = prior.maps, (batch, *prior.maps[0].form)
+    numbers = rng.normal(size=form) if level.vocab_size is None else rng.integers(0, level.vocab_size, form)
     task = PriorTask(prior, slice(0, 1), make_optimizer(OPTIMIZER, 1000), accumulate=parts)
-    return _training(task, {"tokens": (tokens.astype(np.int32),)})
+    return _training(task, {"tokens": (numbers.astype(level.dtype),)})
 
 
 def sampling(count: int, dtype: str, **fields: Any) -> Work:
@@ -169,10 +170,21 @@ def filled(function: Callable[..., Any], *inputs: Any) -> Any:
     return jax.device_put(jax.tree_util.tree_map_with_path(fill, jax.eval_shape(function, *inputs)))
 
 
-def _prior(
+def _prior(dtype: str, **fields: Any) -> Any:
+    """A prior over one map, of codes or of numbers."""
+    return _diffusion(dtype, **fields) if "network" in fields else _coded(dtype, **fields)
+
+
+def _diffusion(dtype: str, shape: tuple[int, int], channels: int, network: dict[str, Any], **fields: Any) -> Any:
+    built = build_network(network, channels, jnp.dtype(dtype))
+    maps = (Level("map", shape, None, channels),)
+    return PRIORS["diffusion"](maps=maps, network=built, dtype=jnp.dtype(dtype), **fields)
+
+
+def _coded(
     dtype: str, name: str, vocab_size: int, shape: tuple[int, int], coarse_sizes: tuple[int, ...] = (), **fields: Any
 ) -> Any:
-    """A prior over one map, each of those above half of the next."""
+    """Each of the maps above half of the next."""
     sizes, count = (*coarse_sizes, vocab_size), len(coarse_sizes)
     levels = [Level(f"map {i}", (shape[0] >> count - i, shape[1] >> count - i), n) for i, n in enumerate(sizes)]
     return PRIORS[name](maps=(levels[-1],), above=tuple(levels[:-1]), dtype=jnp.dtype(dtype), **fields)
@@ -180,7 +192,7 @@ def _prior(
 
 def _fresh(prior: Any, condition: Condition = Condition()) -> Model:
     """A prior with weights as before training."""
-    tokens, keys = jnp.zeros((1, *prior.maps[0].shape), jnp.int32), jax.random.split(jax.random.key(0), 1)
+    tokens, keys = jnp.zeros((1, *prior.maps[0].form), prior.maps[0].dtype), jax.random.split(jax.random.key(0), 1)
     init = lambda key: prior.init(key, (tokens,), condition, keys, method="loss")  # noqa: E731
     return Model(filled(init, jax.random.key(0))["params"], {})
 
@@ -223,8 +235,12 @@ def _sampling_needs(prior: Any, model: Model, count: int, condition: Condition =
     draws in steps all positions once a step."""
     shape, variables = (1, *prior.maps[0].shape), {"params": model.params}
     if steps := getattr(prior, "sample_steps", 0):
-        tokens = jnp.zeros((1, math.prod(shape)), jnp.int32)
-        flops = _flops(lambda tokens: prior.apply(variables, tokens, condition, method="logits"), tokens)
+        if prior.maps[0].vocab_size is None:
+            given: tuple[Any, ...] = (jnp.zeros((1, *prior.maps[0].form)), jnp.zeros(1))
+        else:
+            given = (jnp.zeros((1, math.prod(shape)), jnp.int32),)
+        method = "foretell" if len(given) == 2 else "logits"
+        flops = _flops(lambda *given: prior.apply(variables, *given, condition, method=method), *given)
         return count * steps * flops, float(steps * sum(x.nbytes for x in jax.tree.leaves(model.params)))
     tokens = jnp.zeros(shape, jnp.int32)
     flops = _flops(lambda params: prior.apply({"params": params}, tokens, condition), model.params)

@@ -12,7 +12,9 @@ from toy_priors import GaussianPrior, MaskedPrior, NextScalePrior
 
 from vqvae_jax.data.arrays import ArrayData
 from vqvae_jax.data.tokens import TokenArrays
+from vqvae_jax.networks.dit import DiT
 from vqvae_jax.priors import PRIORS as TABLE
+from vqvae_jax.priors.diffusion import DiffusionPrior
 from vqvae_jax.priors.draw import draw
 from vqvae_jax.tasks.optimize import make_optimizer
 from vqvae_jax.tasks.prior import PriorTask
@@ -24,12 +26,15 @@ PRIORS = {
     "pixelcnn": made("pixelcnn", CODES, **CASES["pixelcnn-depths, coarse"]),
     "transformer": made("transformer", CODES, **CASES["transformer"]),
     "maskgit": made("maskgit", CODES, (2, 3), (5,), depths=2, **LABEL, width=16, layers=1, heads=2, sample_steps=3),
+    "diffusion": DiffusionPrior(
+        (Level("bottom", (4, 4), None, 2),), DiT(2, 16, 1, 2, patch=2), (COARSE,), **LABEL, sample_steps=3
+    ),
     "masked": MaskedPrior((Level("bottom", (4, 4), CODES),), (COARSE,)),
     "next scale": NextScalePrior(SCALES),
     "numbers": GaussianPrior((Level("codes", (3, 4), None, 2),)),
 }
-TERMS = {"numbers": ["mse"]}
-LEARNED = TERMS | {"maskgit": ["masked"]}  # in training
+TERMS = {"numbers": ["mse"], "diffusion": ["mse"]}
+LEARNED = TERMS | {"maskgit": ["masked"], "diffusion": ["denoising"]}  # in training
 EVERY = pytest.mark.parametrize("kind", PRIORS)
 OPTIMIZER = {"learning_rate": 0.02, "schedule": "constant", "warmup_steps": 0, "clip": 0.0, "weight_decay": 0.0}
 OPTIMIZER |= {"b1": 0.9, "b2": 0.999, "eps": 1e-8}

@@ -57,6 +57,7 @@ class Decoder(nn.Module):
     blocks: int
     inner: int
     dtype: jnp.dtype = jnp.float32
+    smooth: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -65,8 +66,8 @@ class Decoder(nn.Module):
             x = Residual(self.dtype, self.inner, name=f"residual{i}")(x)
         x = nn.relu(x)
         for i in range(self.halvings - 1):
-            x = nn.relu(ConvTranspose(self.width // 2, self.dtype, name=f"up{i}")(x))
-        return ConvTranspose(self.features, self.dtype, name="output")(x)
+            x = nn.relu(ConvTranspose(self.width // 2, self.dtype, self.smooth, name=f"up{i}")(x))
+        return ConvTranspose(self.features, self.dtype, self.smooth, name="output")(x)
 
 
 class VQVAE(nn.Module):
@@ -78,6 +79,8 @@ class VQVAE(nn.Module):
         residual_blocks: in the encoder and in the decoder.
         residual_width: channels inside a residual block.
         halvings: how often the image's sides are halved.
+        smooth_start: whether the transposed convolutions begin as bilinear, so that flat areas begin without a grid.
+            False: as PyTorch's.
         channels: of the image.
         dtype: what the convolutions compute in; parameters and codebooks stay float32.
     """
@@ -87,6 +90,7 @@ class VQVAE(nn.Module):
     residual_blocks: Blocks = 2
     residual_width: Count = 32
     halvings: Few = 2
+    smooth_start: bool = False
     channels: int = 3
     dtype: jnp.dtype = jnp.float32
 
@@ -113,7 +117,7 @@ class VQVAE(nn.Module):
         (self.quantizer,) = self.quantizers
         inside = (self.halvings, self.residual_blocks, self.residual_width, self.dtype)
         self.encoder = Encoder(self.width, self.quantizer.input_dim, *inside)
-        self.decoder = Decoder(self.width, self.channels, *inside)
+        self.decoder = Decoder(self.width, self.channels, *inside, self.smooth_start)
 
     def init_codebooks(self, key: Array) -> dict[str, Codebook]:
         """A new codebook."""

@@ -212,6 +212,7 @@ class DiffusionPrior(nn.Module):
         strength = self.sample_strength if known else 1.0
         count = max(1, round(strength * self.sample_steps))
         spacing = self.sample_spacing if strength == 1 else "trailing"
+        strength = min(strength, mixing.first_time(self.path, self.foretold))
         every = mixing.steps_of(self.path, count, self.sample_order, self.sample_eta, spacing, strength)
         found: Steps = jax.tree.map(lambda row: jnp.asarray(row, jnp.float32), every)
         return found

@@ -27,7 +27,8 @@ Spacing = Literal["trailing", "leading", "even"]
 
 STEPS = 1000  # of the path "linear", and what a network hears as time 1
 BETAS = (0.00085, 0.012)  # Stable Diffusion's, first and last
-LEAST = 1e-4  # share of the data from which on a division by it is no nonsense
+LEAST = 1e-4  # of a share that something is divided by
+FIRST = 0.98  # time from which on a foretold noise says something of the data: it is divided by a
 FEW = 15  # steps, from which on the last one of second order does no harm
 DDPM_BETAS = (1e-4, 0.02)
 COUNTED = ("linear", "ddpm")  # paths whose times are numbers of steps to a network
@@ -78,10 +79,7 @@ def target(path: Path, foretold: Foretold, at: Mixed, data: Array, noise: Array)
 
 
 def data_of(path: Path, foretold: Foretold, at: Mixed, x: Array, said: Array) -> Array:
-    """The data that a map at a time and what a network says of it speak of.
-
-    Where no data are left, at time 1 of "flow" and "cosine", a foretold noise says nothing of them.
-    """
+    """The data that a map at a time and what a network says of it speak of."""
     if foretold == "data":
         return said
     if foretold == "noise":
@@ -103,6 +101,11 @@ def weight(path: Path, foretold: Foretold, at: Mixed, most: float) -> Array:
         return of_data / jnp.maximum(ratio, LEAST**2)
     share = velocity(path, at)
     return of_data * jnp.square(at.noise / (share.noise * at.data + share.data * at.noise))
+
+
+def first_time(path: Path, foretold: Foretold) -> float:
+    """Where a sampler begins: at 1, but where noise is foretold and no data are left at 1, a little before."""
+    return FIRST if foretold == "noise" and path != "linear" else 1.0
 
 
 class Steps(NamedTuple):

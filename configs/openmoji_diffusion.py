@@ -1,0 +1,91 @@
+"""64 px drawings by latent diffusion: a KL autoencoder of 8x8 places, and a small diffusion transformer on its maps.
+
+Papers: https://arxiv.org/abs/2112.10752 (latent diffusion), https://arxiv.org/abs/2212.09748 (DiT),
+https://arxiv.org/abs/2210.02747 (flow matching).
+Command: python launch.py --config=configs/openmoji_diffusion.py --workdir=runs/openmoji_diffusion
+
+Variants: `tiny`, the same way in seconds at 32 px (tests).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import openmoji_hierarchical
+
+
+def get_config(variant=None):
+    """The config, or one of VARIANTS."""
+    config = ConfigDict(
+        {
+            "dataset": {"name": "openmoji", "image_size": 64, "range": (-1.0, 1.0), "flip": True, "views": 2},
+            "autoencoder": {
+                "name": "vqvae",
+                "width": 96,
+                "halvings": 3,
+                "residual_blocks": 2,
+                "residual_width": 32,
+                "quantizer": {"name": "kl", "code_dim": 16},
+            },
+            "loss_weights": {"reconstruction": 1.0, "kl": 1e-3},
+            "optimizer": {
+                "learning_rate": 3e-3,
+                "schedule": "cosine",
+                "warmup_steps": 50,
+                "clip": 1.0,
+                "b2": 0.99,
+                "ema_rate": 0.99,
+            },
+            "train": {
+                "batch_size": 4,
+                "steps": 4000,
+                "pictures_every": 2000,
+                "evaluate_every": 2000,
+                "checkpoint_every": 1000,
+            },
+            "priors": {"codes": prior()},
+            "sample": {"guidance": 2.0},
+        }
+    )
+    if variant:
+        VARIANTS[variant](config)
+    return config
+
+
+def prior():
+    """Narrow and long: of few places, many steps."""
+    return {
+        "name": "diffusion",
+        "network": {"name": "dit", "width": 96, "layers": 4, "heads": 4, "patch": 2, "local": True, "dropout": 0.1},
+        "label_condition": True,
+        "optimizer": {
+            "learning_rate": 2e-3,
+            "schedule": "cosine",
+            "warmup_steps": 100,
+            "clip": 1.0,
+            "b2": 0.99,
+            "ema_rate": 0.995,
+        },
+        "train": {
+            "batch_size": 32,
+            "steps": 6000,
+            "log_every": 100,
+            "evaluate_every": 1000,
+            "pictures_every": 3000,
+            "checkpoint_every": 1000,
+        },
+    }
+
+
+def tiny(config):
+    """32 px, 16 wide, a few steps a stage."""
+    config.dataset.image_size = 32
+    config.autoencoder.update(width=16, residual_blocks=1, residual_width=8)
+    config.autoencoder.quantizer.code_dim = 4
+    config.priors.codes.network.update(width=16, layers=1, heads=2)
+    config.priors.codes.sample_steps = 3
+    config.sample.count = 4
+    for stage in (config, config.priors.codes):
+        stage.optimizer.warmup_steps = 2
+        stage.train.update(openmoji_hierarchical.FEW_STEPS)
+
+
+VARIANTS = {"tiny": tiny}
