@@ -25,7 +25,6 @@ from vqvae_jax.interop.recognise import recognise
 from vqvae_jax.interop.stages import fitting_facts
 from vqvae_jax.networks.dit import waves
 from vqvae_jax.networks.unet import UNet
-from vqvae_jax.priors import noise as mixing
 from vqvae_jax.priors.diffusion import DiffusionPrior
 from vqvae_jax.types import Level, Model, UserError
 
@@ -143,14 +142,6 @@ def test_heads_divide():
         recognise(placed(random(names.dit(**SMALL))), "file", 5)
     with pytest.raises(UserError, match="--heads=5: 32 channels of latent diffusion's U-Net do not divide"):
         recognise(random(names.unet(**LITTLE)), "file", 5)
-
-
-def test_the_path_of_dit_is_ddpm_s():
-    after = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))  # share of the data's variance, after 1, 2, … steps
-    at = mixing.mixed("ddpm", np.arange(1, 1001) / 1000)
-    np.testing.assert_allclose(at.data**2, after, rtol=1e-9)
-    np.testing.assert_allclose(at.data**2 + at.noise**2, 1, rtol=1e-9)
-    assert mixing.heard("ddpm", 1.0) == 999
 
 
 LITTLE = {"width": 32, "factors": (1, 2, 2), "blocks": 1, "attention": (0, 2), "context": 6}

@@ -25,7 +25,7 @@ Path = Literal["flow", "cosine", "linear", "ddpm"]
 Foretold = Literal["velocity", "noise", "data"]
 Spacing = Literal["trailing", "leading", "even"]
 
-STEPS = 1000  # of the path "linear", and what a network hears as time 1
+STEPS = 1000  # of the paths COUNTED, and what a network hears as time 1
 BETAS = (0.00085, 0.012)  # Stable Diffusion's, first and last
 LEAST = 1e-4  # of a share that something is divided by
 FIRST = 0.98  # time from which on a foretold noise says something of the data: it is divided by a
@@ -105,7 +105,7 @@ def weight(path: Path, foretold: Foretold, at: Mixed, most: float) -> Array:
 
 def first_time(path: Path, foretold: Foretold) -> float:
     """Where a sampler begins: at 1, but where noise is foretold and no data are left at 1, a little before."""
-    return FIRST if foretold == "noise" and path != "linear" else 1.0
+    return FIRST if foretold == "noise" and path not in COUNTED else 1.0
 
 
 class Steps(NamedTuple):
