@@ -76,3 +76,32 @@ def unet(width=320, factors=(1, 2, 4, 4), blocks=2, attention=(0, 1, 2), context
             if i == blocks and level:
                 found |= conv(f"{name}.{2 if level in attention else 1}.conv", here, here, 3)
     return found | norm("out.0", width) | conv("out.2", channels, width, 3)
+
+
+def by_diffusers(name, blocks=2):
+    """The same tensor of `unet` as diffusers' file has it: levels in place of running numbers."""
+    ends = {"time_embed.0": "time_embedding.linear_1", "time_embed.2": "time_embedding.linear_2"}
+    ends |= {"input_blocks.0.0": "conv_in", "out.0": "conv_norm_out", "out.2": "conv_out"}
+    layer, _, kind = name.rpartition(".")
+    if layer in ends:
+        return f"{ends[layer]}.{kind}"
+    room, number, *inside = name.split(".")
+    if room == "middle_block":
+        start = {"0": "mid_block.resnets.0", "1": "mid_block.attentions.0", "2": "mid_block.resnets.1"}[number]
+        return ".".join((start, *parts_by_diffusers(inside)))
+    level, block = divmod(int(number) - (room == "input_blocks"), blocks + 1)
+    start = f"{'down' if room == 'input_blocks' else 'up'}_blocks.{level}"
+    place, *inside = inside
+    if inside[0] == "op":
+        return f"{start}.downsamplers.0.conv.{kind}"
+    if inside[0] == "conv":
+        return f"{start}.upsamplers.0.conv.{kind}"
+    return ".".join((start, ("resnets", "attentions")[int(place)], str(block), *parts_by_diffusers(inside)))
+
+
+def parts_by_diffusers(inside):
+    """Of a residual block; a transformer's are called the same."""
+    theirs = {"in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "time_emb_proj", "out_layers.0": "norm2"}
+    theirs |= {"out_layers.3": "conv2", "skip_connection": "conv_shortcut"}
+    layer = ".".join(inside[:-1])
+    return (theirs.get(layer, layer), inside[-1])

@@ -20,9 +20,10 @@ from vqvae_jax import parts
 from vqvae_jax.__main__ import main
 from vqvae_jax.interop import diffusion, files
 from vqvae_jax.interop.exporting import load_stack
-from vqvae_jax.interop.places import from_torch, shapes, to_torch
+from vqvae_jax.interop.places import from_torch, of_params, shapes, to_torch
 from vqvae_jax.interop.recognise import recognise
 from vqvae_jax.interop.stages import fitting_facts
+from vqvae_jax.interop.unet_names import original_renames
 from vqvae_jax.networks.dit import waves
 from vqvae_jax.networks.unet import UNet
 from vqvae_jax.priors.diffusion import DiffusionPrior
@@ -92,6 +93,12 @@ def near(got, want, share, name=""):
     np.testing.assert_allclose(got, want, rtol=0, atol=share * np.abs(want).max(), err_msg=name)
 
 
+def same(one, other):
+    assert set(one) == set(other)
+    for name, array in one.items():
+        np.testing.assert_array_equal(array, other[name], err_msg=name)
+
+
 def test_dit_there_and_back(tmp_path, capsys):
     tensors = placed(random(names.dit(**SMALL)))
     files.write(tmp_path / "dit.safetensors", tensors)
@@ -105,10 +112,7 @@ def test_dit_there_and_back(tmp_path, capsys):
     assert drawn.shape == (2, 8, 8, 4) and np.isfinite(drawn).all()
     assert main(["export", f"--workdir={run}", f"--output={tmp_path / 'back.safetensors'}"]) == 0
     assert "the network wants numbers: float32 [N, 4, 8, 8]" in capsys.readouterr().out
-    back = files.read(tmp_path / "back.safetensors")
-    assert set(back) == set(tensors)
-    for name, array in tensors.items():
-        np.testing.assert_array_equal(back[name], array, err_msg=name)
+    same(files.read(tmp_path / "back.safetensors"), tensors)
     assert bring(tmp_path / "back.safetensors", tmp_path / "again") == 0  # says itself what it is
     assert configs.load(tmp_path / "again")["priors"]["codes"]["network"] == section["network"]
 
@@ -150,31 +154,35 @@ LITTLE = {"width": 32, "factors": (1, 2, 2), "blocks": 1, "attention": (0, 2), "
 def test_stable_diffusion_s_unet_is_recognised_at_full_size():
     shapes = names.unet()
     assert (len(shapes), sum(map(math.prod, shapes.values()))) == (686, 859_520_964)
-    match = recognise(without_memory(shapes), "file", 0)
-    assert match.module == UNet(4, 320, (1, 2, 4, 4), 2, (0, 1, 2), 8) and sizes(match) == 859_520_964
-    assert match.title == "latent diffusion's U-Net, 320 wide, 4 levels, told vectors of 768"
+    for theirs in (shapes, {names.by_diffusers(name): shape for name, shape in shapes.items()}):
+        match = recognise(without_memory(theirs), "file", 0)
+        assert match.module == UNet(4, 320, (1, 2, 4, 4), 2, (0, 1, 2), 8) and sizes(match) == 859_520_964
+        assert match.title == "latent diffusion's U-Net, 320 wide, 4 levels, told vectors of 768"
 
 
-WAYS = {"bare": "", "of a whole model": "model.diffusion_model."}
+WAYS = {
+    "bare": lambda name: name,
+    "of a whole model": lambda name: f"model.diffusion_model.{name}",
+    "diffusers": lambda name: names.by_diffusers(name, LITTLE["blocks"]),
+}
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_unet_there_and_back(way, tmp_path, capsys):
     tensors = random(names.unet(**LITTLE))
-    files.write(tmp_path / "unet.npz", {WAYS[way] + name: array for name, array in tensors.items()})
+    theirs = {WAYS[way](name): array for name, array in tensors.items()}
+    files.write(tmp_path / "unet.npz", theirs)
     run = tmp_path / "run"
     assert bring(tmp_path / "unet.npz", run) == 0
     said = capsys.readouterr().out
     assert (
         "32 wide, 3 levels, told vectors of 6" in said and "8 heads of attention" in said and "a network, alone" in said
     )
-    module, *_ = load_stack(run)
+    module, model, _ = load_stack(run)
     assert module == UNet(4, 32, (1, 2, 2), 1, (0, 2), 8)
+    same(to_torch(model, of_params(model.params, original_renames(module))), tensors)
     assert main(["export", f"--workdir={run}", f"--output={tmp_path / 'back.npz'}"]) == 0
-    back = files.read(tmp_path / "back.npz")
-    assert set(back) == set(tensors)
-    for name, array in tensors.items():
-        np.testing.assert_array_equal(back[name], array, err_msg=name)
+    same(files.read(tmp_path / "back.npz"), theirs if way == "diffusers" else tensors)
     assert main(["sample", f"--workdir={run}"]) == 2
     assert "or a network alone; it can be compared and exported only" in capsys.readouterr().err
 
@@ -189,8 +197,7 @@ def test_a_part_of_a_whole_model_by_its_key(tmp_path, capsys):
     content = tb.zipped(tb.program(tb.dictionary({"state_dict": weights})), storages)
     (tmp_path / "sd.ckpt").write_bytes(content)
     for file in ("sd.safetensors", "sd.ckpt"):
-        back = files.read(tmp_path / file, "model.diffusion_model")
-        assert set(back) == set(tensors) and all(np.array_equal(back[name], tensors[name]) for name in tensors)
+        same(files.read(tmp_path / file, "model.diffusion_model"), tensors)
         assert bring(tmp_path / file, tmp_path / f"run {file}", "--key=model.diffusion_model") == 0
         with pytest.raises(UserError, match="--key"):
             files.read(tmp_path / file, "model.difusion_model")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from small_models import drawn, quick
 
-from vqvae_jax.interop import unet as names
 from vqvae_jax.interop.places import from_torch, of_params, shapes, to_torch
+from vqvae_jax.interop.unet_names import original_renames
 from vqvae_jax.networks.embed_time import time_embedding
 from vqvae_jax.networks.unet import UNet
 from vqvae_jax.types import Model, UserError
@@ -54,7 +54,7 @@ def test_output_and_gradients_are_the_authors(recorded):
     tensors = of(recorded, "param/")
     module = UNet(4, 32, (1, 2), 1, (0, 1), 4)
     like = abstract(module, 24)
-    places = of_params(like.params, names.renames(module))
+    places = of_params(like.params, original_renames(module))
     assert shapes(places, like) == {name: array.shape for name, array in tensors.items()}
     params = from_torch(tensors, places, like).params
     cotangent = last(recorded["cotangent/0"])

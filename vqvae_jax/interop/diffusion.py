@@ -1,5 +1,5 @@
-"""Diffusion priors by the names of others: DiT, https://github.com/facebookresearch/DiT (models.py), and U-Nets as
-interop/unet.py has them.
+"""Diffusion priors by the names of others: DiT, https://github.com/facebookresearch/DiT (models.py), and
+U-Nets as unet_names.py has them.
 
 A DiT's file holds its fixed places besides, `pos_embed`; ours computes them. The published weights foretell noise, and
 variances after it, in latents of Stable Diffusion's autoencoder; their β grow linearly.
@@ -13,9 +13,9 @@ import numpy as np
 from vqvae_jax import parts
 from vqvae_jax.autoencoders.published import PRESETS
 from vqvae_jax.autoencoders.vqgan import LEVEL
-from vqvae_jax.interop import unet
 from vqvae_jax.interop.matches import Match, Tensors
 from vqvae_jax.interop.places import Layout, Place, Places, Renames, numbers, of_params, shapes_of
+from vqvae_jax.interop.unet_names import original_renames
 from vqvae_jax.networks.dit import DiT, waves
 from vqvae_jax.networks.unet import UNet
 from vqvae_jax.priors.diffusion import DiffusionPrior
@@ -124,7 +124,8 @@ def places(prior: DiffusionPrior, like: Model) -> Places:
     """
     network = prior.network
     if isinstance(network, UNet):
-        return of_params(like.params, ((r"^network\.", ""), (r"^embed_label\.", "label_emb."), *unet.renames(network)))
+        own = ((r"^network\.", ""), (r"^embed_label\.", "label_emb."))
+        return of_params(like.params, (*own, *original_renames(network)))
     if not isinstance(network, DiT):
         raise UserError(f"there is no PyTorch reference of a prior with {type(network).__name__} inside")
     found = of_params(like.params, RENAMES)
