@@ -28,9 +28,10 @@ HERE = (
     "pixel_conv_a",
     "pixel_cnn_vector_condition",
     "pixel_cnn_spatial_condition",
+    "unet",
 )
 LARGE = ("mnist_generator", "top_prior", "bottom_prior")
-HEADS = {"pixel_cnn_spatial_condition": "4"}  # else 2, as weights do not show
+HEADS = {"pixel_cnn_spatial_condition": "4", "unet": "4"}  # else 2, as weights do not show
 BEHIND = ("grad", "train", "trained")  # sections
 REACHED = 2e-5  # outputs, gradients and losses come this near; the command allows more
 
@@ -87,13 +88,22 @@ def check_same_bits(path, exported):
             assert there[name].dtype == here[name].dtype and np.array_equal(there[name], here[name]), name
 
 
-@pytest.mark.parametrize("name", [name for name in HERE if name != "llamagen_vq"])  # the layers are vqgan's
+@pytest.mark.parametrize("name", [name for name in HERE if name not in ("llamagen_vq", "unet")])  # of vqgan's layers
 def test_convolutions_as_elsewhere(name, tmp_path):
     """Outputs and gradients with the convolutions that run where there is no CPU."""
     path = changed(RECORDINGS / f"{name}.npz", tmp_path / f"{name}.npz", without=("train", "trained"))
     bring(path, tmp_path / "run")
     with fast.plain():
         assert main(["compare", f"--workdir={tmp_path / 'run'}", f"--reference={path}"]) == 0
+
+
+def test_a_unet_and_layers_are_no_twins(tmp_path, capsys):
+    bring(RECORDINGS / "unet.npz", tmp_path / "unet")
+    bring(RECORDINGS / "pixel_conv_a.npz", tmp_path / "layers")
+    for workdir, other in (("unet", "pixel_conv_a"), ("layers", "unet")):
+        reference = RECORDINGS / f"{other}.npz"
+        assert main(["compare", f"--workdir={tmp_path / workdir}", f"--reference={reference}"]) == 2
+        assert f"{other}.npz is of another network than {tmp_path / workdir}" in capsys.readouterr().err
 
 
 def test_parity_is_judged_with_all_bits_of_float32(tmp_path, monkeypatch):

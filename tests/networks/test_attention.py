@@ -61,6 +61,16 @@ def test_attention_over_all_positions_equals_a_loop_with_its_gradients(qkv, monk
     assert np.isfinite(large).all()
 
 
+def test_attention_to_another_sequence_equals_a_loop(qkv, monkeypatch):
+    """Of another length, one example at a time, and plain."""
+    monkeypatch.setattr(attention, "SCORES", 1)
+    q, k, v = qkv
+    want = slow_attention(q[:, :4], k, v, np.ones((4, 11)))
+    np.testing.assert_allclose(jax.jit(lambda *a: attention.attention(*a))(q[:, :4], k, v), want, atol=1e-5)
+    with plain():
+        np.testing.assert_allclose(jax.jit(lambda *a: attention.attention(*a))(q[:, :4], k, v), want, atol=1e-5)
+
+
 def test_masked_attention_sees_what_it_is_shown(qkv):
     q, k, v = qkv
     seen = np.random.default_rng(0).random((4, 11)) < 0.5

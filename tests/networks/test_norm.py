@@ -39,8 +39,9 @@ def test_it_is_linen_s_in_value_and_gradient(case, mean):
     channels, asked, groups = CASES[case]
     x, weight = noise(0, 2, 3, 5, channels) + np.float32(mean), noise(1, 2, 3, 5, channels)
     params = {"scale": noise(2, channels), "bias": noise(3, channels)}
-    got = both(GroupNorm(asked), params, x, weight)
-    want = both(nn.GroupNorm(groups, epsilon=EPSILON, use_fast_variance=False), params, x, weight)
+    epsilon = EPSILON if mean else 1e-2
+    got = both(GroupNorm(asked, epsilon=epsilon), params, x, weight)
+    want = both(nn.GroupNorm(groups, epsilon=epsilon, use_fast_variance=False), params, x, weight)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max()), got, want)
 
 

@@ -11,7 +11,7 @@ from vqvae_jax.priors.noise import Mixed
 
 RECORDED = np.load(Path(__file__).parents[1] / "reference" / "diffusion_schedules.npz")
 MEAN, STD = 0.7, 0.3
-PATHS = ("flow", "cosine", "linear")
+PATHS = ("flow", "cosine", "linear", "ddpm")
 FORETOLD = ("velocity", "noise", "data")
 
 
@@ -24,6 +24,14 @@ def test_the_linear_path_is_stable_diffusions():
         np.testing.assert_allclose(at.data**2 + at.noise**2, wanted, rtol=1e-12)
         traced = mixing.mixed(path, jnp.linspace(0, 1, 77))
         np.testing.assert_allclose(np.stack(traced), np.stack(at), atol=2e-6)
+
+
+def test_the_ddpm_path_is_of_even_betas_and_ends_near_noise():
+    at = mixing.mixed("ddpm", np.arange(1, 1001) / 1000)
+    np.testing.assert_allclose(at.data**2, np.cumprod(1 - np.linspace(1e-4, 0.02, 1000)), rtol=1e-9)
+    assert mixing.heard("ddpm", 1.0) == 999 and mixing.first_time("ddpm", "noise") == 1
+    x = np.array([-2.0, 0.0, 2.0])
+    np.testing.assert_allclose(sampled("ddpm", "noise", 2000, 2, x), MEAN + STD * x, atol=5e-3)
 
 
 @pytest.mark.parametrize("steps", [10, 20, 50, 30, 7])

@@ -22,6 +22,7 @@ from vqvae_jax.interop.exporting import load_stack, places_of, stack_or_stages
 from vqvae_jax.interop.places import Places, to_torch
 from vqvae_jax.interop.reading import plain
 from vqvae_jax.networks import fast
+from vqvae_jax.networks.unet import UNet
 from vqvae_jax.parts import Parts
 from vqvae_jax.quantizers.codebook import measured_from_zero
 from vqvae_jax.tasks.autoencode import AutoencodeTask
@@ -215,6 +216,10 @@ def prior(workdir: Path, recording: Recording, step: Any) -> list[Row]:
 def stack(workdir: Path, recording: Recording, step: Any) -> list[Row]:
     """Both stacks, and gradients of Σ stack · cotangent."""
     module, model, places = load_stack(workdir)
+    if isinstance(module, UNet) != ("input/x" in recording):
+        raise UserError(f"{recording.path} is of another network than {workdir}, {type(module).__name__}; {HOW}")
+    if isinstance(module, UNet):
+        return network(module, model, places, recording)
     inputs = [jnp.asarray(one, jnp.float32) for one in recording.several("input")]
     if inputs[0].ndim != 4 or inputs[0].shape[-1] != module.layers[0].depth_in:
         raise UserError(
@@ -227,11 +232,21 @@ def stack(workdir: Path, recording: Recording, step: Any) -> list[Row]:
     return by_cotangents(forward, model, places, recording)
 
 
+def network(module: UNet, model: Model, places: Places, recording: Recording) -> list[Row]:
+    """A U-Net's answer, and gradients of mean(answer · cotangent)."""
+    named = {name: jnp.asarray(recording[f"input/{name}"], jnp.float32) for name in recording.of("input")}
+    x, time, context = named["x"], named["t"], named.get("context")
+    forward = lambda params: [module.apply({"params": params}, x, time, None, context)]  # noqa: E731
+    return by_cotangents(forward, model, places, recording, x.shape[-1] / (x.size * module.channels))
+
+
 KINDS = {"autoencoder": autoencoder, "prior": prior, "stack": stack}
 
 
-def by_cotangents(forward: Callable, model: Model, places: Places, recording: Recording) -> list[Row]:
-    """output/0 …, and the pull-back of cotangent/0 … where those are recorded."""
+def by_cotangents(
+    forward: Callable, model: Model, places: Places, recording: Recording, share: float = 1.0
+) -> list[Row]:
+    """output/0 …, and the pull-back of `share` of cotangent/0 … where those are recorded."""
     cotangents = [jnp.asarray(one, jnp.float32) for one in recording.several("cotangent")]
 
     shapes = [one.shape for one in jax.eval_shape(forward, model.params)]
@@ -241,7 +256,7 @@ def by_cotangents(forward: Callable, model: Model, places: Places, recording: Re
     @jax.jit
     def both(params):
         values, pull = jax.vjp(forward, params)
-        return values, pull(cotangents)[0] if cotangents else None
+        return values, pull([share * one for one in cotangents])[0] if cotangents else None
 
     values, grads = jax.tree.map(np.asarray, both(model.params))
     found = weights(model, places, recording) + outputs({str(i): value for i, value in enumerate(values)}, recording)

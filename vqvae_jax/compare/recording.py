@@ -68,6 +68,8 @@ class Recording:
         """What was recorded."""
         if "input/images" in self:
             return "autoencoder"
+        if "input/x" in self:
+            return "stack"  # a network alone
         if "input/0" not in self:
             raise UserError(f"{self.path}: inputs are input/images, or input/0, input/1, …; {HOW}")
         return "prior" if self.arrays["input/0"].ndim == 3 else "stack"

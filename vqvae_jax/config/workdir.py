@@ -42,7 +42,10 @@ def load(workdir: str | Path) -> dict[str, Any]:
     except ValueError as error:  # UserError is one
         raise UserError(f"{path} is damaged ({error}); restore it, or use another --workdir") from error
     if not config:
-        raise UserError(f"{workdir} holds layers without embedding and logits; it can be compared and exported only")
+        raise UserError(
+            f"{workdir} holds layers without embedding and logits, or a network alone; it can be compared and exported "
+            "only"
+        )
     return config
 
 

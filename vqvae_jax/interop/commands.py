@@ -18,8 +18,8 @@ def add_import(under: Any) -> None:
         description="Weights of PyTorch as a workdir: .pt, .pth, .safetensors or .npz (arrays param/NAME), read "
         "without torch and without executing what is in it; or those of Flax, .msgpack. Known: the hierarchical VAE, "
         "MNIST generator, TopPrior, BottomPrior and any stack of PixelConv layers of unixpickle/vq-vae-2, rosinality's "
-        "VQ-VAE-2, the VQ-GANs of taming and LlamaGen, MaskGIT's tokenizer and transformer. A prior joins the workdir "
-        "of its autoencoder.",
+        "VQ-VAE-2, the VQ-GANs of taming and LlamaGen, MaskGIT's tokenizer and transformer, DiT, Stable Diffusion 1's "
+        "U-Net. A prior joins the workdir of its autoencoder.",
     )
     add_workdir(one, import_)
     one.add_argument("--checkpoint", type=Path, required=True, help="the file")
@@ -33,7 +33,7 @@ def add_import(under: Any) -> None:
         help="of the values that the network wants in place of uint8 0 and 255, which weights do not show: -1,1 "
         "(default: what the file says, else what the code that it comes from does)",
     )
-    one.add_argument("--heads", type=positive, help="of attention, which weights do not show (default: 2)")
+    one.add_argument("--heads", type=positive, help="of attention, which weights do not show (default: as published)")
     one.add_argument("--key", help="which state dict, where the file holds several")
 
 
@@ -77,13 +77,13 @@ def import_(given: argparse.Namespace) -> None:
     from vqvae_jax.interop.stages import STACK
 
     stage, match = importing.import_weights(
-        given.checkpoint, given.workdir, given.image_size, given.heads or importing.HEADS, given.key, given.range
+        given.checkpoint, given.workdir, given.image_size, given.heads or 0, given.key, given.range
     )
     print(f"{given.workdir / stage}: {match.title}")
     for line in not_shown(given, stage, match):
         print(line)
     if stage == STACK:
-        print("layers alone: they can be compared and exported")
+        print("layers, or a network, alone: they can be compared and exported")
         return
     print(f"try it: python -m vqvae_jax {FIRST.get(stage, 'sample')} --workdir={given.workdir} --help")
     print(f"train on, with a fresh optimizer: {train_on(given.workdir, stage, configs.load(given.workdir))}")
@@ -99,18 +99,18 @@ def not_shown(given: argparse.Namespace, stage: str, match: Any) -> Iterator[str
         yield f"uint8 0 and 255 become {low} and {high}; weights do not show it: --range=A,B"
     if heads := heads_of(match.module):
         yield f"{heads} heads of attention; weights do not show it: --heads=N"
-    if match.section.get("label_condition"):
+    if match.section.get("label_condition") and not match.section["label_dropout"]:
         yield "label_dropout=0, so no guidance: that labels were hidden in its training, weights do not show"
     if "shape" in match.facts:
-        yield from of_words(match)
+        yield from of_map(match)
     elif stage != "stack" and not given.image_size:
         from vqvae_jax.facts import read
 
         yield f"{read(given.workdir)['image_size']} pixels; weights do not show it: --image_size=N"
 
 
-def of_words(match: Any) -> Iterator[str]:
-    """What a transformer's table of words is taken for."""
+def of_map(match: Any) -> Iterator[str]:
+    """What its maps are, and what a transformer's table of words is taken for."""
     facts = match.facts
     if facts.get("guessed"):
         labels = facts["num_labels"]
@@ -119,7 +119,10 @@ def of_words(match: Any) -> Iterator[str]:
             "do not show it, the autoencoder does: import that first, into the same --workdir"
         )
     height, width = facts["shape"]
-    yield f"maps of {height}x{width}, drawn in {match.section['sample_steps']} steps as in the paper"
+    if facts["vocab_size"] is None:
+        yield f"maps of {height}x{width} of numbers, of Stable Diffusion's autoencoder where the weights are published"
+    else:
+        yield f"maps of {height}x{width}, drawn in {match.section['sample_steps']} steps as in the paper"
 
 
 def said(match: Any) -> Iterator[str]:
@@ -134,7 +137,8 @@ def said(match: Any) -> Iterator[str]:
 def heads_of(module: Any) -> int:
     """Of a prior or of bare layers; 0 without attention."""
     if isinstance(layers := getattr(module, "layers", ()), tuple):
-        return next((layer.heads for layer in layers if hasattr(layer, "heads")), 0)
+        found = next((layer.heads for layer in layers if hasattr(layer, "heads")), 0)
+        return found or getattr(getattr(module, "network", module), "heads", 0)
     return module.heads if getattr(module, "attention_after", ()) else 0
 
 

@@ -10,12 +10,13 @@ from vqvae_jax import config as configs
 from vqvae_jax import facts as facts_file
 from vqvae_jax.checkpoint import Checkpoints, Step
 from vqvae_jax.files import check_file, read_json
-from vqvae_jax.interop import files, maskgit, metadata, pixelcnn, stacks
+from vqvae_jax.interop import diffusion, files, maskgit, metadata, pixelcnn, stacks, unet
 from vqvae_jax.interop.importing import UNUSED
 from vqvae_jax.interop.places import Places, to_torch
 from vqvae_jax.interop.stages import STACK
 from vqvae_jax.interop.twins import averages, places_of
 from vqvae_jax.parts import Parts
+from vqvae_jax.priors.diffusion import DiffusionPrior
 from vqvae_jax.priors.maskgit import MaskGITPrior
 from vqvae_jax.priors.pixelcnn import MNISTGenerator
 from vqvae_jax.types import Model, UserError, unknown
@@ -55,13 +56,15 @@ def said_of(workdir: Path, stage: str, tensors: dict[str, np.ndarray]) -> dict[s
 def asks_for(workdir: Path, stage: str, output: Path) -> str:
     """One line for users of PyTorch, or of MaskGIT's code: what goes into the network, which no tensor says."""
     if stage == STACK:
-        return "layers alone; what goes into them the file does not say"
+        return "layers, or a network, alone; what goes into them the file does not say"
     config, facts = configs.load(workdir), facts_file.read(workdir)
     parts = Parts(config, facts)
     told = "" if output.suffix == ".msgpack" else f"; {IMPORT}"
     if stage != "autoencoder":
         if isinstance(prior := parts.prior(stage), MaskGITPrior):
             return f"the network wants words: {maskgit.words_of(prior)}{told}"
+        if isinstance(prior, DiffusionPrior):
+            return f"the network wants numbers: {diffusion.numbers_of(prior)}{told}"
         return f"the network wants tokens (Long, [N, h, w]) of the autoencoder that it was trained with{told}"
     (low, high), size, channels = config["dataset"]["range"], facts["image_size"], facts["channels"]
     last = maskgit.is_tokenizer(parts.autoencoder)
@@ -117,7 +120,7 @@ def of_prior(workdir: Path, stage: str, step: Step) -> dict[str, np.ndarray]:
     config, facts = configs.load(workdir), facts_file.read(workdir)
     parts = Parts(config, facts)
     module, model = parts.prior(stage), parts.load(workdir, stage, step)
-    tensors = to_torch(model, places_of(module, model))
+    tensors = to_torch(model, places_of(module, model)) | diffusion.fixed(module)
     if others := came_along(workdir, stage):
         return tensors | others
     if isinstance(module, MNISTGenerator):  # PyTorch wants them: load_state_dict is strict
@@ -142,12 +145,11 @@ STAGES = {"autoencoder": of_autoencoder, STACK: of_stack}
 
 
 def load_stack(workdir: Path) -> tuple[Any, Model, Places]:
-    """(module, Model, Places) of imported layers."""
+    """(module, Model, Places) of imported layers, or of a network alone."""
     try:
         config = read_json(workdir / configs.FILE)
-        module = stacks.build(config)
-        like = stacks.abstract(module)
+        module, like, places = (unet if unet.is_one(config) else stacks).loaded(config)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{workdir / configs.FILE} is damaged ({error}); import the file again") from error
     with Checkpoints(workdir / STACK / "checkpoints", flag="") as checkpoints:
-        return module, checkpoints.restore_model(None, like), stacks.places(module, like, config["numbered"])
+        return module, checkpoints.restore_model(None, like), places

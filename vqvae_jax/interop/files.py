@@ -14,6 +14,7 @@ from vqvae_jax.interop.msgpack_files import is_msgpack, read_msgpack, write_msgp
 from vqvae_jax.interop.npz_files import npz_words, read_npz, write_npz
 from vqvae_jax.interop.reading import reading
 from vqvae_jax.interop.safetensors_files import read_safetensors, safetensors_words, write_safetensors
+from vqvae_jax.interop.state_dicts import part
 from vqvae_jax.interop.torch_files import ZIP, read_torch
 from vqvae_jax.types import UserError
 
@@ -106,9 +107,12 @@ def _zip_reader(path: Path) -> Reader:
 
 
 def _safetensors(path: str | Path, key: str | None) -> dict[str, np.ndarray]:
-    if key:
-        raise UserError(f"--key={key}: {path} is a .safetensors file, which holds one set of weights; leave --key out")
-    return read_safetensors(path)
+    if not key:
+        return read_safetensors(path)
+    tensors = part(read_safetensors(path, f"{key}."), key)
+    if not tensors:
+        raise UserError(f"--key={key}: {path} is a .safetensors file, and no name in it begins so; leave --key out")
+    return tensors
 
 
 WORDS: dict[Reader, Callable[[str | Path], dict[str, str]]] = {_safetensors: safetensors_words, read_npz: npz_words}

@@ -24,7 +24,6 @@ from vqvae_jax.parts import Parts
 from vqvae_jax.types import Model, UserError
 
 UNUSED = "unused.npz"  # in a stage: tensors that came along and that nothing uses, kept for `export`
-HEADS = 2  # of the reference's attention
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -33,7 +32,7 @@ def import_weights(
     checkpoint: Path,
     workdir: Path,
     image_size: int = 0,
-    heads: int = HEADS,
+    heads: int = 0,
     key: str | None = None,
     value_range: tuple[float, float] | None = None,
 ) -> tuple[str, Match]:
@@ -43,7 +42,7 @@ def import_weights(
         checkpoint: a PyTorch file, .safetensors, .npz or .msgpack of Flax; nothing in it is executed.
         workdir: new; for a prior also that of its autoencoder, trained or imported.
         image_size: pixels, height and width; 0: the workdir's, else 28 for one level and 256 for more.
-        heads: of attention; no shape shows them.
+        heads: of attention; no shape shows them. 0: as the code that it comes from has it.
         key: which state dict, where the file holds several.
         value_range: of the values that the network wants in place of uint8 0 and 255; None: as the file says, else as
             the code that it comes from does it.

@@ -11,6 +11,7 @@ from vqvae_jax.types import Model
 
 Shapes = Mapping[str, Shape]
 Kind = Literal["autoencoder", "prior", "stack"]
+HEADS = 2  # of the reference's attention
 
 
 class Match(NamedTuple):
@@ -35,7 +36,8 @@ class Match(NamedTuple):
 
 
 Tensors = Mapping[str, np.ndarray]
-Matcher = Callable[[Tensors, int], Match | None]  # and heads of attention → None where it is certainly another
+# And heads of attention, 0: as published → None where it is certainly another.
+Matcher = Callable[[Tensors, int], Match | None]
 
 
 def usual_size(levels: int) -> int:

@@ -7,7 +7,7 @@ sum of both stacks or an output stack. What the reference has no name for (label
 from typing import Any
 
 from vqvae_jax import parts
-from vqvae_jax.interop.matches import Match, Shapes, Tensors, vote
+from vqvae_jax.interop.matches import HEADS, Match, Shapes, Tensors, vote
 from vqvae_jax.interop.places import Places, Renames, Shape, numbers, of_params, shapes_of
 from vqvae_jax.priors import PRIORS
 from vqvae_jax.priors.pixelcnn import PixelCNNPrior
@@ -26,7 +26,7 @@ def match(tensors: Tensors, heads: int) -> Match | None:
         return None
     embed = shapes.get("embed_bottom.weight" if "embed_top.weight" in shapes else "embed.weight", (512, 64))
     depth = vote(shape[0] for name, shape in shapes.items() if name.endswith("horiz_residual.bias"))
-    fields: dict[str, Any] = {"depth": depth or embed[-1], "heads": heads}
+    fields: dict[str, Any] = {"depth": depth or embed[-1], "heads": heads or HEADS}
     fields |= {**stack_fields(shapes, stack, layers), **ends(shapes)}
     labels = shapes.get("embed_label.weight", (1,))[0] - 1
     facts: dict[str, Any] = {"vocab_size": embed[0], "coarse_sizes": coarse_sizes(shapes), "num_labels": labels}

@@ -2,7 +2,7 @@
 
 import re
 
-from vqvae_jax.interop import hierarchical, maskgit, pixelcnn, stacks, vqgan, vqvae2
+from vqvae_jax.interop import diffusion, hierarchical, maskgit, pixelcnn, stacks, unet, vqgan, vqvae2
 from vqvae_jax.interop.matches import Match, Matcher, Shapes, Tensors
 from vqvae_jax.interop.places import differences, shapes_of
 from vqvae_jax.interop.reading import plain
@@ -21,6 +21,13 @@ AXES = (  # of tensors by name
     (r"^quantizer[/.]codebook$|[/.](word|position)_embeddings[/.]embedding$|[/.]intermediate_output[/.]kernel$", 2),
     (r"[/.]self_attention[/.](query|key|value|out)[/.]kernel$", 3),
     (r"^(encoder|decoder)[/.].*Conv_\d+[/.]kernel$", 4),
+    (r"^pos_embed$", 3),
+    (r"^(model\.diffusion_model\.)?(input_blocks\.0\.0|out\.2|conv_in|conv_out)\.weight$", 4),
+    (r"\.attn2\.to_k\.weight$", 2),
+    (r"\.out_layers\.3\.bias$|^down_blocks\.\d+\.resnets\.\d+\.conv2\.bias$", 1),
+    (r"^x_embedder\.proj\.weight$", 4),
+    (r"^y_embedder\.embedding_table\.weight$|^blocks\.\d+\..*weight$|^final_layer\..*weight$", 2),
+    (r"^blocks\.\d+\..*bias$|^final_layer\..*bias$", 1),
 )
 MATCHERS: dict[str, Matcher] = {
     "the reference's hierarchical VAE": hierarchical.match,
@@ -29,6 +36,8 @@ MATCHERS: dict[str, Matcher] = {
     "LlamaGen's VQ-GAN": vqgan.match_llamagen,
     maskgit.TOKENIZER: maskgit.match_tokenizer,
     maskgit.TRANSFORMER: maskgit.match_transformer,
+    diffusion.TITLE: diffusion.match,
+    unet.TITLE: unet.match,
     "the reference's priors": pixelcnn.match,
     "layers of the reference's PixelCNN": stacks.match,
 }
@@ -40,7 +49,7 @@ def recognise(tensors: Tensors, source: object, heads: int) -> Match:
     Args:
         tensors: by name, without prefixes of wrappers.
         source: the file, for the message.
-        heads: of attention, which no shape shows.
+        heads: of attention, which no shape shows; 0: as published.
 
     Raises:
         UserError: none has; the closest is named, with all that differs.

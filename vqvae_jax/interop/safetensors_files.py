@@ -23,8 +23,8 @@ NAME = {np.dtype(dtype): name for name, dtype in DTYPE.items() if name not in ("
 }
 
 
-def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
-    """Name → array; bfloat16 becomes float32.
+def read_safetensors(path: str | Path, prefix: str = "") -> dict[str, np.ndarray]:
+    """Name → array, of names that begin with `prefix`; bfloat16 becomes float32.
 
     Raises:
         UserError: it is damaged, or holds elements that numpy does not know.
@@ -33,7 +33,7 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
         header, start, size = _header(stream)
         header.pop("__metadata__", None)
         _check(header, size - start, path)
-        return {name: _tensor(stream, start, entry) for name, entry in header.items()}
+        return {name: _tensor(stream, start, entry) for name, entry in header.items() if name.startswith(prefix)}
 
 
 def safetensors_words(path: str | Path) -> dict[str, str]:

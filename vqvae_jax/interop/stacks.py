@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vqvae_jax.interop.matches import Match, Shapes, Tensors, vote
+from vqvae_jax.interop.matches import HEADS, Match, Shapes, Tensors, vote
 from vqvae_jax.interop.places import Places, numbers, of_params, shapes_of
 from vqvae_jax.priors.layers import PixelAttention, PixelConvA, PixelConvB
 from vqvae_jax.priors.stacks import PixelCNN
@@ -30,10 +30,9 @@ def match(tensors: Tensors, heads: int) -> Match | None:
     layers = [first(shapes, "layer_0." if numbered else "")]
     layers += [later(shapes, f"layer_{i}.", layers[0]["depth_out"], heads) for i in found[1:]]
     section = {"stack": layers, "numbered": numbered}
-    module = build(section)
-    like = abstract(module)
+    module, like, found_places = loaded(section)
     title = f"{len(layers)} layer{'s'[: len(layers) - 1]} of the reference's PixelCNN"
-    return Match(title, "stack", section, {}, module, like, places(module, like, numbered))
+    return Match(title, "stack", section, {}, module, like, found_places)
 
 
 def first(shapes: Shapes, start: str) -> dict[str, Any]:
@@ -47,7 +46,7 @@ def first(shapes: Shapes, start: str) -> dict[str, Any]:
 def later(shapes: Shapes, start: str, depth: int, heads: int) -> dict[str, Any]:
     """A layer B or an attention."""
     if any(name.startswith(f"{start}attention.") for name in shapes):
-        return attention(depth, heads)
+        return attention(depth, heads or HEADS)
     _, _, rows, columns = shapes.get(f"{start}vertical_conv.weight", (0, 0, 3, 5))
     far = {"cond_depth": condition(shapes, start), "horizontal": columns // 2, "vertical": rows - 1}
     norm = any(name.startswith((f"{start}vert_norm.", f"{start}horiz_norm.")) for name in shapes)
@@ -66,6 +65,13 @@ def attention(depth: int, heads: int) -> dict[str, Any]:
     if depth % heads:
         raise UserError(f"--heads={heads}: {depth} channels of attention do not divide among them; --heads=N")
     return {"layer": "attention", "depth": depth, "heads": heads}
+
+
+def loaded(config: Mapping[str, Any]) -> tuple[PixelCNN, Model, Places]:
+    """The layers of a workdir's config, shapes of their parameters, and where the tensors of their twin lie."""
+    module = build(config)
+    like = abstract(module)
+    return module, like, places(module, like, config["numbered"])
 
 
 def build(config: Mapping[str, Any]) -> PixelCNN:

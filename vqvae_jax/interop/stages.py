@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vqvae_jax import config as configs
+from vqvae_jax.facts import as_list
 from vqvae_jax.interop.matches import Match, usual_size
 from vqvae_jax.parts import Parts
 from vqvae_jax.types import UserError
@@ -91,7 +92,7 @@ def prior_of_one_map(match: Match, image_size: int, workdir: Path) -> New:
         "priors": {level: prior_section(match, workdir)},
     }
     facts = facts_of(size, 3, list(map(str, range(match.facts["num_labels"]))))
-    levels = [[level, list(match.facts["shape"]), match.facts["vocab_size"]]]
+    levels = [[level, *as_list(match.module.maps[0])[1:]]]
     return level, configs.complete(config), facts | {"levels": levels, "autoencoder": None}
 
 
@@ -123,6 +124,10 @@ def fitting_facts(match: Match, config: Mapping[str, Any], facts: dict[str, Any]
     shape, there = match.facts.get("shape"), levels[0].shape
     if shape and shape != there:
         raise UserError(f"{match.title} is of a map of {shape[0]}x{shape[1]}, {workdir} makes {there[0]}x{there[1]}")
+    if wanted == [None] and levels[0][2:] != match.module.maps[0][2:]:
+        raise UserError(
+            f"{match.title} is of {match.module.maps[0].channels} numbers a place, {workdir} has {levels[0]}"
+        )
     if "levels" in facts and len(known) < len(wanted) and known == wanted[: len(known)]:
         side = facts["levels"][-1][1][0] * 2
         facts = {**facts, "levels": [*facts["levels"], [names[len(known)], [side, side], wanted[-1]]]}

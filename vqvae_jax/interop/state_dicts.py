@@ -15,7 +15,8 @@ Tensors = dict[str, Tensor]
 
 
 def state_dict(value: Any, key: str | None, path: object) -> Tensors:
-    """The tensors of the one dictionary that has them, or of the one at `key` ("ema", "state.model") or below it.
+    """The tensors of the one dictionary that has them, or of the one at `key` ("ema", "state.model") or below it; or
+    those in it whose names begin so.
 
     Lists, optimizer states (their keys are numbers) and dictionaries of mere scalars are passed over. Of a dictionary
     and one inside of it, the one with more tensors is meant.
@@ -73,13 +74,22 @@ def _dictionaries(value: dict, file: object) -> tuple[dict[str, Tensors], dict[s
     return found, strange
 
 
+def part(tensors: dict[str, Any], key: str) -> dict[str, Any]:
+    """Those whose names begin with `key.`, by what follows: `model.diffusion_model` is one part of a whole model."""
+    start = f"{key}."
+    return {name.removeprefix(start): one for name, one in tensors.items() if name.startswith(start)}
+
+
 def _at(found: dict[str, Tensors], key: str, path: object) -> dict[str, Tensors]:
     if key in found:
         return {key: found[key]}
     below = {name: tensors for name, tensors in found.items() if name.startswith(f"{key}.")}
-    if not below:
+    if below:
+        return _likely(below)
+    parts = {where: inside for where, tensors in _likely(found).items() if (inside := part(tensors, key))}
+    if not parts:
         raise UserError(unknown(f"--key: {path} has no state dict", key, map(plain, filter(None, found))))
-    return _likely(below)
+    return parts
 
 
 def _likely(found: dict[str, Tensors]) -> dict[str, Tensors]:

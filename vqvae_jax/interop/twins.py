@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 
 from vqvae_jax.autoencoders import VQGAN, VQVAE2, HierarchicalVAE
-from vqvae_jax.interop import hierarchical, maskgit, pixelcnn, vqgan, vqvae2
+from vqvae_jax.interop import diffusion, hierarchical, maskgit, pixelcnn, vqgan, vqvae2
 from vqvae_jax.interop.places import Places
+from vqvae_jax.priors.diffusion import DiffusionPrior
 from vqvae_jax.priors.maskgit import MaskGITPrior
 from vqvae_jax.priors.pixelcnn import PixelCNNPrior
 from vqvae_jax.types import Model, UserError
@@ -17,6 +18,7 @@ PLACES: dict[type, Any] = {
     VQGAN: vqgan.places,
     PixelCNNPrior: pixelcnn.places,
     MaskGITPrior: maskgit.transformer_places,
+    DiffusionPrior: diffusion.places,
 }
 
 

@@ -3,7 +3,9 @@
 from typing import Any
 
 from vqvae_jax.networks.dit import DiT
+from vqvae_jax.networks.unet import UNet
 
 NETWORKS: dict[str, Any] = {
     "dit": DiT,
+    "unet": UNet,
 }

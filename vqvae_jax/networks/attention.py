@@ -36,17 +36,13 @@ def causal_attention(q: Array, k: Array, v: Array) -> Array:
 
 
 def attention(q: Array, k: Array, v: Array) -> Array:
-    """Each position sees all. [B, T, N, D] each → [B, T, N, D]; N heads. cuDNN's gradients: see `causal_attention`."""
+    """Each position sees all, of its own sequence or of another one.
+
+    q [B, T, N, D], k and v [B, S, N, D] → [B, T, N, D]; N heads. cuDNN's gradients: see `causal_attention`.
+    """
     if (how := _attention_here(q)) == "blocks":
         return _by_examples(q, k, v)
     return _dot_product(q, k, v, how, causal=False)
-
-
-def cross_attention(q: Array, k: Array, v: Array) -> Array:
-    """Each position of one sequence sees all of another. [B, T, N, D] and twice [B, S, N, D] → [B, T, N, D]."""
-    if _attention_here(q) == "blocks":
-        return _whole(q, k, v)
-    return jax.nn.dot_product_attention(q, k, v, implementation="xla")
 
 
 def _attention_here(q: Array) -> str:
@@ -94,13 +90,13 @@ def _by_examples(q: Array, k: Array, v: Array) -> Array:
     Of 64 maps of 257 places a fifth of XLA's own time, of the gradient two fifths (benchmarks/speed.py).
     """
     batch, length, heads, _ = q.shape
-    size = max(1, SCORES // (heads * length * length), -(-batch // PIECES))
+    size = max(1, SCORES // (heads * length * k.shape[1]), -(-batch // PIECES))
     pieces = [slice(start, start + size) for start in range(0, batch, size)]
     return jnp.concatenate([_whole(q[at], k[at], v[at]) for at in pieces])
 
 
 def _whole(q: Array, k: Array, v: Array) -> Array:
-    """Attention over all positions, by heads: [B, T, N, D] each → [B, T, N, D]."""
+    """Attention over all positions, by heads: q [B, T, N, D], k and v [B, S, N, D] → [B, T, N, D]."""
     q, k, v = (x.swapaxes(1, 2) for x in (q * q.shape[-1] ** -0.5, k, v))
     score = jnp.einsum("bntd,bnsd->bnts", q, k, preferred_element_type=jnp.float32)
     weight = jnp.exp(score - lax.stop_gradient(jnp.max(score, axis=-1, keepdims=True)))

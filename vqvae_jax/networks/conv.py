@@ -29,7 +29,7 @@ def bilinear(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
 class Conv(nn.Module):
     """A convolution; `size` is one number or (height, width), `padding` is (low, high) for both axes.
 
-    A call may bring another padding, ((above, below), (left, right)).
+    A call may bring another padding, ((above, below), (left, right)). `silent`: it begins as 0, kernel and bias.
     """
 
     features: int
@@ -38,17 +38,18 @@ class Conv(nn.Module):
     padding: tuple[int, int] = (0, 0)
     dtype: jnp.dtype = jnp.float32
     use_bias: bool = True
+    silent: bool = False
 
     @nn.compact
     def __call__(self, x: Array, padding: Padding | None = None) -> Array:
         height, width = (self.size, self.size) if isinstance(self.size, int) else self.size
-        fan_in = height * width * x.shape[-1]
-        kernel = self.param("kernel", uniform(fan_in), (height, width, x.shape[-1], self.features))
+        fresh = nn.initializers.zeros if self.silent else uniform(height * width * x.shape[-1])
+        kernel = self.param("kernel", fresh, (height, width, x.shape[-1], self.features))
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         out = conv(x, kernel, self.stride, padding or (self.padding, self.padding))
         if not self.use_bias:
             return out
-        bias = self.param("bias", uniform(fan_in), (self.features,))
+        bias = self.param("bias", fresh, (self.features,))
         return out + bias.astype(self.dtype)[None, None, None]
 
 

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqvae_jax.limits import Count, Several, Share
-from vqvae_jax.networks.attention import attention, cross_attention
+from vqvae_jax.limits import Count, Natural, Several, Share
+from vqvae_jax.networks.attention import attention
 from vqvae_jax.networks.dense import Dense
 from vqvae_jax.networks.embed_time import time_embedding
 from vqvae_jax.networks.neighbours import neighbours
@@ -60,7 +60,7 @@ class Block(nn.Module):
         """What each place finds in the context."""
         q = self._dense(self.width, "query", standardised(x).astype(self.dtype))
         k, v = jnp.split(self._dense(2 * self.width, "key_value", context), 2, axis=-1)
-        return self._dense(self.width, "mix_context", cross_attention(*map(self._heads, (q, k, v))).reshape(x.shape))
+        return self._dense(self.width, "mix_context", attention(*map(self._heads, (q, k, v))).reshape(x.shape))
 
     def _dense(self, size: int, name: str, x: Array) -> Array:
         return Dense(size, self.dtype, xavier(x.shape[-1], size), name=name)(x)
@@ -81,6 +81,7 @@ class DiT(nn.Module):
         patch: places of the map, in a row, that become one.
         dropout: share of what attention and MLP give that is dropped in training; the paper has none.
         local: whether a depthwise 3x3 stands before each block: not in the paper; worth much where training is short.
+        spare: numbers a place that are foretold after the answer and not given: the authors' weights have variances.
         dtype: what the blocks compute in; parameters, norms, softmax and answer are float32.
     """
 
@@ -92,6 +93,7 @@ class DiT(nn.Module):
     patch: Count = 1
     dropout: Share = 0.0
     local: bool = False
+    spare: Natural = 0
     dtype: jnp.dtype = jnp.float32
 
     @property
@@ -123,7 +125,8 @@ class DiT(nn.Module):
             x = Block(*block, name=f"blocks_{number}")(x, told, context, form, train)
         shift, scale = jnp.split(Dense(2 * self.width, jnp.float32, 0.0, name="modulate")(told)[:, None], 2, axis=-1)
         x = modulated(x, shift, scale, jnp.float32)
-        return unpatched(Dense(self.patch**2 * self.channels, jnp.float32, 0.0, name="write")(x), form, self.patch)
+        x = Dense(self.patch**2 * (self.channels + self.spare), jnp.float32, 0.0, name="write")(x)
+        return unpatched(x, form, self.patch)[..., : self.channels]
 
 
 def xavier(inputs: int, outputs: int) -> float:

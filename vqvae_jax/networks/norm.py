@@ -24,10 +24,12 @@ class GroupNorm(nn.Module):
     Attributes:
         groups: of neighbouring channels; where they do not divide the channels, as many as divide both.
         dtype: of the result.
+        epsilon: what is added to the variance.
     """
 
     groups: int = 32
     dtype: jnp.dtype = jnp.float32
+    epsilon: float = EPSILON
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -35,7 +37,8 @@ class GroupNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (channels,))
         shift = self.param("bias", nn.initializers.zeros, (channels,))
         groups = math.gcd(self.groups, channels)
-        away, factor = standardised(x.astype(jnp.float32), lambda x: of_groups(jnp.mean(x, (1, 2)), groups), EPSILON)
+        mean = lambda x: of_groups(jnp.mean(x, (1, 2)), groups)  # noqa: E731
+        away, factor = standardised(x.astype(jnp.float32), mean, self.epsilon)
         return (away * (factor * scale[None, None, None]) + shift[None, None, None]).astype(self.dtype)
 
 

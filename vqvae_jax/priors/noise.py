@@ -7,6 +7,7 @@ At time t, 0 data and 1 noise, a map is x = a · data + s · noise:
     linear    a² = ᾱ, s² = 1 - ᾱ, of 1,000 steps whose √β grows linearly: Stable Diffusion's,
               https://arxiv.org/abs/2112.10752; between two of them log a is linear, as in
               https://arxiv.org/abs/2206.00927, appendix D.4
+    ddpm      the same of steps whose β grows linearly, https://arxiv.org/abs/2006.11239, section 4: DiT's
 
 All that is computed here of times alone is NumPy's, in float64.
 
@@ -20,15 +21,17 @@ import numpy as np
 
 from vqvae_jax.types import Array
 
-Path = Literal["flow", "cosine", "linear"]
+Path = Literal["flow", "cosine", "linear", "ddpm"]
 Foretold = Literal["velocity", "noise", "data"]
 Spacing = Literal["trailing", "leading", "even"]
 
-STEPS = 1000  # of the path "linear", and what a network hears as time 1
+STEPS = 1000  # of the paths COUNTED, and what a network hears as time 1
 BETAS = (0.00085, 0.012)  # Stable Diffusion's, first and last
 LEAST = 1e-4  # of a share that something is divided by
 FIRST = 0.98  # time from which on a foretold noise says something of the data: it is divided by a
 FEW = 15  # steps, from which on the last one of second order does no harm
+DDPM_BETAS = (1e-4, 0.02)
+COUNTED = ("linear", "ddpm")  # paths whose times are numbers of steps to a network
 
 
 class Mixed(NamedTuple):
@@ -45,19 +48,21 @@ def mixed(path: Path, time: Any) -> Mixed:
         return Mixed(1 - time, time)
     if path == "cosine":
         return Mixed(of.cos(time * (np.pi / 2)), of.sin(time * (np.pi / 2)))
-    log_data = of.interp(time, np.arange(STEPS + 1) / STEPS, log_shares())
+    log_data = of.interp(time, np.arange(STEPS + 1) / STEPS, log_shares(path))
     return Mixed(of.exp(log_data), of.sqrt(-of.expm1(2 * log_data)))
 
 
-def log_shares() -> np.ndarray:
-    """log a of "linear" after 0, …, 1,000 steps, float64 [1001]."""
+def log_shares(path: Path = "linear") -> np.ndarray:
+    """log a of "linear" or "ddpm" after 0, …, 1,000 steps, float64 [1001]."""
     betas = np.linspace(BETAS[0] ** 0.5, BETAS[1] ** 0.5, STEPS) ** 2
+    if path == "ddpm":
+        betas = np.linspace(*DDPM_BETAS, STEPS)
     return np.concatenate([[0.0], 0.5 * np.cumsum(np.log1p(-betas))])
 
 
 def heard(path: Path, time: Any) -> Any:
-    """The time as a network hears it, 0 to 1000; of "linear" the number of the step, counted from 0."""
-    return time * STEPS - (path == "linear")
+    """The time as a network hears it, 0 to 1000; of "linear" and "ddpm" the number of the step, counted from 0."""
+    return time * STEPS - (path in COUNTED)
 
 
 def velocity(path: Path, at: Mixed) -> Mixed:
@@ -100,7 +105,7 @@ def weight(path: Path, foretold: Foretold, at: Mixed, most: float) -> Array:
 
 def first_time(path: Path, foretold: Foretold) -> float:
     """Where a sampler begins: at 1, but where noise is foretold and no data are left at 1, a little before."""
-    return FIRST if foretold == "noise" and path != "linear" else 1.0
+    return FIRST if foretold == "noise" and path not in COUNTED else 1.0
 
 
 class Steps(NamedTuple):
