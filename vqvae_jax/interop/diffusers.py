@@ -5,6 +5,7 @@ linear layers, and what no tensor shows, the scale of the latents and the groups
 beside the file.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -109,13 +110,15 @@ def as_told(match: Match, config: dict[str, Any], path: object) -> Match:
     Raises:
         UserError: another activation, or groups that do not divide the widths.
     """
-    activation, groups = config.get("act_fn", "silu"), config.get("norm_num_groups", match.module.groups)
+    match = match._replace(diffusers=config)
+    activation, groups = config.get("act_fn", "silu"), config.get("norm_num_groups")
     if activation not in ("silu", "swish"):
         raise UserError(f"{path} says act_fn {plain(activation)!r}; this network has silu alone")
+    if groups is None:
+        return match
     if type(groups) is not int or groups < 1 or any(width % groups for width in widths(match.module)):
         raise UserError(f"{path} says norm_num_groups {plain(groups)}, which does not divide {widths(match.module)}")
-    module = match.module.clone(groups=groups)
-    return match._replace(module=module, section={**match.section, "groups": groups}, diffusers=config)
+    return match._replace(module=match.module.clone(groups=groups), section={**match.section, "groups": groups})
 
 
 def widths(module: VQGAN) -> tuple[int, ...]:
@@ -141,7 +144,7 @@ def check_beside(output: Path) -> None:
             theirs = is_theirs(read_json(path))
         if not theirs:
             raise UserError(
-                f"--output={output}: diffusers wants its config.json there, and {path} is of something else"
+                f"{path} is of something else, and diffusers wants its own there; give --output a new folder"
             )
 
 
@@ -153,6 +156,7 @@ def check(module: Any) -> None:
         )
     wanted = {"down": "strided", "shortcut": "input", "biases": True, "code_kernel": 1, "middle_blocks": 2}
     wanted |= {"decoder_blocks": module.blocks + 1, "z": module.quantizers[0].code_dim}
+    wanted |= {"groups": math.gcd(module.groups, *widths(module))}
     have = {name: getattr(module, name) for name in wanted}
     have["decoder_blocks"] = module.decoder_blocks or module.blocks + 1
     if other := [f"{name}={have[name]}" for name in wanted if have[name] != wanted[name]]:
