@@ -16,7 +16,6 @@ from vqvae_jax.autoencoders import VQGAN, VQVAE2, HierarchicalVAE
 from vqvae_jax.checkpoint import Step, Steps
 from vqvae_jax.compare import first_stage, rows
 from vqvae_jax.compare.recording import HOW, Recording, channels_first
-from vqvae_jax.compare.told import Told
 from vqvae_jax.interop import hierarchical, vqgan, vqvae2
 from vqvae_jax.interop.exporting import load_stack, places_of, stack_or_stages
 from vqvae_jax.interop.places import Places, to_torch
@@ -24,6 +23,7 @@ from vqvae_jax.interop.reading import plain
 from vqvae_jax.networks import fast
 from vqvae_jax.parts import Parts
 from vqvae_jax.quantizers.codebook import measured_from_zero
+from vqvae_jax.quantizers.told import Told
 from vqvae_jax.tasks.autoencode import AutoencodeTask
 from vqvae_jax.tasks.optimize import make_optimizer, new_state
 from vqvae_jax.types import Condition, Model, UserError
