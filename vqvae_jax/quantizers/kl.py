@@ -22,8 +22,8 @@ class KLBottleneck:
     """A quantizer like the others, but that its maps are float32 [B, h, w, D], of mean 0 and standard deviation 1.
 
     That scale is the running mean and variance a channel of the encoder's means, kept in `Codebook.stats`: maps on
-    disk, priors and samples need no other. The paper divides by one standard deviation of all channels, of a first
-    batch; the published weights multiply by 0.18215.
+    disk, priors and samples need no other. When a training ends they are measured, see `vqvae_jax/scale.py`. The paper
+    divides by one standard deviation of all channels, of a first batch; the published weights multiply by 0.18215.
 
     The term `kl` is the mean over all numbers, in nats a number. The authors' code sums it, and the reconstruction
     error, over an image: its weight w is w · (numbers of a map) / (numbers of an image) here.
