@@ -40,7 +40,9 @@ STOREYS = (
     ("facts",),
     ("parts",),
     (
+        "asked",
         "compare",
+        "drawn",
         "edit",
         "interop",
         "masks",
@@ -76,6 +78,8 @@ CORE = (
     "codec",
     "profiling",
     "trained",
+    "asked",
+    "drawn",
     "masks",
     "encode",
     "reconstruct",
