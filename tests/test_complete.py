@@ -87,7 +87,7 @@ def test_it_refuses_what_sample_refuses(model, images):
 
 
 def test_a_label_that_no_prior_knows(model, images, monkeypatch):
-    monkeypatch.setattr(type(model), "_conditional", False)
+    monkeypatch.setattr("vqvae_jax.asked._conditional", lambda asked: False)
     for call in (model.sample, lambda **asked: model.complete(images, **asked)):
         with pytest.raises(UserError, match="without label_condition; leave --label out"):
             call(label="1")

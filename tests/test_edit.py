@@ -10,9 +10,9 @@ from test_recipe import picture
 
 import vqvae_jax
 from vqvae_jax import data, logs, masks
-from vqvae_jax import trained as trained_file
+from vqvae_jax import drawn as drawing
 from vqvae_jax.priors.pixelcnn import PixelCNNPrior
-from vqvae_jax.types import Level, UserError
+from vqvae_jax.types import UserError
 
 NOISE = np.random.default_rng(0)
 
@@ -188,8 +188,8 @@ def test_variations_keep_the_top_level(model, images, decoded):
 
 def test_a_level_that_is_kept_whole_costs_nothing(model, images, monkeypatch):
     drawn = []
-    plainly = trained_file.draw
-    monkeypatch.setattr(trained_file, "draw", lambda prior, *given: drawn.append(prior) or plainly(prior, *given))
+    plainly = drawing.draw
+    monkeypatch.setattr(drawing, "draw", lambda prior, *given: drawn.append(prior) or plainly(prior, *given))
     model.variations(images, count=2)
     assert drawn == [model.priors["bottom"][0]]
 
@@ -204,7 +204,7 @@ def test_arrays_that_are_no_mask(model, images, mask):
         model.edit(images, mask)
 
 
-def test_edit_refuses(model, images, hole, monkeypatch):
+def test_edit_refuses(model, images, hole):
     with pytest.raises(UserError, match="its rows are not of one length"):
         model.edit(images, [[True], [True, False]])
     with pytest.raises(UserError, match="nothing is to be drawn anew in picture 1; True is what is drawn"):
@@ -221,10 +221,10 @@ def test_edit_refuses(model, images, hole, monkeypatch):
                 call(**asked)
     with pytest.raises(UserError, match="trained on images of 16 pixels"):
         model.edit(np.tile(images, (1, 2, 2, 1)), hole)
-    monkeypatch.setattr(type(model), "_drawn_levels", [Level("codes", (4, 4), None, 3)])
-    for call in (lambda: model.edit(images, hole), lambda: model.variations(images)):
-        with pytest.raises(UserError, match="'codes' is a map of 3 numbers a place; take a workdir whose levels have"):
-            call()
+    with pytest.raises(UserError, match="the prior 'top' draws codes, which have none: take a diffusion prior, or say"):
+        model.redraw(images, 0.5)
+    with pytest.raises(UserError, match="the prior 'top' draws codes; leave --to_seed out"):
+        model.interpolate(1, 2)
 
 
 # --- the command
@@ -307,6 +307,14 @@ ALONE = {
     "a mask without pictures": (["--mask=WHITE"], ["--mask", "--images=FOLDER"]),
     "a seam without pictures": (["--seam=2"], ["--seam", "--images=FOLDER"]),
     "nothing to be drawn": (["--images=OWN"], ["--mask=FILE", "--shift=DOWN,RIGHT", "--variations=N"]),
+    "noise of nothing": (["--strength=0.5"], ["--strength", "--images=FOLDER"]),
+    "a strength beyond": (["--images=OWN", "--strength=1.5"], ["--strength", "from 0 to 1", "'1.5'"]),
+    "a strength that is none": (["--images=OWN", "--strength=nan"], ["--strength", "from 0 to 1", "'nan'"]),
+    "noise and a mask": (["--images=OWN", "--strength=0.5", "--mask=WHITE"], ["draws all", "leave --mask out"]),
+    "noise and variations": (["--images=OWN", "--strength=0.5", "--variations=2"], ["leave --strength out"]),
+    "noise in codes": (["--images=OWN", "--strength=0.5"], ["'top' draws codes", "--mask=FILE", "--variations=N"]),
+    "from codes to codes": (["--to_seed=2"], ["'top' draws codes", "leave --to_seed out"]),
+    "a way from pictures": (["--images=OWN", "--to_seed=2"], ["leave own pictures out"]),
     "grown of nothing": (["--images=OWN", "--grow=1"], ["say what is drawn anew: --mask=FILE"]),
     "variations with a mask": (["--images=OWN", "--mask=WHITE", "--variations=2"], ["leave --mask out"]),
     "variations twice": (["--images=OWN", "--count=2", "--variations=2"], ["leave --count out"]),

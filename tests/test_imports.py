@@ -40,7 +40,9 @@ STOREYS = (
     ("facts",),
     ("parts",),
     (
+        "asked",
         "compare",
+        "drawn",
         "edit",
         "interop",
         "masks",
@@ -78,6 +80,8 @@ CORE = (
     "scale",
     "profiling",
     "trained",
+    "asked",
+    "drawn",
     "masks",
     "encode",
     "reconstruct",

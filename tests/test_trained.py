@@ -10,10 +10,10 @@ from test_codec import Pending, check_dispatched_ahead
 from test_recipe import models, picture, trained_run
 
 import vqvae_jax
-from vqvae_jax import backend, data, sample
+from vqvae_jax import backend, data, drawn, sample
+from vqvae_jax.asked import Asked, Told
 from vqvae_jax.priors.draw import maps_at_once
 from vqvae_jax.sample import label_numbers
-from vqvae_jax.trained import Asked, Told
 from vqvae_jax.types import Pick, UserError
 
 
@@ -104,28 +104,28 @@ def test_weights_lie_on_the_device(model):
 
 
 @pytest.mark.parametrize("memory", [None, 8 << 30])
-def test_maps_are_dispatched_before_the_last_ones_are_fetched(model, monkeypatch, memory):
+def test_maps_are_dispatched_before_the_last_ones_are_fetched(monkeypatch, memory):
     """In chunks as large as memory allows, and no larger than what is asked for."""
     events, sizes, chunk = [], [], maps_at_once(memory)
 
-    def draw(asked, keys, told, known, keep):
+    def draw(asked, keys, told, given):
         sizes.append(len(keys))
         return (Pending(len(sizes) - 1, np.asarray(told.label)[:, None, None], events),)
 
-    monkeypatch.setattr("vqvae_jax.trained.memory", lambda: memory)
-    monkeypatch.setattr(model, "_draw", draw)
+    monkeypatch.setattr("vqvae_jax.drawn.memory", lambda: memory)
+    monkeypatch.setattr(drawn, "draw_levels", draw)
     labels = np.arange(5 * chunk - 3, dtype=np.int32)
-    (maps,) = model._in_chunks(Asked(1, 0, Pick(), {}), Told(labels))
+    (maps,) = drawn.in_chunks(Asked(1, 0, Pick(), {}), Told(labels))
     np.testing.assert_array_equal(maps[:, 0, 0], labels)
     assert sizes == [chunk] * 5
     check_dispatched_ahead(events, 5)
-    model._in_chunks(Asked(1, 0, Pick(), {}), Told(labels[:7]))
+    drawn.in_chunks(Asked(1, 0, Pick(), {}), Told(labels[:7]))
     assert sizes[5:] == [7]
 
 
 def test_more_maps_at_once_are_the_same_maps(model, monkeypatch):
     few = model.sample_tokens(130, 2)
-    monkeypatch.setattr("vqvae_jax.trained.memory", lambda: 4 << 30)
+    monkeypatch.setattr("vqvae_jax.drawn.memory", lambda: 4 << 30)
     for one, other in zip(model.sample_tokens(130, 2), few, strict=True):
         np.testing.assert_array_equal(one, other)
 

@@ -44,7 +44,9 @@ def parser() -> Parser:
         "sample",
         help="new images",
         description="New images from a trained workdir.",
-        epilog="A prior's own fields sample_…: --sample_steps=8 for all that have it, --bottom.sample_steps=8 for one.",
+        epilog="A prior's own fields sample_…: --sample_steps=8 for all that have it, --bottom.sample_steps=8 for one. "
+        "maskgit and diffusion have sample_steps and sample_order (halton or confidence; 1 or 2), maskgit also "
+        "sample_choice_temperature, diffusion sample_eta, sample_spacing and sample_guided.",
     )
     add_workdir(one, sample)
     one.add_argument("--count", type=positive, default=None, help="images (default: the config's sample.count)")
@@ -60,9 +62,13 @@ def parser() -> Parser:
         "in the training data; with --prefix and --images none)",
     )
     one.add_argument("--text", help="what is to be seen, of priors with text_condition (default: none is told)")
-    one.add_argument("--temperature", type=float, help="0 takes the likeliest token (default: the config's)")
-    one.add_argument("--top_k", type=int, help="likeliest tokens that stay, 0 all (default: the config's)")
-    one.add_argument("--top_p", type=float, help="share of the probability that stays (default: the config's)")
+    one.add_argument(
+        "--temperature",
+        type=float,
+        help="of codes, 0 takes the likeliest; of diffusion, its noise is multiplied by it (default: the config's)",
+    )
+    one.add_argument("--top_k", type=int, help="likeliest codes that stay, 0 all (default: the config's)")
+    one.add_argument("--top_p", type=float, help="share of the codes' probability that stays (default: the config's)")
     one.add_argument("--guidance", type=float, help="weight of label and text, 1 plain (default: the config's)")
     add_prior_step(one)
     add_autoencoder(one)
@@ -143,6 +149,11 @@ def sample(given: argparse.Namespace) -> None:
     pick |= given.own
     if given.prefix or given.images:
         output = of_pictures(given, model, pick)
+    elif given.to_seed is not None:
+        output = given.output or given.workdir / f"samples_{given.seed}_to_{given.to_seed}.png"
+        drawing.check_output(output)
+        images = model.interpolate(given.seed, given.to_seed, given.count or 8, given.label, given.text, **pick)
+        drawing.save(images, output, columns=len(images))
     elif model.makes_pictures:
         output = given.output or given.workdir / f"samples_{given.seed}.png"
         drawing.check_output(output)
@@ -160,7 +171,8 @@ def of_pictures(given: argparse.Namespace, model: Any, pick: dict[str, Any]) -> 
     from vqvae_jax.data import folder
     from vqvae_jax.sample import check_output
 
-    kind = "completed" if given.prefix else "variations" if given.variations else "edited"
+    drawn = {"completed": given.prefix, "variations": given.variations, "redrawn": given.strength is not None}
+    kind = next((name for name, asked in drawn.items() if asked), "edited")
     output = given.output or given.workdir / f"{kind}_{given.seed}.png"
     check_output(output)
     asked = {"seed": given.seed, "label": given.label, "text": given.text, **pick}
@@ -169,6 +181,8 @@ def of_pictures(given: argparse.Namespace, model: Any, pick: dict[str, Any]) -> 
             edit.complete(model, given.prefix, output, given.count or 4, **asked)
         elif given.variations:
             edit.variations(model, given.images, output, given.variations, **asked)
+        elif given.strength is not None:
+            edit.redraw(model, given.images, output, given.strength, given.count or 4, **asked)
         else:
             asked |= {"shift": given.shift or (0, 0), "grow": given.grow or 0, "seam": given.seam or 0}
             edit.edit(model, given.images, given.mask, output, given.count or 4, **asked)

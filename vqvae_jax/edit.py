@@ -1,4 +1,5 @@
-"""Own pictures in part drawn anew by the priors: a lower half, what a mask shows, what lies beyond an edge, details."""
+"""Own pictures in part drawn anew by the priors: a lower half, what a mask shows, what lies beyond an edge, details;
+or all of them, from themselves with noise."""
 
 import os
 import sys
@@ -87,6 +88,14 @@ def variations(
     """Draws all below the top level of each picture anew, `count` times: as `complete`, in a row picture | drawn."""
     *_, originals = _usable(model, images)
     return _write(output, [originals], model.variations(originals, count, seed, label, **pick))
+
+
+def redraw(
+    model: Trained, images: Path, output: Path, strength: float, count: int, seed: int, label: str | None, **pick: Any
+) -> int:
+    """Draws each picture anew from itself with so much noise, `count` times: as `complete`, picture | drawn."""
+    *_, originals = _usable(model, images)
+    return _write(output, [originals], model.redraw(originals, strength, count, seed, label, **pick))
 
 
 def upper_halves(images: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from vqvae_jax.types import UserError
 DATASET = {"config.dataset.name": "--dataset", "--config.dataset.test_split": "--split", "--config.dataset.": "--"}
 MEASURED = {"--config.dataset.image_size=": "train or import with --image_size=", **DATASET}
 
+EDITING = ("mask", "shift", "strength", "variations", "grow", "seam")  # flags about own pictures
 SAMPLER = re.compile(r"--((?P<level>\w+)\.)?(?P<name>sample_\w+)=(?P<value>.+)")  # a field of a prior's sampler
 
 
@@ -86,7 +87,7 @@ def add_editing(one: argparse.ArgumentParser) -> None:
         "--images",
         type=folder,
         help="a folder of pictures, or one file: what --mask or --shift shows is drawn anew, --count times (default "
-        "4), the rest stays; or --variations. Without --label none is told",
+        "4), the rest stays; or --strength, or --variations. Without --label none is told",
     )
     one.add_argument(
         "--mask",
@@ -100,23 +101,38 @@ def add_editing(one: argparse.ArgumentParser) -> None:
         help="DOWN,RIGHT pixels, as in training, that the pictures are moved by; what is uncovered is drawn anew, as "
         "beyond the upper edge by --shift=16,0, beyond the lower one by --shift=-16,0",
     )
+    one.add_argument(
+        "--strength",
+        type=share,
+        help="all of the pictures is drawn anew, from them with so much noise, 0 the reconstruction to 1 nothing of "
+        "them; with diffusion priors",
+    )
     one.add_argument("--grow", type=natural, help="tokens around the mask that are drawn as well (default 0)")
     one.add_argument("--seam", type=natural, help="pixels around the mask where old and new are blended (default 0)")
     one.add_argument(
         "--variations", type=positive, help="so many of each picture: the top level is kept, the others are drawn"
     )
+    one.add_argument(
+        "--to_seed",
+        type=seed,
+        help="--count pictures (default 8) in a row, from that of --seed to this one's; with diffusion priors",
+    )
 
 
 def check_editing(given: argparse.Namespace) -> None:
     """UserError where one of these flags wants another, or does not go with it."""
-    said = [name for name in ("mask", "shift", "variations", "grow", "seam") if getattr(given, name) is not None]
+    said = [name for name in EDITING if getattr(given, name) is not None]
+    if given.to_seed is not None and (given.images or given.prefix or said):
+        raise UserError("--to_seed goes from one new picture to another; leave own pictures out")
     if said and not given.images:
         raise UserError(f"--{said[0]} is about own pictures; say which: --images=FOLDER")
-    if given.images and not {"mask", "shift", "variations"} & set(said):
+    if given.images and not {"mask", "shift", "strength", "variations"} & set(said):
         raise UserError(
-            f"--images={given.images}: say what is drawn anew: --mask=FILE, --shift=DOWN,RIGHT, or all below the top "
-            "level by --variations=N"
+            f"--images={given.images}: say what is drawn anew: --mask=FILE, --shift=DOWN,RIGHT, all of it by "
+            "--strength=0.6, or all below the top level by --variations=N"
         )
+    if given.strength is not None and (more := [name for name in said if name not in ("strength", "variations")]):
+        raise UserError(f"--strength draws all of a picture; leave --{more[0]} out")
     if given.variations and (more := [name for name in said if name != "variations"]):
         raise UserError(f"--variations=N draws all below the top level; leave --{more[0]} out")
     if given.variations and given.count:
@@ -148,6 +164,17 @@ def positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"wants a whole number above 0, got {text!r}")
     return int(text)
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"wants a number from 0 to 1, got {text!r}")
+    return number
 
 
 def natural(text: str) -> int:

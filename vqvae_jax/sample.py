@@ -121,14 +121,20 @@ def check_output(output: Path) -> None:
         check_new_folder(output)
 
 
-def save(images: np.ndarray, output: Path) -> None:
-    """Writes .png (a grid), .npz (uint8 `arr_0` [N, H, W, C], as FID suites read it), or a folder of pictures."""
+def save(images: np.ndarray, output: Path, columns: int = 0) -> None:
+    """Writes .png (a grid), .npz (uint8 `arr_0` [N, H, W, C], as FID suites read it), or a folder of pictures.
+
+    Args:
+        images: uint8 [N, H, W, C].
+        output: its ending says which.
+        columns: of the grid, 0 about as many as rows.
+    """
     check_output(output)
     if output.suffix == ".npz":
         with atomically(output) as path, path.open("wb") as file:
             np.savez(file, images)
     elif output.suffix == ".png":
-        columns = max(1, round(len(images) ** 0.5))
+        columns = columns or max(1, round(len(images) ** 0.5))
         logs.save_png(output, logs.grid(images, columns=columns, scale=max(1, 64 // images.shape[1])))
     else:
         for i, image in enumerate(images):

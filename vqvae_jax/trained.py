@@ -6,32 +6,24 @@ images = model.decode(tokens)           # and back; the top map alone will do: m
 new = model.sample(count=16, seed=1)    # uint8 [16, H, W, C]
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from vqvae_jax import codec, masks, room
+from vqvae_jax import asked as asking
+from vqvae_jax import codec, masks
 from vqvae_jax import config as configs
 from vqvae_jax import facts as facts_file
-from vqvae_jax.backend import memory
+from vqvae_jax.asked import Asked, Label, Texts
 from vqvae_jax.checkpoint import GOES_ON, Step, Steps
 from vqvae_jax.data import text as text_files
 from vqvae_jax.data.text import Tokenizer
+from vqvae_jax.drawn import Given, Maps, in_chunks, on_the_way
 from vqvae_jax.parts import Parts, autoencoder_checksum
-from vqvae_jax.priors.condition import check_told
-from vqvae_jax.priors.draw import draw, maps_at_once
-from vqvae_jax.sample import find_label, is_whole, label_numbers, pick_of, say_spare_steps, text_numbers
-from vqvae_jax.types import Array, Condition, Level, Model, Pick, Tokens, UserError, unknown
-
-SEEDS = 2**31  # negative ones included
-SAMPLER = "sample_"  # how the fields of a prior begin that only its sampler takes
-Maps = tuple[np.ndarray, ...]  # token maps, coarse to fine
-Texts = str | Sequence[str] | None  # one for all images, or one for each
+from vqvae_jax.types import Level, Model, UserError, unknown
 
 
 class Flags(NamedTuple):
@@ -44,22 +36,6 @@ class Flags(NamedTuple):
 BOTH = Flags("--step={stage}:{step}", "--autoencoder_step={step}")
 IN_PYTHON = Flags("step={{'{stage}': {step}}}", "autoencoder_step={step}")
 TRAINING = Flags(GOES_ON, GOES_ON)
-
-
-class Asked(NamedTuple):
-    """What is to be drawn."""
-
-    size: int  # maps of each level
-    seed: int
-    pick: Pick
-    priors: dict[str, Any]  # by level, as they are to sample
-
-
-class Told(NamedTuple):
-    """What is said of each picture."""
-
-    label: Any  # int32 [N]; the number of labels says none
-    text: Any = None  # int32 [N, T]
 
 
 class Trained:
@@ -189,7 +165,7 @@ class Trained:
         return codec.in_batches(self._apply(codec.reconstruct), images, size=codec.batch_size(*images.shape[1:3]))
 
     def sample(
-        self, count: int = 16, seed: int = 0, label: str | int | None = None, text: Texts = None, **pick: Any
+        self, count: int = 16, seed: int = 0, label: Label = None, text: Texts = None, **pick: Any
     ) -> np.ndarray:
         """New images, uint8 [count, H, W, C]; the same seed and count give the same bytes.
 
@@ -207,23 +183,17 @@ class Trained:
         _ = self.autoencoder  # where there is none, it is said before anything is drawn
         return self.decode(self.sample_tokens(count, seed, label, text, **pick))
 
-    def sample_tokens(
-        self, count: int, seed: int = 0, label: str | int | None = None, text: Texts = None, **pick: Any
-    ) -> Maps:
-        """As `sample`, but token maps, int32 [count, h, w] each, of the levels that the config has priors for."""
+    def sample_tokens(self, count: int, seed: int = 0, label: Label = None, text: Texts = None, **pick: Any) -> Maps:
+        """As `sample`, but maps, [count, h, w] or of numbers [count, h, w, C], of the levels that have priors."""
         asked = self._asked(count, seed, pick)
-        if text is not None:
-            return self._in_chunks(asked, self._told(asked, count, label, text))
-        check_all(asked, {"label"})
-        labels = label_numbers(self.facts, asked.seed, count, label, self._conditional)
-        return self._in_chunks(asked, Told(labels))
+        return in_chunks(asked, asking.told_anew(asked, self.facts, self.tokenizer, count, label, text))
 
     def fill(
         self,
         tokens: Sequence[Any],
         keep: Sequence[Any],
         seed: int = 0,
-        label: str | int | None = None,
+        label: Label = None,
         text: Texts = None,
         **pick: Any,
     ) -> Maps:
@@ -237,31 +207,24 @@ class Trained:
             seed, label, text, pick: as for `sample`.
 
         Raises:
-            UserError: maps of other levels or shapes, or one without the other.
+            UserError: maps of other levels or shapes, numbers that are not finite, or one without the other.
         """
         asked = self._asked(len(tokens[0]) if len(tokens) else 0, seed, pick)
-        told = self._told(asked, asked.size, label, text)
+        told = asking.told_of(asked, self.facts, self.tokenizer, asked.size, label, text)
         codec.check_tokens(tokens, self.parts.levels)
         wanted = [(asked.size, *level.shape) for level in self._drawn_levels]
         for name, maps in (("tokens", tokens), ("keep", keep)):
             if [np.shape(one)[:3] for one in maps] != wanted:
                 raise UserError(f"{name}: a map for each of {wanted}; got {[np.shape(one) for one in maps]}")
-        given = tuple(map(np.asarray, tokens)), tuple(np.asarray(one, bool) for one in keep)
-        return self._in_chunks(asked, told, *given)
-
-    def _told(self, asked: Asked, count: int, label: str | int | None, text: Texts) -> Told:
-        """What is said of so many images, and nothing else."""
-        check_all(asked, {name for name, said in (("label", label), ("text", text)) if said is not None})
-        names = self.facts["label_names"]
-        number = len(names) if label is None else find_label(label, names, self._conditional)
-        return Told(np.full(count, number, np.int32), text_numbers(self.tokenizer, count, text))
+        given = Given(tuple(map(np.asarray, tokens)), tuple(np.asarray(one, bool) for one in keep))
+        return in_chunks(asked, told, given)
 
     def complete(
         self,
         images: Any,
         count: int = 1,
         seed: int = 0,
-        label: str | int | None = None,
+        label: Label = None,
         text: str | None = None,
         **pick: Any,
     ) -> np.ndarray:
@@ -280,7 +243,7 @@ class Trained:
         mask: Any,
         count: int = 1,
         seed: int = 0,
-        label: str | int | None = None,
+        label: Label = None,
         text: str | None = None,
         grow: int = 0,
         seam: int = 0,
@@ -302,9 +265,8 @@ class Trained:
             seam: pixels around the hole over which what is drawn goes over into the picture.
 
         Raises:
-            UserError: pictures or a mask of another size, nothing to be drawn, levels of numbers.
+            UserError: pictures or a mask of another size, nothing to be drawn.
         """
-        self._check_codes()
         asked, images = self._asked_of(images, count, seed, pick), np.asarray(images)
         mask = masks.checked(mask, images.shape)
         masks.check_widths(images.shape[1], grow=grow, seam=seam)
@@ -317,7 +279,7 @@ class Trained:
         images: Any,
         count: int = 1,
         seed: int = 0,
-        label: str | int | None = None,
+        label: Label = None,
         text: str | None = None,
         **pick: Any,
     ) -> np.ndarray:
@@ -326,19 +288,73 @@ class Trained:
         Arguments are those of `edit`.
 
         Raises:
-            UserError: pictures of another size, levels of numbers, no level below the top that a prior draws.
+            UserError: pictures of another size, no level below the top that a prior draws.
         """
-        self._check_codes()
         asked = self._asked_of(images, count, seed, pick)
         if len(self._prior_levels) < 2:
+            instead = "--mask=FILE, or how much by --strength=0.6" if asking.begins_as_noise(asked) else "--mask=FILE"
             raise UserError(
                 f"variations keep the top level and draw those below it, and {self.workdir} has a prior of "
-                f"{self._prior_levels[0]!r} alone; say which part is drawn anew: --mask=FILE"
+                f"{self._prior_levels[0]!r} alone; say which part is drawn anew: {instead}"
             )
         top = self.parts.maps_of(self._prior_levels[0])
         keep = [np.zeros((len(images), *level.shape), bool) for level in self._drawn_levels]
         keep[top] = [~one for one in keep[top]]
         return self._redrawn(asked, images, keep, label, text)
+
+    def redraw(
+        self,
+        images: Any,
+        strength: float,
+        count: int = 1,
+        seed: int = 0,
+        label: Label = None,
+        text: str | None = None,
+        **pick: Any,
+    ) -> np.ndarray:
+        """Pictures as the beginning of new ones: uint8 [N, H, W, C] → uint8 [N, count, H, W, C].
+
+        Each map is given the noise of the time `strength`, and the prior takes it off again, as it would from there on:
+        https://arxiv.org/abs/2108.01073. Priors that draw codes have no such thing.
+
+        Args:
+            images: of the size of the training.
+            strength: 0 the reconstruction, 1 nothing of the picture: what `sample` draws from this seed.
+            count, seed, label, text, pick: as for `edit`.
+
+        Raises:
+            UserError: a strength beyond 0 to 1, pictures of another size, a prior of codes.
+        """
+        asking.check_strength(strength)
+        asked = asking.begun_with(self._asked_of(images, count, seed, pick), strength)
+        return self._redrawn(asked, images, (), label, text)
+
+    def interpolate(
+        self,
+        seed: int,
+        to_seed: int,
+        count: int = 8,
+        label: Label = None,
+        text: str | None = None,
+        **pick: Any,
+    ) -> np.ndarray:
+        """From one seed's picture to another's, uint8 [count, H, W, C]: the noise goes there along a great circle.
+
+        The ends are what `sample(1, seed)` and `sample(1, to_seed)` give. All are told the same label or text.
+
+        Args:
+            seed, to_seed: of the ends.
+            count: pictures, both ends among them.
+            label, text, pick: as for `sample`.
+
+        Raises:
+            UserError: a prior of codes, or of fresh noise in each step; ends of two labels where none is said.
+        """
+        _ = self.autoencoder
+        asked, other = (self._asked(count, one, pick) for one in (seed, to_seed))
+        asking.check_between(asked)
+        ends = (asking.told_anew(one, self.facts, self.tokenizer, 1, label, text) for one in (asked, other))
+        return self.decode(on_the_way(asked, other.seed, asking.told_alike(asked, self.facts["label_names"], *ends)))
 
     def _asked_of(self, images: Any, count: Any, seed: Any, pick: dict[str, Any]) -> Asked:
         """What is to be drawn of pictures; checked, they as well."""
@@ -349,24 +365,13 @@ class Trained:
             raise UserError(f"the priors were trained on images of {size} pixels; got {list(images.shape)}")
         return asked
 
-    def _redrawn(
-        self, asked: Asked, images: Any, keep: Sequence[np.ndarray], label: str | int | None, text: Texts
-    ) -> np.ndarray:
+    def _redrawn(self, asked: Asked, images: Any, keep: Sequence[np.ndarray], label: Label, text: Texts) -> np.ndarray:
         """Pictures with the tokens drawn that are not kept, bool [N, h, w] a level: uint8 [N, count, H, W, C]."""
-        told = self._told(asked, len(images) * asked.size, label, text)
-        known = self.encode(images)[: len(keep)]
+        told = asking.told_of(asked, self.facts, self.tokenizer, len(images) * asked.size, label, text)
+        known = self.encode(images)[: len(self._drawn_levels)]
         each = lambda maps: tuple(np.repeat(one, asked.size, axis=0) for one in maps)  # noqa: E731
-        maps = self._in_chunks(asked, told, each(known), each(keep))
+        maps = in_chunks(asked, told, Given(each(known), each(keep)))
         return self.decode(maps).reshape(len(images), asked.size, *images.shape[1:])
-
-    def _check_codes(self) -> None:
-        """UserError where a level that is drawn, or without priors would be, holds numbers."""
-        for level in self._drawn_levels or self.parts.levels:
-            if level.vocab_size is None:
-                raise UserError(
-                    f"codes are kept and drawn anew, and {level.name!r} is a map of {level.channels} numbers a place; "
-                    "take a workdir whose levels have codes"
-                )
 
     @property
     def _drawn_levels(self) -> list[Level]:
@@ -403,66 +408,9 @@ class Trained:
 
     def _asked(self, count: Any, seed: Any, pick: dict[str, Any]) -> Asked:
         """How many maps, the seed, how tokens are picked, and the priors as they are to sample; checked."""
-        own = {name: pick[name] for name in pick if name.startswith(SAMPLER)}
-        pick = {name: value for name, value in pick.items() if name not in own}
-        if not is_whole(count) or count < 1 or set(pick) - set(Pick._fields):
-            asked = ", ".join(pick) or "nothing else"
-            raise UserError(f"count is at least 1, and {', '.join(Pick._fields)} may be said; got {count}, {asked}")
-        if not is_whole(seed) or not -SEEDS <= seed < SEEDS:  # JAX would cut off the rest
-            raise UserError(f"seed is a whole number between {-SEEDS} and {SEEDS - 1}; got {seed!r}")
-        room.check_pictures("count", int(count), self.facts["image_size"], self.facts["channels"])
+        asking.check_asked(self.facts, count, seed, pick)
         self._check_priors()
-        return Asked(int(count), int(seed), pick_of(self.config["sample"], **pick), self._samplers(own))
-
-    def _samplers(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """The priors by level, with other fields of their samplers: the same weights fit."""
-        found = {level: prior for level, (prior, _) in self.priors.items()}
-        for name, value in fields.items():
-            able = [level for level, prior in found.items() if hasattr(prior, name)]
-            said = dict(value) if isinstance(value, Mapping) else {"": value}
-            if not able or set(said) - {*able, ""}:
-                raise UserError(f"{name}: no such field of the prior {', '.join(set(said) - {*able, ''}) or 'here'}")
-            said = dict.fromkeys(able, said[""]) | said if "" in said else said
-            said.pop("", None)
-            said = {level: one.item() if isinstance(one, np.generic) else one for level, one in said.items()}
-            for level, one in said.items():
-                configs.check_part(level, type(found[level]), {name: one})
-            found |= {level: found[level].clone(**{name: one}) for level, one in said.items()}
-        say_spare_steps(found)
-        return found
-
-    @property
-    def _conditional(self) -> bool:
-        """Whether any prior knows labels."""
-        return any(prior.label_condition for prior, _ in self.priors.values())
-
-    def _in_chunks(self, asked: Asked, told: Told, known: Maps = (), keep: Maps = ()) -> Maps:
-        """Token maps for so many labels; where maps are known, the places to keep are copied."""
-        count = len(told.label)
-
-        def chunk(start: int, size: int) -> Tokens:
-            rows = lambda x: jnp.asarray(whole_chunk(x[start : start + size], size))  # noqa: E731
-            return self._draw(asked, image_keys(asked.seed, start, size), *jax.tree.map(rows, (told, known, keep)))
-
-        def run(size: int) -> Maps:
-            drawn = codec.fetched(chunk(start, size) for start in range(0, count, size))
-            return tuple(np.concatenate(level)[:count] for level in zip(*drawn, strict=True))
-
-        return codec.halving(run, min(count, maps_at_once(memory())))
-
-    def _draw(self, asked: Asked, keys: Array, told: Told, known: Tokens, keep: Tokens) -> Tokens:
-        maps: Tokens = ()
-        for i, (level, prior) in enumerate(asked.priors.items()):
-            text = told.text if getattr(prior, "text", None) else None
-            condition = Condition(told.label if prior.num_labels else None, maps, text)
-            own = self.parts.maps_of(level)
-            if known and all(map(np.all, keep[own])):  # nothing of it is drawn
-                maps += known[own]
-                continue
-            given = (known[own], keep[own]) if known else ()
-            own_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, i)
-            maps += draw(prior, asked.pick, self.priors[level][1], own_keys, condition, *given)
-        return maps
+        return asking.asked_of(self.config["sample"], self.priors, count, seed, pick)
 
     def _check_priors(self) -> None:
         if not self.config["priors"]:
@@ -475,19 +423,3 @@ class Trained:
     def _apply(self, function: Any) -> Any:
         module, model = self.autoencoder
         return partial(function, module, self.value_range, model)
-
-
-def check_all(asked: Asked, told: Collection[str]) -> None:
-    """UserError where a prior would have to do without what it always was told, "label" or "text"."""
-    for level, prior in asked.priors.items():
-        check_told(prior, asked.pick, told, level)
-
-
-def image_keys(seed: int, start: int, count: int) -> Array:
-    """The keys of the images from number `start` on, [count]."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(start, start + count))
-
-
-def whole_chunk(rows: np.ndarray, size: int) -> np.ndarray:
-    """So many rows, the given ones again and again."""
-    return np.take(rows, np.arange(size) % len(rows), axis=0)

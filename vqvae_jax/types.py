@@ -254,6 +254,9 @@ class Prior(Protocol):
 
     # New maps, one of each an example; they depend on its own key and condition only, whatever is drawn beside it.
     # keep: a bool map [B, h, w] for each of `known`, True where the place is copied from it and not drawn.
+    # One whose maps begin as noise has also noise(keys, pick), what they begin as and keys for the rest, then
+    # sample_from(noise, keys, condition, …), and sample_strength: with `known` and without `keep` they begin as `known`
+    # with the noise of that time, 0 to 1.
     def sample(
         self, keys: Array, condition: Condition, pick: Pick, known: Tokens | None = None, keep: Tokens | None = None
     ) -> Tokens: ...

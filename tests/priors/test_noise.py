@@ -127,6 +127,20 @@ def test_an_ideal_network_gives_the_data_back(path, order):
         np.testing.assert_allclose(many, MEAN + STD * x, atol=2e-3)
 
 
+def test_between_two_noises_lies_noise():
+    """At a right angle and of one length the way is a quarter of a circle; a straight one would go by its middle."""
+    one, other = np.zeros((2, 3, 1)), np.zeros((2, 3, 1))
+    one[0, 0], other[1, 2] = 2.0, 2.0
+    shares = np.linspace(0, 1, 5)
+    way = mixing.between(one, other, shares)
+    assert way.shape == (5, 2, 3, 1) and way.dtype == np.float32
+    np.testing.assert_allclose(way[:, 0, 0, 0], 2 * np.cos(shares * np.pi / 2), atol=1e-6)
+    np.testing.assert_allclose(way[:, 1, 2, 0], 2 * np.sin(shares * np.pi / 2), atol=1e-6)
+    for same in (one, 0 * one):
+        np.testing.assert_allclose(mixing.between(same, same, shares), np.stack([same] * 5), atol=1e-6)
+    assert np.isfinite(mixing.between(one, -one, shares)).all()
+
+
 def test_fresh_noise_keeps_the_variance():
     """With eta 1 a step of exact data leaves as much noise as there should be."""
     steps = mixing.steps_of("flow", 8, 1, 1.0)

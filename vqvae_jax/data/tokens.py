@@ -278,6 +278,8 @@ def _maps(folder: Path, part: str, level: Level, crcs: Sequence[Mapping[str, int
             raise ValueError(f"{file} is {array.dtype} {array.shape}, no maps of {level.form}")
         if level.vocab_size is not None and len(array) and int(array.max()) >= level.vocab_size:
             raise ValueError(f"{file} has a token {array.max()}, but there are {level.vocab_size} codes")
+        if level.vocab_size is None and not all(np.isfinite(part).all() for part in _chunks(array)):
+            raise ValueError(f"{file} has numbers that are not finite")
         if level.name in crc and _crc32(array) != crc[level.name]:
             raise ValueError(f"the checksum of {file} differs")
     return arrays[0] if len(arrays) == 1 else Shards(arrays)

@@ -21,9 +21,10 @@ def check_codes(kind: str, maps: Sequence[Level], above: Sequence[Level]) -> Non
     """
     for level in (*above, *maps):
         if level.vocab_size is None:
+            own = f"--config.priors.{level.name}.name=diffusion" if level in maps else "diffusion on every level"
             raise UserError(
                 f"{kind} reads codes, and {level.name!r} is a map of {level.channels} numbers a place; "
-                "take a quantizer with codes, or leave the priors out: --config.priors={}"
+                f"take the prior for numbers, {own}, or a quantizer with codes"
             )
     if len({(level.shape, level.vocab_size) for level in maps}) > 1:
         several = ", ".join(f"{level.name} {level.shape[0]}x{level.shape[1]}" for level in maps)
@@ -79,6 +80,15 @@ def check_told(prior: Prior, pick: Pick, told: Collection[str], level: str = "LE
         )
 
 
+def check_pick(prior: Prior, pick: Pick, level: str = "LEVEL") -> None:
+    """UserError for what only makes sense where there are codes to pick from, of a prior of numbers."""
+    if prior.maps[0].vocab_size is None and (pick.top_k or pick.top_p < 1):
+        raise UserError(
+            f"top_k and top_p pick among codes, and the prior {level!r} draws numbers; "
+            "leave them at top_k=0 and top_p=1"
+        )
+
+
 def guided(prior: Any, condition: Condition, pick: Pick, count: int) -> tuple[Condition, bool]:
     """What `count` examples are drawn under: where guidance asks for it twice, as it is and told nothing; and whether.
 
@@ -107,11 +117,14 @@ def unstacked(tokens: Array) -> Tokens:
     return (tokens,) if tokens.ndim == 3 else tuple(jnp.moveaxis(tokens, -1, 0))
 
 
-def check_kept(known: Tokens | None, keep: Tokens | None, count: int, maps: Sequence[Level]) -> None:
-    """UserError where one is without the other, or of other shapes than the maps [count, h, w] that are drawn."""
-    if (known is None) != (keep is None):
+def check_kept(prior: Prior, known: Tokens | None, keep: Tokens | None, count: int) -> None:
+    """UserError where one is without the other, or of other shapes than the maps [count, h, w] that are drawn.
+
+    A prior with the field `sample_strength` may be given `known` alone, which it begins with.
+    """
+    if (known is None) != (keep is None) and (known is None or not hasattr(prior, "sample_strength")):
         raise UserError("known and keep go together: the maps, and the places where they are copied")
-    want = [(count, *level.shape) for level in maps]
+    want = [(count, *level.shape) for level in prior.maps]
     for name, given in (("known", known), ("keep", keep)):
         if given is not None and [one.shape[:3] for one in given] != want:
             raise UserError(f"{name} is a map for each, {want}; got {[one.shape for one in given]}")

@@ -26,7 +26,7 @@ from vqvae_jax.networks.dense import STD
 from vqvae_jax.networks.embed import Embed
 from vqvae_jax.networks.likelihood import guide
 from vqvae_jax.priors import noise as mixing
-from vqvae_jax.priors.condition import check_told, guided, told_in, told_label, told_text
+from vqvae_jax.priors.condition import check_pick, check_told, guided, told_in, told_label, told_text
 from vqvae_jax.priors.noise import Foretold, Mixed, Path, Spacing, Steps
 from vqvae_jax.types import Array, Caption, Condition, Level, Pick, Tokens, UserError
 
@@ -90,8 +90,9 @@ class DiffusionPrior(nn.Module):
         """UserError unless its own is one map of numbers, and those above are no larger."""
         if len(maps) > 1 or maps[0].vocab_size is not None:
             raise UserError(
-                f"diffusion is of one map of numbers, and {maps[0]} is of codes; take a prior of codes: "
-                f"--config.priors.{maps[0].name.partition('.')[0]}.name=maskgit, or the quantizer 'kl'"
+                f"diffusion is of one map of numbers, and {maps[0]} is of codes; take a prior of codes, "
+                f"--config.priors.{maps[0].name.partition('.')[0]}.name=maskgit, transformer or pixelcnn, or the "
+                "quantizer 'kl'"
             )
         for level in above:
             if level.shape[0] > maps[0].shape[0] or level.shape[1] > maps[0].shape[1]:
@@ -115,6 +116,8 @@ class DiffusionPrior(nn.Module):
             raise UserError(f"the network takes maps whose sides are multiples of {stride}; this is {self.maps[0]}")
         if self.sample_order == 2 and self.sample_eta:
             raise UserError("fresh noise goes with steps of first order: sample_eta=0 or sample_order=1")
+        if not 0 <= self.sample_guided[0] <= self.sample_guided[1] <= 1:
+            raise UserError(f"sample_guided is from a time to a later one, such as 0.1,0.8; got {self.sample_guided}")
         if self.sample_spacing == "leading" and mixing.times(self.sample_steps, "leading")[0] > 1:
             raise UserError(
                 f"{self.sample_steps} steps by the spacing 'leading' go beyond the last of {mixing.STEPS}; "
@@ -165,11 +168,15 @@ class DiffusionPrior(nn.Module):
         noise; there are no likeliest numbers.
 
         Where `keep`, bool [B, h, w], is True, the numbers are those of `known`, with the noise of each step's time in
-        the steps before, so that all that is drawn is told of them.
+        the steps before, so that all that is drawn is told of them. With `sample_strength` below 1 a map begins as
+        that of `known` with so much noise, whether any of it is kept or not.
         """
+        return self.sample_from(*self.noise(keys, pick), condition, pick, known, keep)
+
+    def noise(self, keys: Array, pick: Pick) -> tuple[Array, Array]:
+        """What maps begin as, float32 [B, h, w, C], and the keys of the fresh noise."""
         first, fresh = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-        noise = pick.temperature * normal(first, self.maps[0].form)
-        return self.sample_from(noise, fresh, condition, pick, known, keep)
+        return pick.temperature * normal(first, self.maps[0].form), fresh
 
     def sample_from(
         self,
@@ -181,14 +188,15 @@ class DiffusionPrior(nn.Module):
         keep: Tokens | None = None,
     ) -> Tokens:
         """As `sample`, from noise [B, h, w, C]; `keys` draw fresh noise alone."""
+        check_pick(self, pick, self.maps[0].name)
+        if known is not None and not self.sample_strength:
+            return (known[0].astype(jnp.float32),)
         x, _ = self._followed(noise, keys, condition, pick, known, keep)
         return (x,)
 
     def watched(self, keys: Array, condition: Condition, pick: Pick) -> Array:
         """The data that each step of `sample` speaks of, float32 [S, B, h, w, C]; the last is the new map."""
-        first, fresh = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-        noise = pick.temperature * normal(first, self.maps[0].form)
-        return self._followed(noise, fresh, condition, pick, watch=True)[1]
+        return self._followed(*self.noise(keys, pick), condition, pick, watch=True)[1]
 
     def _followed(
         self,
@@ -201,7 +209,6 @@ class DiffusionPrior(nn.Module):
         watch: bool = False,
     ) -> tuple[Array, Any]:
         """The new maps, and where `watch` the data of each step."""
-        check_no_codes(pick)
         condition, twice = guided(self, condition, pick, len(noise))
         steps = self._steps(known is not None)
         prior, variables = self.unbind()  # Linen's modules cannot be called inside a loop, their pure form can
@@ -278,12 +285,6 @@ class DiffusionPrior(nn.Module):
             over = coarse[:, rows[:, None], columns[None]]
             found.append(over.astype(jnp.float32) if table is None else table(over))
         return found
-
-
-def check_no_codes(pick: Pick) -> None:
-    """UserError for what only makes sense where there are codes to pick from."""
-    if pick.top_k or pick.top_p < 1:
-        raise UserError("top_k and top_p pick among codes, and this prior draws numbers: leave them at 0 and 1")
 
 
 def spread(at: Mixed) -> Mixed:

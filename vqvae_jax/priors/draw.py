@@ -27,8 +27,11 @@ def draw(
     condition: Condition,
     known: Tokens | None = None,
     keep: Tokens | None = None,
+    noise: Array | None = None,
 ) -> Tokens:
     """New maps of one level, one of each a key; where `keep`, bool [B, h, w] a map, is True, copied from `known`.
+
+    A prior whose maps begin as noise may be given that, [B, h, w, C], or `known` without `keep`, see `types.Prior`.
 
     On CPU the cores draw a group of the maps each: the products of one pixel are too small to be shared among cores.
     Inside of another jit they are drawn all at once.
@@ -36,9 +39,9 @@ def draw(
     Raises:
         UserError: `known` and `keep` are not of the maps' shapes.
     """
-    check_kept(known, keep, len(keys), prior.maps)
+    check_kept(prior, known, keep, len(keys))
     groups = _groups(len(keys))
-    given = keys, condition, known, keep
+    given = keys, condition, known, keep, noise
     traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((model, given)))
     if groups == 1 or traced:
         return draw_group(prior, pick, model, *given)
@@ -66,10 +69,20 @@ def maps_at_once(memory: int | None) -> int:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def draw_group(
-    prior: Any, pick: Pick, model: Model, keys: Array, condition: Condition, known: Tokens | None, keep: Tokens | None
+    prior: Any,
+    pick: Pick,
+    model: Model,
+    keys: Array,
+    condition: Condition,
+    known: Tokens | None,
+    keep: Tokens | None,
+    noise: Array | None = None,
 ) -> Tokens:
     """As `draw`, all maps at once in one compiled program."""
-    return prior.apply({"params": model.params}, keys, condition, pick, known, keep, method="sample")
+    variables, given = {"params": model.params}, (keys, condition, pick, known, keep)
+    if noise is None:
+        return prior.apply(variables, *given, method="sample")
+    return prior.apply(variables, noise, *given, method="sample_from")
 
 
 def _groups(count: int) -> int:

@@ -162,6 +162,26 @@ def times(count: int, spacing: Spacing) -> np.ndarray:
     return np.concatenate([numbers[::-1] + 1, [1]]) / STEPS
 
 
+def between(one: np.ndarray, other: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Noise on the great circle from one to the other, https://arxiv.org/abs/2010.02502, appendix D.5.
+
+    Args:
+        one, other: of one shape, (h, w, C).
+        shares: of the way, 0 to 1, [S].
+
+    Returns:
+        float32 [S, h, w, C], as long as noise is: a straight way would be too near to 0 in the middle.
+    """
+    ends = np.stack([one, other]).astype(np.float64)
+    flat = ends.reshape(2, -1)
+    cosine = flat[0] @ flat[1] / max(np.prod(np.linalg.norm(flat, axis=1)), LEAST)
+    angle = np.arccos(np.clip(cosine, -1, 1))
+    weights = np.stack([1 - shares, shares])
+    if np.sin(angle) > LEAST:
+        weights = np.sin(weights * angle) / np.sin(angle)
+    return np.tensordot(weights, ends, (0, 0)).astype(np.float32)
+
+
 def one_step(now: Steps, x: Array, data: Array, data_before: Array, noise: Array | None) -> Array:
     """The map after a step.
 

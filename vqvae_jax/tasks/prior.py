@@ -12,6 +12,7 @@ import optax
 from vqvae_jax import logs
 from vqvae_jax.finite import kept_if_finite
 from vqvae_jax.loss_weights import Weight, weight_at
+from vqvae_jax.priors.condition import check_pick
 from vqvae_jax.priors.draw import draw
 from vqvae_jax.tasks.accumulate import one_by_one
 from vqvae_jax.tasks.optimize import apply_gradients, new_state, trainable, with_model
@@ -48,7 +49,8 @@ class PriorTask:
     accumulate: int = 1
 
     def check(self, terms: Iterable[str], steps: int | None = None, image_size: int | None = None) -> None:
-        """UserError for a weight of a term that the prior has not."""
+        """UserError for a weight of a term that the prior has not, or a pick that it cannot do."""
+        check_pick(self.prior, self.pick, self.prior.maps[0].name)
         terms = tuple(terms)
         for name in self.loss_weights:
             if name not in terms:
