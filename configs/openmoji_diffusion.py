@@ -66,7 +66,7 @@ def prior():
         },
         "train": {
             "batch_size": 32,
-            "steps": 6000,
+            "steps": 10000,
             "log_every": 100,
             "evaluate_every": 1000,
             "pictures_every": 3000,

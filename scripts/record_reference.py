@@ -19,6 +19,8 @@ output/… and grad/NAME; then train/batches, train/losses (a row a step, taken 
                                   rows: mse, diff
     taming-transformers, LlamaGen what their VQModel does on its way; gradients of L1 (LlamaGen: squared error) + the
                                   codes' loss; no training. record_vqgan.py has small ones
+    latent-diffusion              of its AutoencoderKL the moments and a sample, of noise that is recorded too, both
+                                  decoded; its sums without LPIPS; gradients of the sample's total; no training
     anything else, as priors      0, 1, …: each tensor that it returns; gradients of the sum of output x cotangent, for
                                   cotangent/0 … from N(0, 1); no training
 """
@@ -65,12 +67,13 @@ def naming(what: str) -> Iterator[None]:
 
 
 class Known(NamedTuple):
-    """An autoencoder of one of the two repositories. Both functions take the model and images [N, C, H, W]."""
+    """An autoencoder of one of these repositories. All functions take the model and images [N, C, H, W]."""
 
     attributes: tuple[str, ...]  # that no other model has
     learning_rate: float  # of Adam; 0: no training
     outputs: Callable[..., dict[str, Any]]
     losses: Callable[..., list[torch.Tensor]]  # what is differentiated, then a row of train/losses
+    more: Callable[..., dict[str, torch.Tensor]] = lambda model, images: {}  # inputs beside the images
 
 
 def unixpickle_outputs(model: torch.nn.Module, images: torch.Tensor) -> dict[str, Any]:
@@ -123,13 +126,41 @@ def vqgan_losses(model: torch.nn.Module, images: torch.Tensor) -> list[torch.Ten
     return [(away.square() if hasattr(model.quantize, "l2_norm") else away.abs()).mean() + of_codes]
 
 
+def first_stage_noise(model: torch.nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"noise": normal(0, model.encode(images).mode())}
+
+
+def first_stage_outputs(model: torch.nn.Module, images: torch.Tensor) -> dict[str, Any]:
+    moments, noise = model.encode(images), first_stage_noise(model, images)["noise"]
+    sample = moments.mean + moments.std * noise
+    found = {"mean": moments.mean, "logvar": moments.logvar, "std": moments.std, "kl": moments.kl(), "sample": sample}
+    found |= {"reconstruction": model.decode(moments.mode()), "reconstruction_of_sample": model.decode(sample)}
+    made = {"mode": found["reconstruction"], "sample": found["reconstruction_of_sample"]}
+    losses = {of: first_stage_sums(moments, images, one) for of, one in made.items()}
+    return found | {f"loss/logvar_0.0/{of}/{term}": value for of, one in losses.items() for term, value in one.items()}
+
+
+def first_stage_sums(moments: Any, images: torch.Tensor, made: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Sums over an image, means over images: ldm/modules/losses/contperceptual.py with a log-variance of 0."""
+    nll, kl = (images - made).abs().sum() / len(images), moments.kl().sum() / len(images)
+    return {"total": nll + 1e-6 * kl, "nll": nll, "kl": kl, "mean_l1": (images - made).abs().mean()}
+
+
+def first_stage_losses(model: torch.nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
+    moments, noise = model.encode(images), first_stage_noise(model, images)["noise"]
+    return [first_stage_sums(moments, images, model.decode(moments.mean + moments.std * noise))["total"]]
+
+
 UNIXPICKLE = Known(("full_reconstructions", "encoders"), 1e-3, unixpickle_outputs, unixpickle_losses)
 ROSINALITY = Known(("decode_code", "quantize_t", "quantize_b"), 3e-4, rosinality_outputs, rosinality_losses)
 VQGAN = Known(("quant_conv", "post_quant_conv", "quantize"), 0.0, vqgan_outputs, vqgan_losses)
+FIRST_STAGE = Known(
+    ("quant_conv", "post_quant_conv", "embed_dim"), 0.0, first_stage_outputs, first_stage_losses, first_stage_noise
+)
 
 
 def known(model: torch.nn.Module) -> Known | None:
-    for kind in (UNIXPICKLE, ROSINALITY, VQGAN):
+    for kind in (UNIXPICKLE, ROSINALITY, VQGAN, FIRST_STAGE):
         if all(hasattr(model, name) for name in kind.attributes):
             return kind
     return None
@@ -141,7 +172,8 @@ def record(model: torch.nn.Module, inputs: dict[str, torch.Tensor], seed: int) -
     kind, cotangents = known(model), {}
     if kind:
         (images,) = inputs.values()
-        inputs = {"images": images}
+        with torch.no_grad():
+            inputs = {"images": images, **kind.more(model, images)}
         loss = kind.losses(model, images)[0]
         with torch.no_grad():
             outputs = kind.outputs(model, images)

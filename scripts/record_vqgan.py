@@ -1,4 +1,5 @@
-"""Small VQ-GANs of their authors' own classes, for record_reference.py. Needs torch; taming's code einops as well.
+"""Small VQ-GANs of their authors' own classes, and first stages of latent diffusion, which are built like them, for
+record_reference.py. Needs torch; taming's and latent diffusion's code einops as well.
 
     git clone https://github.com/CompVis/taming-transformers PATH
     python scripts/record_reference.py --path=PATH --model=record_vqgan:taming --range=-1,1 \\
@@ -6,6 +7,9 @@
 
     git clone https://github.com/FoundationVision/LlamaGen PATH
     python scripts/record_reference.py --path=PATH --model=record_vqgan:llamagen --range=-1,1 … as above
+
+    git clone https://github.com/CompVis/latent-diffusion PATH
+    python scripts/record_reference.py --path=PATH --model=record_vqgan:latent_diffusion --range=-1,1 … as above
 
 Groups of the norms are 32, so widths are multiples of 32; where a level has 32 channels, biases in front of a norm have
 no gradient but rounding. What the authors' initialisation leaves at 0 or 1 is random here, or a missing one would not
@@ -19,6 +23,7 @@ import sys
 import types
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -30,18 +35,46 @@ def taming(
 
     0.25 is on the commitment: its own code has it on the other term (`legacy`).
     """
+    without_lightning()
+    fields = network(width, multipliers, blocks, z, size)
+    fields |= {"attn_resolutions": [size // 2 ** (len(multipliers) - 1)], "double_z": False}
+    model = importlib.import_module("taming.models.vqgan").VQModel(fields, {}, codes, z)
+    model.quantize.legacy = False
+    return scattered(model)
+
+
+def latent_diffusion(
+    width: int = 32, multipliers: Sequence[int] = (1, 2), blocks: int = 1, z: int = 4, size: int = 16
+) -> torch.nn.Module:
+    """AutoencoderKL with attention in the middle alone."""
+    without_lightning()
+    util, taming_vq = types.ModuleType("ldm.util"), types.ModuleType("taming.modules.vqvae.quantize")
+    util.instantiate_from_config = lambda config: torch.nn.Identity()  # type: ignore[attr-defined]
+    taming_vq.VectorQuantizer2 = torch.nn.Identity  # type: ignore[attr-defined]  # of a class that is not recorded
+    attention = types.ModuleType("ldm.modules.attention")
+    attention.LinearAttention = torch.nn.Identity  # type: ignore[attr-defined]
+    others = {one.__name__: one for one in (util, taming_vq, attention)}
+    packages = ("taming", "taming.modules", "taming.modules.vqvae")
+    sys.modules |= others | {name: types.ModuleType(name) for name in packages}
+    fields = network(width, multipliers, blocks, z, size) | {"attn_resolutions": [], "double_z": True}
+    model = importlib.import_module("ldm.models.autoencoder").AutoencoderKL(fields, {}, z)
+    return scattered(model)
+
+
+def network(width: int, multipliers: Sequence[int], blocks: int, z: int, size: int) -> dict[str, Any]:
+    """Fields that both classes have."""
+    return {
+        "ch": width, "ch_mult": tuple(multipliers), "num_res_blocks": blocks, "z_channels": z, "resolution": size,
+        "in_channels": 3, "out_ch": 3, "dropout": 0.0,
+    }  # fmt: skip
+
+
+def without_lightning() -> None:
+    """Their classes are of PyTorch Lightning, and build their losses by config; neither is needed."""
     lightning, main = types.ModuleType("pytorch_lightning"), types.ModuleType("main")
     lightning.LightningModule = torch.nn.Module  # type: ignore[attr-defined]
     main.instantiate_from_config = lambda config: torch.nn.Identity()  # type: ignore[attr-defined]
     sys.modules |= {"pytorch_lightning": lightning, "main": main}
-    coarsest = size // 2 ** (len(multipliers) - 1)
-    fields = {
-        "ch": width, "ch_mult": tuple(multipliers), "num_res_blocks": blocks, "z_channels": z, "resolution": size,
-        "attn_resolutions": [coarsest], "in_channels": 3, "out_ch": 3, "double_z": False, "dropout": 0.0,
-    }  # fmt: skip
-    model = importlib.import_module("taming.models.vqgan").VQModel(fields, {}, codes, z)
-    model.quantize.legacy = False
-    return scattered(model)
 
 
 def llamagen(

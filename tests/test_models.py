@@ -9,8 +9,10 @@ from toy_priors import GaussianPrior
 
 import launch
 import vqvae_jax
+from vqvae_jax import data as datasets
 from vqvae_jax import recipe
 from vqvae_jax.checkpoint import Checkpoints
+from vqvae_jax.data import tokens as token_files
 from vqvae_jax.priors import PRIORS
 from vqvae_jax.types import UserError
 
@@ -72,6 +74,15 @@ def config(kind, path, epochs):
     config["priors"] = {level: {**prior, "train": {**EVERY, "epochs": epochs}} for level in levels}
     config["sample"]["count"] = 4
     return recipe.configs.complete(config)
+
+
+def check_scale(model):
+    """Of the images that it was trained on; on disk they are float16."""
+    images = datasets.load(model.config["dataset"], "train").image
+    for maps in (model.encode(np.asarray(images[:]))[0], token_files.read(model.workdir / "tokens", "train").maps[0]):
+        flat = np.asarray(maps, np.float64).reshape(-1, maps.shape[-1])
+        np.testing.assert_allclose(flat.mean(0), 0, atol=2e-3)
+        np.testing.assert_allclose(flat.std(0), 1, atol=2e-3)
 
 
 def check_a_sampler_s_own_fields(kind, path, run, model):
@@ -154,8 +165,10 @@ def test_trained_gone_on_with_evaluated_and_sampled(kind, tmp_path, monkeypatch)
     assert names <= drawn
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["images"] == 12 and set(metrics["priors"]) == set(levels)
+    assert ({"psnr", "ssim", "kl/codes", "active/codes"} <= set(metrics["autoencoder"])) == ("numbers" in kind)
     model = vqvae_jax.load(run)
     if kind == "numbers and a toy prior":
+        check_scale(model)
         check_a_sampler_s_own_fields(kind, path, run, model)
     new = model.sample(4)
     assert new.shape == (4, size, size, channels) and len(np.unique(new)) > 1

@@ -375,7 +375,8 @@ def test_between_logged_steps_nothing_is_waited_for(tmp_path):
         place=lambda batch: batch,
         step=step,
         frozen="frozen",
-        task=SimpleNamespace(model=lambda state: state, phase=lambda step: step),
+        task=SimpleNamespace(phase=lambda step: step),
+        model=lambda state, last: state,
         evaluate=lambda model, data: {"loss": 0.0},
         pictures=lambda model, done: {},
     )

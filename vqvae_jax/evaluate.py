@@ -19,8 +19,9 @@ from vqvae_jax.facts import facts_of
 from vqvae_jax.files import atomically, check_file, write_json
 from vqvae_jax.parts import facts_of_tokens
 from vqvae_jax.stages import task_of
+from vqvae_jax.tasks.prior import example_keys
 from vqvae_jax.trained import Flags, Trained
-from vqvae_jax.types import Codebook, Model, UserError
+from vqvae_jax.types import Codebook, Condition, Model, UserError
 
 FILE = "metrics.json"
 # How often each code was used over the split, float [K] by token map; and by level, "length/LEVEL" and "idle/LEVEL".
@@ -191,6 +192,8 @@ def prior_metrics(
     found = measured(tokens)
     if getattr(prior, "text", None) and (others := with_other_texts(tokens)):
         found["with_another_text"] = measured(others)["nll" if "nll" in found else "loss"]
+    if hasattr(prior, "by_time"):
+        found |= loss_by_time(model, level, tokens)
     maps, codes, nll = tokens.maps[own], prior.maps[0].vocab_size, found.get("nll")
     if codes is None or nll is None:
         return found
@@ -201,6 +204,23 @@ def prior_metrics(
         found |= {"position_entropy": yardstick, "nll_over_position_entropy": ratio(nll, yardstick)}
     count, pixels = sum(math.prod(one.shape[1:]) for one in maps), model.facts["image_size"] ** 2
     return found | {"bits_per_pixel": nll * count / math.log(2) / pixels}
+
+
+def loss_by_time(model: Trained, level: str, tokens: token_files.TokenArrays) -> dict[str, float]:
+    """The loss of a diffusion prior in even bins of times, by the middles of these: "mse_at/0.0625"; 0 is data."""
+    prior, weights = model.priors[level]
+    own = model.parts.maps_of(level)
+
+    @jax.jit
+    def sums(weights: Any, batch: Mapping[str, Any]) -> jax.Array:
+        maps, keys = batch["tokens"], example_keys(jax.random.key(0), batch["index"])
+        condition = Condition(batch.get("label"), maps[: own.start], batch.get("text"))
+        each = prior.apply({"params": weights.params}, maps[own], condition, keys, method="by_time")
+        return jnp.sum(batch["mask"].astype(jnp.float32)[:, None] * each, axis=0)
+
+    every = [np.asarray(sums(weights, batch)) for batch in data.ArrayData(tokens, BATCH, 0).evaluation()]
+    means = np.stack(every).sum(axis=0, dtype=np.float64) / len(tokens)
+    return {f"mse_at/{(i + 0.5) / len(means):g}": float(one) for i, one in enumerate(means)}
 
 
 def with_other_texts(tokens: token_files.TokenArrays) -> token_files.TokenArrays | None:

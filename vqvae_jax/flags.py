@@ -203,6 +203,17 @@ def value_range(text: str) -> tuple[float, float]:
     return low, high
 
 
+def factor(text: str) -> float:
+    """A number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"wants a number above 0, got {text!r}")
+    return value
+
+
 def folder(text: str) -> Path:
     """A path; ~ is the home of whoever types, which a shell does not say behind a =."""
     return Path(os.path.expanduser(text))

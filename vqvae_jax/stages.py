@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from vqvae_jax import config as configs
-from vqvae_jax import data, room, train
+from vqvae_jax import data, room, scale, train
 from vqvae_jax.checkpoint import GOES_ON, Checkpoints, Step
 from vqvae_jax.config import AUTOENCODER
 from vqvae_jax.data import tokens as token_files
@@ -43,7 +43,7 @@ class Stage:
         splits: what it is trained on; nothing is read or encoded before it is called.
         task: (steps, the splits) → what a step is.
         takes: the step that others take of it: None the latest, "best".
-        observer: see `train.fit`.
+        observer, conclude: see `train.fit`.
     """
 
     name: str
@@ -55,6 +55,7 @@ class Stage:
     task: Callable[[int, Splits], Task]
     takes: Step
     observer: Callable[..., Observer] | None = None
+    conclude: Callable[[Model], Model] | None = None
 
     @property
     def section(self) -> Mapping[str, Any]:
@@ -122,9 +123,8 @@ class Stage:
         settings = {**self.section, "steps": self.steps}
         origin = self.origin if self.section["init_from"] else None
         seed = config["seed"] + self.number
-        train.fit(
-            self.task(self.steps, splits), batches, held_out, self.folder, settings, config, seed, origin, self.observer
-        )
+        task, ends = self.task(self.steps, splits), (self.observer, self.conclude)
+        train.fit(task, batches, held_out, self.folder, settings, config, seed, origin, *ends)
 
     def origin(self, like: Model) -> Model:
         """What the stage of the same name learned in the run that `init_from` names."""
@@ -140,8 +140,11 @@ class Stage:
 def of_autoencoder(parts: Parts, workdir: Path, splits: Splits) -> Stage:
     """Stage one: images to maps and back."""
     task = lambda steps, _: task_of(parts, AUTOENCODER, steps)  # noqa: E731
+    images, ends = splits["train"].image, None
+    if scale.has_scale(parts.autoencoder):
+        ends = lambda model: scale.measured(parts.autoencoder, parts.config["dataset"]["range"], model, images)  # noqa: E731
     examples = len(splits["train"])
-    return Stage(AUTOENCODER, parts, workdir, examples, 0, lambda: splits, task, takes=None, observer=Doctor)
+    return Stage(AUTOENCODER, parts, workdir, examples, 0, lambda: splits, task, None, Doctor, ends)
 
 
 def of_prior(parts: Parts, workdir: Path, level: str, examples: int, maps: Callable[[], Splits]) -> Stage:

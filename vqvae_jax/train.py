@@ -35,6 +35,7 @@ def fit(
     seed: int,
     origin: Callable[[Model], Model] | None = None,
     observer: Callable[[Iterable[Mapping[str, Any]]], Observer] | None = None,
+    conclude: Callable[[Model], Model] | None = None,
 ) -> None:
     """Trains until step `settings["steps"]`, from the last checkpoint in `folder` if there is one.
 
@@ -48,6 +49,7 @@ def fit(
         seed: of the initial parameters and all randomness of the steps.
         origin: shapes of a model → the weights that a new training starts from, with a fresh optimizer.
         observer: makes of the lines logged so far what is asked for remarks on the next ones.
+        conclude: makes of the model of the last step the one that is saved; the state goes on as it was.
 
     Raises:
         NotFinite: NaN or infinity, as `train.on_nan` says; the checkpoints before it stay.
@@ -59,7 +61,7 @@ def fit(
         if start >= steps:
             return
         checkpoints.best()  # what is damaged is told now, not by the first save
-        run = Run(task, data, held_out, settings)
+        run = Run(task, data, held_out, settings, conclude)
         state = run.begin(jax.random.key(seed), checkpoints if start else None)
         if not start and origin is not None:
             state = run.start_from(state, origin)
@@ -73,8 +75,16 @@ def fit(
 class Run:
     """A task on this machine's devices: its jitted functions, and how batches get there."""
 
-    def __init__(self, task: Task, data: Data, held_out: Data, settings: Mapping[str, Any]):
+    def __init__(
+        self,
+        task: Task,
+        data: Data,
+        held_out: Data,
+        settings: Mapping[str, Any],
+        conclude: Callable[[Model], Model] | None = None,
+    ):
         self.task, self.data, self.held_out, self.settings = task, data, held_out, settings
+        self.conclude = conclude
         mesh = make_mesh(settings["batch_size"])
         self.everywhere = NamedSharding(mesh, PartitionSpec())
         self.divided = NamedSharding(mesh, PartitionSpec("data"))
@@ -125,6 +135,11 @@ class Run:
     def place(self, batch: Any) -> Any:
         """This process's rows of a batch → arrays over all devices."""
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self.divided, np.asarray(x)), batch)
+
+    def model(self, state: TrainState, last: bool) -> Model:
+        """What sampling needs of a state."""
+        model = self.task.model(state)
+        return self.conclude(model) if last and self.conclude else model
 
     def evaluate(self, model: Model, data: Data) -> dict[str, float]:
         """The task's metrics over a whole split."""
@@ -191,12 +206,14 @@ def _loop(
             if save:  # which waits for the state anyway; what is saved is logged, however the run ends
                 watch.look(done)
                 waiting.flush()
-            loss = _evaluate(run, state, done, log, watch) if evaluate else None
-            if last or _pictures_due(settings, run.data, done):
-                for name, grid in run.pictures(run.task.model(state), done).items():
+            pictured = last or _pictures_due(settings, run.data, done)
+            model: Any = run.model(state, last) if save or pictured else None
+            loss = _evaluate(run, model, done, log, watch) if evaluate else None
+            if pictured:
+                for name, grid in run.pictures(model, done).items():
                     log.pictures(done, name, grid, epoch_ending(settings, run.data, done))
             if save:
-                checkpoints.save(done, run.task.model(state), state, config, loss)
+                checkpoints.save(done, model, state, config, loss)
             log.progress(done, waiting.text)
             if stopped and not last:
                 break
@@ -207,8 +224,8 @@ def _loop(
         raise SystemExit(stop.exit_code)
 
 
-def _evaluate(run: Run, state: TrainState, done: int, log: Log, watch: Watch) -> float:
-    metrics = run.evaluate(run.task.model(state), run.held_out)
+def _evaluate(run: Run, model: Model, done: int, log: Log, watch: Watch) -> float:
+    metrics = run.evaluate(model, run.held_out)
     log.metrics(done, metrics, "held_out")
     watch.look_at_loss(done, metrics["loss"])
     return metrics["loss"]

@@ -2,7 +2,8 @@
 
 The recordings in tests/reference come from https://github.com/unixpickle/vq-vae-2 and, for the paper's VQ-VAE-2, from
 https://github.com/rosinality/vq-vae-2-pytorch; those of VQ-GAN from https://github.com/CompVis/taming-transformers
-(3ba01b2) and https://github.com/FoundationVision/LlamaGen (ce98ec4) by scripts/record_vqgan.py, of the gradients some.
+(3ba01b2), https://github.com/FoundationVision/LlamaGen (ce98ec4) and, without codes,
+https://github.com/CompVis/latent-diffusion (a506df5) by scripts/record_vqgan.py, of the gradients some.
 Three whole priors are too large to lie there: pytest --reference=DIR.
 """
 
@@ -25,6 +26,7 @@ HERE = (
     "rosinality_vqvae2",
     "vqgan",
     "llamagen_vq",
+    "kl_autoencoder",
     "pixel_conv_a",
     "pixel_cnn_vector_condition",
     "pixel_cnn_spatial_condition",

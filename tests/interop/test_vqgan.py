@@ -25,7 +25,7 @@ FILES = {
     "llamagen_f16": (published(128, (1, 1, 2, 2, 4), 16384, 8, llamagen=True), 343, 71_883_403),
     "llamagen_f8": (published(128, (1, 2, 2, 4), 16384, 8, llamagen=True), 299, 70_109_835),
 }
-OTHERS = {"kl_f8": (248, 83_653_863), "var": (343, 108_948_355 - 4 * 9_248), "maskgit": (168, 54_515_587)}
+OTHERS = {"var": (343, 108_948_355 - 4 * 9_248), "maskgit": (168, 54_515_587)}
 
 
 def without_memory(shapes):

@@ -33,7 +33,7 @@ PRIORS = {
     "next scale": NextScalePrior(SCALES),
     "numbers": GaussianPrior((Level("codes", (3, 4), None, 2),)),
 }
-TERMS = {"numbers": ["mse"], "diffusion": ["mse"]}
+TERMS = {"numbers": ["mse"], "diffusion": ["mse_over_time"]}
 LEARNED = TERMS | {"maskgit": ["masked"], "diffusion": ["denoising"]}  # in training
 EVERY = pytest.mark.parametrize("kind", PRIORS)
 OPTIMIZER = {"learning_rate": 0.02, "schedule": "constant", "warmup_steps": 0, "clip": 0.0, "weight_decay": 0.0}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small_quantizers import stepper, vectors
 
-from vqvae_jax.quantizers.kl import KLBottleneck, mean_and_deviation
+from vqvae_jax.quantizers.kl import KLBottleneck, divergence, mean_and_deviation, moments, noisy, statistics
 from vqvae_jax.types import UserError
 
 SHAPE = (8, 4, 4)
@@ -75,6 +75,22 @@ def test_kl_is_that_of_two_normals_and_0_at_the_prior():
     z_e = np.full((1, 1, 1, 4), mean, np.float32)
     z_e[..., 2:] = 2 * np.log(deviation)
     assert float(quantizer(book, z_e).losses["kl"]) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_log_variances_are_clipped_as_the_authors_do():
+    """And what follows is of the clipped ones: no overflow, no noise to speak of."""
+    z_e = np.array([[1.0, 1.0, 50.0, -50.0]], np.float32)
+    mean, log_variance = moments(z_e)
+    np.testing.assert_array_equal(log_variance, [[20, -30]])
+    np.testing.assert_allclose(divergence(mean, log_variance), [[0.5 * (np.exp(20) - 20), 15]], rtol=1e-6)
+    np.testing.assert_allclose(noisy(mean, log_variance, np.ones((1, 2))), [[1 + np.exp(10), 1]], rtol=1e-6)
+
+
+def test_statistics_of_a_known_scale_are_given_back():
+    mean, deviation = np.array([3.0, 0.0], np.float32), np.array([2.0, 1 / 0.18215], np.float32)
+    book = KLBottleneck(2).init(jax.random.key(0)).replace(stats=statistics(mean, deviation))
+    for found, wanted in zip(mean_and_deviation(book), (mean, deviation), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
 def test_gradients_reach_mean_and_log_variance():

@@ -2,6 +2,7 @@
 
 Each is the section `autoencoder` of a config, without the name. Images are of 256 pixels in [-1, 1], MaskGIT's in
 [0, 1]. VAR's codes are of many scales there, and its attention's q, k and v one convolution, which is naming alone.
+kl_… are latent diffusion's first stages, kl_f8 also the network of Stable Diffusion's.
 """
 
 from typing import Any
@@ -12,6 +13,12 @@ def codes(name: str, size: int, channels: int) -> dict[str, Any]:
     return {"name": name, "codebook_size": size, "code_dim": channels, "revive_after": 0}
 
 
+def numbers(channels: int, factors: tuple[int, ...], attention: tuple[int, ...] = ()) -> dict[str, Any]:
+    """A first stage over so many numbers a place; z is the same."""
+    quantizer = {"name": "kl", "code_dim": channels}
+    return {"factors": factors, "attention": attention, "z": channels, "quantizer": quantizer}
+
+
 TAMING = {"width": 128, "blocks": 2, "z": 256}
 EIGHTH = {"factors": (1, 2, 2, 4)}
 PRESETS: dict[str, dict[str, Any]] = {
@@ -19,12 +26,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "taming_f16_16384": {**TAMING, "quantizer": codes("vq", 16384, 256)},
     "llamagen_f16": {**TAMING, "distance": "squared", "quantizer": codes("cosine", 16384, 8)},
     "llamagen_f8": {**TAMING, **EIGHTH, "distance": "squared", "quantizer": codes("cosine", 16384, 8)},
-    "kl_f8": {
-        "factors": (1, 2, 4, 4),
-        "attention": (),
-        "z": 4,
-        "quantizer": {"name": "kl", "code_dim": 4},
-    },
+    "kl_f4": numbers(3, (1, 2, 4)),
+    "kl_f8": numbers(4, (1, 2, 4, 4)),
+    "kl_f16": numbers(16, (1, 1, 2, 2, 4), attention=(4,)),
+    "kl_f32": numbers(64, (1, 1, 2, 2, 4, 4), attention=(4, 5)),
     "var": {"width": 160, "z": 32, "code_kernel": 3, "quantizer": codes("vq", 4096, 32)},
     "maskgit": {
         "decoder_blocks": 2,

@@ -14,9 +14,8 @@ from vqvae_jax import config as configs
 from vqvae_jax import facts as facts_file
 from vqvae_jax.autoencoders import VQGAN, VQVAE2, HierarchicalVAE
 from vqvae_jax.checkpoint import Step, Steps
-from vqvae_jax.compare import rows
+from vqvae_jax.compare import first_stage, rows
 from vqvae_jax.compare.recording import HOW, Recording, channels_first
-from vqvae_jax.compare.told import Told
 from vqvae_jax.interop import hierarchical, vqgan, vqvae2
 from vqvae_jax.interop.exporting import load_stack, places_of, stack_or_stages
 from vqvae_jax.interop.places import Places, to_torch
@@ -25,6 +24,7 @@ from vqvae_jax.networks import fast
 from vqvae_jax.networks.unet import UNet
 from vqvae_jax.parts import Parts
 from vqvae_jax.quantizers.codebook import measured_from_zero
+from vqvae_jax.quantizers.told import Told
 from vqvae_jax.tasks.autoencode import AutoencodeTask
 from vqvae_jax.tasks.optimize import make_optimizer, new_state
 from vqvae_jax.types import Condition, Model, UserError
@@ -105,6 +105,8 @@ def autoencoder(workdir: Path, recording: Recording, step: Any) -> list[Row]:
     images = jnp.asarray(recording["input/images"], jnp.float32)
     check_images(images, facts["channels"], config, recording)
     places, names = places_of(module, model), twin.index_names(module)
+    if first_stage.is_one(module):
+        return of_first_stage(module, model, places, recording)
     ours, z_e, grads = run(twin, module, model, images)
     every = (index_row(names[level], ours, recording, z_e[level], model.codebooks[level]) for level in names)
     codes = [row for row in every if row is not None]
@@ -118,6 +120,15 @@ def autoencoder(workdir: Path, recording: Recording, step: Any) -> list[Row]:
     if "train/batches" in recording:
         found += training_at_best(twin, module, model, places, recording, any(row.largest > 0 for row in codes))
     return found
+
+
+def of_first_stage(module: Any, model: Model, places: Places, recording: Recording) -> list[Row]:
+    """As `autoencoder`, of numbers in place of codes: outputs, gradients of the loss and of its divergence alone."""
+    ours, grads = first_stage.computed(module, model.params, recording)
+    found = weights(model, places, recording) + outputs(ours, recording)
+    for section, of_params in grads.items():
+        found += gradients(Model(of_params, {}), places, recording, section)
+    return without(found, vqgan.left_out(module), recording)
 
 
 def run(twin: Any, module: Any, model: Model, images: Any, told: Mapping[str, Any] | None = None):
@@ -287,11 +298,13 @@ def index_row(name: str, ours: Mapping[str, Any], recording: Recording, z_e: Any
     return rows.indices(f"output/{name}", ours[name], recording[f"output/{name}"], z_e, np.asarray(codebook.codes))
 
 
-def gradients(grads: Model, places: Places, recording: Recording) -> list[Row]:
+def gradients(grads: Model, places: Places, recording: Recording, section: str = "grad") -> list[Row]:
     """Every recorded one."""
-    recorded = recording.of("grad")
+    recorded = recording.of(section)
     ours = to_torch(grads, {name: place for name, place in places.items() if name in recorded})
-    return [rows.near(f"grad/{name}", ours[name], recorded[name], rows.GRADIENTS) for name in recorded if name in ours]
+    return [
+        rows.near(f"{section}/{name}", ours[name], recorded[name], rows.GRADIENTS) for name in recorded if name in ours
+    ]
 
 
 def without(found: list[Row], reasons: Mapping[str, str], recording: Recording) -> list[Row]:

@@ -25,7 +25,7 @@ class Recording:
         self.path = path
         if not path.is_file():
             raise UserError(f"--reference={path}: there is no such file; {HOW}")
-        self.arrays = {name.replace("\\", "/"): array for name, array in read_npz(path, ALL).items()}
+        self.arrays = {name.replace("\\", "/"): array for name, array in read_npz(path, ALL, SECTIONS).items()}
         for section in ("input", "output"):
             if not self.of(section):
                 raise UserError(f"{path} has no arrays {section}/…, so that there is nothing to compare; {HOW}")
@@ -76,7 +76,8 @@ class Recording:
 
 
 ALL = ""  # the prefix of all names
-NAMED = ("param", "grad", "trained")  # sections of tensors by the names of a state dict
+NAMED = ("param", "grad", "grad_kl", "trained")  # sections of tensors by the names of a state dict
+SECTIONS = (*NAMED, "input", "output", "cotangent", "train")  # a recording may say more of itself, in words too
 
 
 def channels_last(array: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vqvae_jax.flags import add_workdir, file, positive, step, value_range
+from vqvae_jax.flags import add_workdir, factor, file, positive, step, value_range
 
 FIRST = {"autoencoder": "reconstruct"}  # what to do with a stage; the others sample
 
@@ -18,8 +18,9 @@ def add_import(under: Any) -> None:
         description="Weights of PyTorch as a workdir: .pt, .pth, .safetensors or .npz (arrays param/NAME), read "
         "without torch and without executing what is in it; or those of Flax, .msgpack. Known: the hierarchical VAE, "
         "MNIST generator, TopPrior, BottomPrior and any stack of PixelConv layers of unixpickle/vq-vae-2, rosinality's "
-        "VQ-VAE-2, the VQ-GANs of taming and LlamaGen, MaskGIT's tokenizer and transformer, DiT, Stable Diffusion 1's "
-        "U-Net. A prior joins the workdir of its autoencoder.",
+        "VQ-VAE-2, the VQ-GANs of taming and LlamaGen, the first stages of latent diffusion and Stable Diffusion, also "
+        "in a whole model, or by diffusers' names with a config.json beside; MaskGIT's tokenizer and transformer, DiT, "
+        "Stable Diffusion 1's U-Net. A prior joins the workdir of its autoencoder.",
     )
     add_workdir(one, import_)
     one.add_argument("--checkpoint", type=Path, required=True, help="the file")
@@ -32,6 +33,13 @@ def add_import(under: Any) -> None:
         metavar="A,B",
         help="of the values that the network wants in place of uint8 0 and 255, which weights do not show: -1,1 "
         "(default: what the file says, else what the code that it comes from does)",
+    )
+    one.add_argument(
+        "--scale",
+        type=factor,
+        metavar="S",
+        help="of an autoencoder over numbers, what its means are times to be latents of deviation 1 (default: "
+        "what the file or its config.json says, else 0.18215 for Stable Diffusion's network, 1 for others)",
     )
     one.add_argument("--heads", type=positive, help="of attention, which weights do not show (default: as published)")
     one.add_argument("--key", help="which state dict, where the file holds several")
@@ -50,6 +58,13 @@ def add_export(under: Any) -> None:
         "--stage", default="", help="autoencoder, top, bottom … (default: the autoencoder, or the only one)"
     )
     one.add_argument("--step", type=step, default="best", help="a number, best or latest (default best)")
+    one.add_argument(
+        "--names",
+        choices=("original", "diffusers"),
+        default="",
+        help="of an autoencoder of latent diffusion: its authors', or diffusers' and a config.json beside (default: as "
+        "they came, else original)",
+    )
 
 
 def add_features(under: Any) -> None:
@@ -77,7 +92,13 @@ def import_(given: argparse.Namespace) -> None:
     from vqvae_jax.interop.stages import STACK
 
     stage, match = importing.import_weights(
-        given.checkpoint, given.workdir, given.image_size, given.heads or 0, given.key, given.range
+        given.checkpoint,
+        given.workdir,
+        given.image_size,
+        given.heads or 0,
+        given.key,
+        given.range,
+        given.scale,
     )
     print(f"{given.workdir / stage}: {match.title}")
     for line in not_shown(given, stage, match):
@@ -97,6 +118,8 @@ def not_shown(given: argparse.Namespace, stage: str, match: Any) -> Iterator[str
     if match.kind == "autoencoder" and given.range is None:
         low, high = match.facts["range"]
         yield f"uint8 0 and 255 become {low} and {high}; weights do not show it: --range=A,B"
+    if "scale" in match.facts:
+        yield match.facts["scale"]
     if heads := heads_of(match.module):
         yield f"{heads} heads of attention; weights do not show it: --heads=N"
     if match.section.get("label_condition") and not match.section["label_dropout"]:
@@ -166,7 +189,7 @@ def export(given: argparse.Namespace) -> None:
     """A stage becomes a file."""
     from vqvae_jax.interop import exporting
 
-    stage, count = exporting.export_weights(given.workdir, given.output, given.stage, given.step)
+    stage, count = exporting.export_weights(given.workdir, given.output, given.stage, given.step, given.names)
     print(f"{given.output}: {stage}, {count} tensors")
     print(exporting.asks_for(given.workdir, stage, given.output))
 

@@ -1,17 +1,19 @@
 """A stage of a workdir under its reference's names, for load_state_dict; MaskGIT's for Flax's apply."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from vqvae_jax import __version__
 from vqvae_jax import config as configs
 from vqvae_jax import facts as facts_file
+from vqvae_jax.autoencoders.vqgan import LEVEL, VQGAN
 from vqvae_jax.checkpoint import Checkpoints, Step
 from vqvae_jax.files import check_file, read_json
-from vqvae_jax.interop import diffusion, files, maskgit, metadata, pixelcnn, stacks, unet
-from vqvae_jax.interop.importing import UNUSED
+from vqvae_jax.interop import diffusers, diffusion, files, latents, maskgit, metadata, pixelcnn, stacks, unet
+from vqvae_jax.interop.importing import DIFFUSERS, UNUSED
 from vqvae_jax.interop.places import Places, to_torch
 from vqvae_jax.interop.stages import STACK
 from vqvae_jax.interop.twins import averages, places_of
@@ -25,7 +27,17 @@ ELSEWHERE = {"cosine", "fsq", "kl", "residual"}  # quantizers that no class of t
 IMPORT = "`import` reads this from the file itself"
 
 
-def export_weights(workdir: Path, output: Path, stage: str = "", step: Step = "best") -> tuple[str, int]:
+class Exported(NamedTuple):
+    """A stage by others' names."""
+
+    tensors: dict[str, np.ndarray]
+    statistics: dict[str, dict[str, Any]] = {}  # of its codebooks, by level and name, which have no names there
+    config: dict[str, Any] | None = None  # diffusers' config.json, where the names are diffusers'
+
+
+def export_weights(
+    workdir: Path, output: Path, stage: str = "", step: Step = "best", names: str = ""
+) -> tuple[str, int]:
     """Writes one stage, and beside its tensors what they do not show, see metadata.py.
 
     Args:
@@ -33,6 +45,8 @@ def export_weights(workdir: Path, output: Path, stage: str = "", step: Step = "b
         output: x.safetensors, x.npz, or x.msgpack, which has no room for the words.
         stage: "autoencoder", or the level of a prior; "": the autoencoder, else the only one.
         step: of the checkpoint: a number, "best" or None for the latest; the autoencoder's is the latest by itself.
+        names: "original", or of an autoencoder of latent diffusion "diffusers", then with a config.json beside; "": as
+            they came, else original.
 
     Returns:
         The stage, and how many tensors.
@@ -42,15 +56,26 @@ def export_weights(workdir: Path, output: Path, stage: str = "", step: Step = "b
     """
     check_file("--output", output)
     stage = chosen(workdir, stage)
-    tensors = STAGES.get(stage, of_prior)(workdir, stage, step)
-    files.write(output, tensors, {} if stage == STACK else said_of(workdir, stage, tensors))
-    return stage, len(tensors)
+    if stage == "autoencoder":
+        made = of_autoencoder(workdir, stage, step, names)
+    else:
+        if names == "diffusers":
+            raise UserError(f"--names=diffusers is for autoencoders of latent diffusion, not for {stage}; leave it out")
+        made = Exported((of_stack if stage == STACK else of_prior)(workdir, stage, step))
+    if made.statistics and output.suffix == ".msgpack":
+        raise UserError(f"{output}: no room for the scale of the latents; --output={output.stem}.safetensors, or .npz")
+    if made.config is not None:
+        diffusers.check_beside(output)
+    files.write(output, made.tensors, {} if stage == STACK else said_of(workdir, stage, made))
+    if made.config is not None:
+        diffusers.write_beside(output, made.config)
+    return stage, len(made.tensors)
 
 
-def said_of(workdir: Path, stage: str, tensors: dict[str, np.ndarray]) -> dict[str, str]:
+def said_of(workdir: Path, stage: str, made: Exported) -> dict[str, str]:
     """The words beside the tensors."""
-    told = metadata.Told(stage, configs.load(workdir), facts_file.read(workdir))
-    return metadata.words(told, tensors, __version__)
+    told = metadata.Told(stage, configs.load(workdir), facts_file.read(workdir), made.statistics)
+    return metadata.words(told, made.tensors, __version__)
 
 
 def asks_for(workdir: Path, stage: str, output: Path) -> str:
@@ -72,8 +97,10 @@ def asks_for(workdir: Path, stage: str, output: Path) -> str:
     images = f"float32 [N, {', '.join(map(str, shape))}], x / 255 * {high - low:g} + {low:g} of uint8 x"
     section = config["autoencoder"]
     kinds = {one["name"] for one in (section["quantizer"], *section["quantizers"].values())}
-    other = sorted(kinds & ELSEWHERE)
+    numbers = {"kl"} if isinstance(parts.autoencoder, VQGAN) else set()  # of which latent diffusion has a class
+    other = sorted((kinds & ELSEWHERE) - numbers)
     besides = f"; PyTorch's class looks codes up otherwise than {', '.join(other)}" if other else ""
+    besides += "; the latents' scale is not in its tensors but in its metadata, `statistics`" if kinds & numbers else ""
     return f"the network wants {images}: from {low:g} to {high:g}{besides}{told}"
 
 
@@ -107,12 +134,30 @@ def chosen(workdir: Path, stage: str) -> str:
     raise UserError(f"{workdir} has several stages, say which: {' or '.join(f'--stage={one}' for one in there)}")
 
 
-def of_autoencoder(workdir: Path, stage: str, step: Step) -> dict[str, np.ndarray]:
+def of_autoencoder(workdir: Path, stage: str, step: Step, names: str = "") -> Exported:
     """The reference's names; its codebooks know no moving averages, so those of an `ema` quantizer stay behind."""
     config, facts = configs.load(workdir), facts_file.read(workdir)
     parts = Parts(config, facts)
     module, model = parts.autoencoder, parts.load(workdir, stage, None if step == "best" else step)
-    return to_torch(model, places_of(module, model)) | averages(module, model) | came_along(workdir, stage)
+    came = workdir / stage / DIFFUSERS
+    if names == "diffusers" or (not names and came.is_file()):
+        return of_diffusers(module, model, facts["image_size"], read_json(came) if came.is_file() else {})
+    places = places_of(module, model)
+    tensors = to_torch(model, places) | averages(module, model) | came_along(workdir, stage)
+    return Exported(tensors, latents.statistics_beside(model, places))
+
+
+def of_diffusers(module: Any, model: Model, image_size: int, came: Mapping[str, Any]) -> Exported:
+    """Diffusers' names and config.json, with what came along in one.
+
+    Raises:
+        UserError: its class is another network.
+    """
+    diffusers.check(module)
+    places = diffusers.places(module, model)
+    scale = latents.of_config_from(model.codebooks[LEVEL])
+    config = {**diffusers.described(module, image_size), **came, **latents.NO_SCALE, **scale}
+    return Exported(to_torch(model, places), latents.statistics_beside(model, places), config)
 
 
 def of_prior(workdir: Path, stage: str, step: Step) -> dict[str, np.ndarray]:
@@ -139,9 +184,6 @@ def of_stack(workdir: Path, stage: str, step: Step) -> dict[str, np.ndarray]:
     """Bare layers."""
     _, model, places = load_stack(workdir)
     return to_torch(model, places)
-
-
-STAGES = {"autoencoder": of_autoencoder, STACK: of_stack}
 
 
 def load_stack(workdir: Path) -> tuple[Any, Model, Places]:

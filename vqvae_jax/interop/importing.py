@@ -13,17 +13,18 @@ from vqvae_jax import config as configs
 from vqvae_jax import facts as facts_file
 from vqvae_jax.checkpoint import Checkpoints
 from vqvae_jax.files import check_place, write_checked_json, write_json
-from vqvae_jax.interop import files, metadata
+from vqvae_jax.interop import files, latents, metadata
 from vqvae_jax.interop.matches import Match
-from vqvae_jax.interop.places import Places, from_torch
+from vqvae_jax.interop.places import from_torch
 from vqvae_jax.interop.recognise import recognise
 from vqvae_jax.interop.stages import NEW, fitting_facts, prior_section
-from vqvae_jax.interop.state_dicts import unwrapped
+from vqvae_jax.interop.state_dicts import SCALE, unwrapped
 from vqvae_jax.lock import LOCK, alone_in
 from vqvae_jax.parts import Parts
 from vqvae_jax.types import Model, UserError
 
 UNUSED = "unused.npz"  # in a stage: tensors that came along and that nothing uses, kept for `export`
+DIFFUSERS = "diffusers.json"  # in a stage: what came by diffusers' names, and its config.json
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -35,6 +36,7 @@ def import_weights(
     heads: int = 0,
     key: str | None = None,
     value_range: tuple[float, float] | None = None,
+    scale: float | None = None,
 ) -> tuple[str, Match]:
     """Writes the workdir, or adds a prior to one that holds its autoencoder.
 
@@ -46,6 +48,8 @@ def import_weights(
         key: which state dict, where the file holds several.
         value_range: of the values that the network wants in place of uint8 0 and 255; None: as the file says, else as
             the code that it comes from does it.
+        scale: of an autoencoder over numbers, what its means are times to be latents of deviation 1; None: as the
+            file or a config.json of diffusers beside it says, else as usual, see latents.py.
 
     Returns:
         The stage it became, and what was recognised.
@@ -57,12 +61,15 @@ def import_weights(
     check_place("--workdir", workdir)
     tensors = files.read(checkpoint, key or None)
     told = None if key else metadata.read(checkpoint, tensors)
+    factor = None
     if told:
         match = metadata.match(told, tensors, checkpoint)
     else:
         tensors = unwrapped(tensors)
+        factor = tensors.pop(SCALE, None)
         match = recognise(tensors, checkpoint, heads)
     match = in_range(match, value_range, checkpoint)
+    match = latents.scaled(match, checkpoint, factor, scale)
     if match.kind == "prior" and (workdir / configs.FILE).is_file():
         match = of_the_codes(match, workdir)
         return add_prior(match, tensors, workdir, image_size), match
@@ -134,21 +141,23 @@ def write_stage(folder: Path, match: Match, tensors: Tensors, config: Mapping[st
     """A checkpoint of step 0, without a train state: the optimizer's moments are in no such file."""
     with Checkpoints(folder / "checkpoints") as checkpoints:
         model = from_torch(tensors, match.places, match.like)
-        model = Model(model.params, with_averages(model, match.places))
+        model = Model(model.params, with_averages(model, match))
         checkpoints.save(0, model, {}, dict(config))
     if match.unused:
         files.write(folder / UNUSED, {name: tensors[name] for name in match.unused})
+    if match.diffusers is not None:
+        write_json(folder / DIFFUSERS, match.diffusers)
 
 
-def with_averages(model: Model, places: Places) -> dict[str, Any]:
-    """The codebooks; averages that no tensor held begin as if each code stood for one vector."""
-    given = {place.path for place in places.values()}
+def with_averages(model: Model, match: Match) -> dict[str, Any]:
+    """The codebooks; averages that neither a tensor held nor the match begin as if each code stood for one vector."""
+    given = {place.path for place in match.places.values()}
     books = {}
     for level, book in model.codebooks.items():
         ones = {name: np.ones_like(book.stats[name]) for name in ("count", "started") if name in book.stats}
         fresh = ones | ({"sum": book.codes.copy()} if "sum" in book.stats else {})
         fresh = {name: one for name, one in fresh.items() if ("codebooks", level, "stats", name) not in given}
-        books[level] = book.replace(stats=book.stats | fresh)
+        books[level] = book.replace(stats=book.stats | fresh | dict(match.statistics.get(level, {})))
     return books
 
 

@@ -28,6 +28,8 @@ class Match(NamedTuple):
     told: bool = False  # the file says itself what its tensors do not show, in metadata.py's words
     # The same with so many codes, where tensors do not show how many there are; None where they do.
     of_codes: Callable[[int], "Match"] | None = None
+    statistics: Mapping[str, Mapping[str, np.ndarray]] = {}  # of codebooks, by level and name, that no tensor holds
+    diffusers: Mapping[str, Any] | None = None  # what its config.json says, where the names are diffusers'
 
     @property
     def wanted(self) -> dict[str, Shape]:

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vqvae_jax import config as configs
+from vqvae_jax.autoencoders.vqgan import VQGAN
 from vqvae_jax.checkpoint import checksum
 from vqvae_jax.facts import as_list
-from vqvae_jax.interop import files, vqgan
+from vqvae_jax.interop import diffusers, files, latents, vqgan
 from vqvae_jax.interop.matches import Match
 from vqvae_jax.interop.places import differences, shapes, shapes_of
 from vqvae_jax.interop.reading import reading
@@ -35,6 +36,7 @@ class Told(NamedTuple):
     stage: str
     config: dict[str, Any]
     facts: dict[str, Any]  # data.json: FACTS, and `levels` where the data were tokens
+    statistics: Mapping[str, Any] = {}  # by level and name, what no tensor holds: see latents.py
 
 
 def words(told: Told, tensors: Tensors, version: str) -> dict[str, str]:
@@ -47,6 +49,7 @@ def words(told: Told, tensors: Tensors, version: str) -> dict[str, str]:
         "config": told.config,
         "facts": told.facts,
         "checksum": checksum(dict(tensors)),
+        **({"statistics": told.statistics} if told.statistics else {}),
     }
     return {"format": "pt", **{name: json.dumps(value) for name, value in said.items()}}
 
@@ -66,7 +69,7 @@ def read(path: Path, tensors: Tensors) -> Told | None:
         config, facts = configs.complete(configs.as_it_was_meant(said["config"])), said["facts"]
         if said["stage"] not in configs.stages(config) or not set(FACTS) <= set(facts):
             raise ValueError("its metadata are not whole")
-        return Told(said["stage"], config, facts)
+        return Told(said["stage"], config, facts, json.loads(found.get("statistics", "{}")))
 
 
 def check(path: Path, said: int, there: int) -> None:
@@ -84,7 +87,9 @@ def match(told: Told, tensors: Tensors, path: Path) -> Match:
     Raises:
         UserError: the tensors are not those of the config.
     """
-    found = autoencoder(told) if told.stage == "autoencoder" else prior(told)
+    found = autoencoder(told, tensors) if told.stage == "autoencoder" else prior(told)
+    with reading(path, "a file that `export` wrote"):
+        found = found._replace(statistics=latents.of_words(told.statistics, found.like))
     there, wanted = shapes_of(tensors), shapes(found.places, found.like)
     known = {name: there[name] for name in wanted if name in there}
     if said := differences(wanted, known):
@@ -95,8 +100,11 @@ def match(told: Told, tensors: Tensors, path: Path) -> Match:
     return found._replace(told=True, unused=beside if told.stage == "autoencoder" else unused)
 
 
-def autoencoder(told: Told) -> Match:
-    """facts: as other matches have them; labels, and the sections `dataset`, `optimizer` and `train` besides."""
+def autoencoder(told: Told, tensors: Tensors) -> Match:
+    """facts: as other matches have them; labels, and the sections `dataset`, `optimizer` and `train` besides.
+
+    The tensors tell by which names: its authors', or diffusers'.
+    """
     config = told.config
     parts = Parts(config, told.facts)
     module, like = parts.autoencoder, parts.abstract(told.stage)
@@ -104,7 +112,10 @@ def autoencoder(told: Told) -> Match:
     facts |= {"range": config["dataset"]["range"], "loss_weights": config["loss_weights"]}
     facts |= {name: config[name] for name in ("dataset", "optimizer", "train")}
     title = f"the autoencoder of a workdir, {config['autoencoder']['name']}"
-    return Match(title, "autoencoder", config["autoencoder"], facts, module, like, places_of(module, like))
+    match = Match(title, "autoencoder", config["autoencoder"], facts, module, like, places_of(module, like))
+    if isinstance(module, VQGAN) and diffusers.are_names_of(tensors):
+        return match._replace(places=diffusers.places(module, like, diffusers.layers_in(tensors)), diffusers={})
+    return match
 
 
 def prior(told: Told) -> Match:

@@ -3,8 +3,9 @@
 import json
 import math
 import os
+import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -21,18 +22,21 @@ MOST = 1 << 30  # bytes out of a small file, all arrays together
 TYPES = "biuf"  # kinds of numpy
 
 
-def read_npz(path: str | Path, key: str | None = None) -> dict[str, np.ndarray]:
+def read_npz(path: str | Path, key: str | None = None, sections: Container[str] | None = None) -> dict[str, np.ndarray]:
     """Name → array, of those called `param/NAME`, or where there are none, of all.
 
     Args:
         path: of the file.
         key: another prefix, such as "trained" for `trained/NAME`; "" reads all arrays by their whole names.
+        sections: of whole names, the first words that are wanted; None: any.
 
     Raises:
         UserError: it is damaged, has no arrays with the prefix, or some that are no numbers.
     """
     with reading(path, "an .npz of plain arrays"), open(path, "rb") as stream, zipfile.ZipFile(stream) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        if sections is not None:
+            members = {name: info for name, info in members.items() if re.split(r"[/\\]", name)[0] in sections}
         chosen = _chosen(members, key, path)
         size = os.fstat(stream.fileno()).st_size
         if sum(info.file_size for info in chosen.values()) > max(MOST, 100 * size):

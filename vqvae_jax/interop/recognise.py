@@ -2,7 +2,7 @@
 
 import re
 
-from vqvae_jax.interop import diffusion, hierarchical, maskgit, pixelcnn, stacks, unet, vqgan, vqvae2
+from vqvae_jax.interop import diffusers, diffusion, hierarchical, maskgit, pixelcnn, stacks, unet, vqgan, vqvae2
 from vqvae_jax.interop.matches import Match, Matcher, Shapes, Tensors
 from vqvae_jax.interop.places import differences, shapes_of
 from vqvae_jax.interop.reading import plain
@@ -16,7 +16,9 @@ AXES = (  # of tensors by name
     (r"^(encoder|decoder)_\d+\..*bias$|^(enc|dec)(_[tb])?\.blocks\..*bias$|layer_\d+\..*bias$", 1),
     (r"^quantize\.embedding\.weight$", 2),
     (r"^(encoder|decoder)\..*(norm\d?|norm_out)\.weight$|^((encoder|decoder)\.|(post_)?quant_conv\.).*bias$", 1),
-    (r"^(encoder|decoder)\..*(conv\w*|q|k|v|proj_out|nin_shortcut)\.weight$|^(post_)?quant_conv\.weight$", 4),
+    (r"^(encoder|decoder)\..*\b(?!conv_norm)(conv\w*|q|k|v|proj_out|nin_shortcut)\.weight$", 4),
+    (r"^(post_)?quant_conv\.weight$", 4),
+    (r"\.attentions\.\d+\.(to_[qkv]|to_out\.0|query|key|value|proj_attn)\.weight$", 2),
     (r"^(encoder|decoder)_\d+\.(conv|residual).*weight$|^(enc|dec)(_[tb])?\.blocks\..*weight$", 4),
     (r"^quantizer[/.]codebook$|[/.](word|position)_embeddings[/.]embedding$|[/.]intermediate_output[/.]kernel$", 2),
     (r"[/.]self_attention[/.](query|key|value|out)[/.]kernel$", 3),
@@ -33,6 +35,8 @@ MATCHERS: dict[str, Matcher] = {
     "the reference's hierarchical VAE": hierarchical.match,
     "rosinality's VQ-VAE-2": vqvae2.match,
     "taming's VQ-GAN": vqgan.match_taming,
+    vqgan.FIRST_STAGE.title: vqgan.match_first_stage,
+    diffusers.TITLE: diffusers.match,
     "LlamaGen's VQ-GAN": vqgan.match_llamagen,
     maskgit.TOKENIZER: maskgit.match_tokenizer,
     maskgit.TRANSFORMER: maskgit.match_transformer,

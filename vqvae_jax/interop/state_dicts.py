@@ -7,6 +7,8 @@ from vqvae_jax.interop.reading import plain
 from vqvae_jax.types import UserError, unknown
 
 WRAPPERS = ("module.", "_orig_mod.", "params/", "params.")  # of DataParallel, of torch.compile, of Flax
+FIRST_STAGE = "first_stage_model."  # of latent diffusion's whole models: the autoencoder
+SCALE = "scale_factor"  # and beside it, in some, what its latents are multiplied by
 DEEPEST = 10  # dictionaries in dictionaries
 MOST = 1000  # dictionaries in a file
 LONGEST = 200  # characters of the name of a dictionary
@@ -41,12 +43,16 @@ def state_dict(value: Any, key: str | None, path: object) -> Tensors:
 
 
 def unwrapped(tensors: dict[str, Any]) -> dict[str, Any]:
-    """Without the prefixes of wrappers, where all names share them; torch's AveragedModel counts beside."""
+    """Without the prefixes of wrappers, where all names share them; torch's AveragedModel counts beside.
+
+    Of a whole model of latent diffusion its autoencoder is meant, and the scale of its latents.
+    """
     tensors = {name: tensor for name, tensor in tensors.items() if name != "n_averaged"}
     for prefix in WRAPPERS:
         if tensors and all(name.startswith(prefix) and name != prefix for name in tensors):
             return unwrapped({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
-    return tensors
+    inside = {name.removeprefix(FIRST_STAGE): one for name, one in tensors.items() if name.startswith(FIRST_STAGE)}
+    return inside | {name: one for name, one in tensors.items() if name == SCALE} if inside else tensors
 
 
 def _dictionaries(value: dict, file: object) -> tuple[dict[str, Tensors], dict[str, dict[str, str]]]:

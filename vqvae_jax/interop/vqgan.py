@@ -2,12 +2,14 @@
 LlamaGen's tokenizers, https://github.com/FoundationVision/LlamaGen (tokenizer/tokenizer_image/vq_model.py).
 
 Taming numbers the levels of both networks from the finest; LlamaGen its decoder's from the coarsest. Taming's codes are
-ours of `vq`; LlamaGen's, of length 1 wherever they are looked up, ours of `cosine`. What a file holds beside the
-autoencoder, taming's critic and VGG16 and LlamaGen's count of used codes, is kept for `export`.
+ours of `vq`; LlamaGen's, of length 1 wherever they are looked up, ours of `cosine`. Latent diffusion's first stages,
+https://github.com/CompVis/latent-diffusion (ldm/models/autoencoder.py), have taming's names and no codes, ours is `kl`;
+what diffusers calls them is in diffusers.py. What a file holds beside the autoencoder, taming's critic and VGG16 and
+LlamaGen's count of used codes, is kept for `export`.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -24,7 +26,6 @@ from vqvae_jax.interop.places import (
     numbers,
     of_params,
     shapes_of,
-    without_codes,
 )
 from vqvae_jax.quantizers.cosine import CosineQuantizer
 from vqvae_jax.types import Model, Reconstruction
@@ -34,6 +35,7 @@ BESIDE = r"loss\.|quantize\.codebook_used$"  # tensors that are not the autoenco
 LOSS_WEIGHTS = {"reconstruction": 1.0, "codebook": 1.0, "commitment": 0.25}
 # Taming's published weights: its code has 0.25 on the wrong term, and keeps it so (`legacy`).
 LEGACY = LOSS_WEIGHTS | {"codebook": 0.25, "commitment": 1.0}
+KL_WEIGHT = 1e-6  # latent diffusion's, of sums over an image
 LEARNING_RATE = 0.0  # no training is recorded: Adam makes much of keys' biases, whose gradients are rounding alone
 AVERAGED = "$^"  # tensors that no gradient moves: none
 COUNTED = "$^"  # and whole numbers: none
@@ -47,7 +49,7 @@ class Names(NamedTuple):
     block: str  # inside of a level
     attention: str
     middle: str  # blocks between
-    middle_attention: str
+    middle_attention: str  # a tensor of theirs, without its last word
     title: str
     quantizer: str  # ours
     distance: str
@@ -55,18 +57,24 @@ class Names(NamedTuple):
 
 
 TAMING = Names(
-    r"encoder\.down\.", r"decoder\.up\.", "block", "attn", "mid.block_{}", "mid.attn_1", "taming's VQ-GAN",
+    r"encoder\.down\.", r"decoder\.up\.", "block", "attn", "mid.block_{}", "mid.attn_1.q", "taming's VQ-GAN",
     "vq", "absolute", LEGACY,
 )  # fmt: skip
 LLAMAGEN = Names(
-    r"encoder\.conv_blocks\.", r"decoder\.conv_blocks\.", "res", "attn", "mid.{}", "mid.1", "LlamaGen's VQ-GAN",
+    r"encoder\.conv_blocks\.", r"decoder\.conv_blocks\.", "res", "attn", "mid.{}", "mid.1.q", "LlamaGen's VQ-GAN",
     "cosine", "squared", LOSS_WEIGHTS,
 )  # fmt: skip
+FIRST_STAGE = TAMING._replace(title="latent diffusion's first stage", quantizer="kl", loss_weights={})
 
 
 def match_taming(tensors: Tensors, heads: int) -> Match | None:
     """Any width, levels and codes. facts: channels, image_size and range as published, loss_weights."""
-    return matched(TAMING, tensors)
+    return None if holds_numbers(shapes_of(tensors)) else matched(TAMING, tensors)
+
+
+def match_first_stage(tensors: Tensors, heads: int) -> Match | None:
+    """As `match_taming`, of numbers in place of codes. Their scale is not among the tensors: see latents.py."""
+    return matched(FIRST_STAGE, tensors) if holds_numbers(shapes_of(tensors)) else None
 
 
 def match_llamagen(tensors: Tensors, heads: int) -> Match | None:
@@ -74,8 +82,16 @@ def match_llamagen(tensors: Tensors, heads: int) -> Match | None:
     return matched(LLAMAGEN, tensors)
 
 
-def matched(names: Names, tensors: Tensors) -> Match | None:
-    """What has such names: the module that its shapes say."""
+def holds_numbers(shapes: Shapes) -> bool:
+    """Whether there are no codes, and on the way to them twice as many channels as behind: means, log-variances."""
+    to_code, from_code = shapes.get("quant_conv.bias", (0,))[0], (*shapes.get("post_quant_conv.weight", ()), 0, 0)[1]
+    given, taken = shapes.get("encoder.conv_out.bias", (0,))[0], (*shapes.get("decoder.conv_in.weight", ()), 0, 0)[1]
+    coded = any(name.startswith("quantize.") for name in shapes)
+    return not coded and (to_code == 2 * from_code > 0 or given == 2 * taken > 0)
+
+
+def matched(names: Names, tensors: Tensors, places_in: Callable[[VQGAN, Model], Places] | None = None) -> Match | None:
+    """What has such names: the module that its shapes say; `places_in` as `places`, which it is by itself."""
     shapes = {name: shape for name, shape in shapes_of(tensors).items() if not re.match(BESIDE, name)}
     levels = numbers(shapes, rf"{names.down}(\d+)\.{names.block}\.")
     width = shapes.get("encoder.conv_in.bias", (0,))[0]
@@ -83,17 +99,22 @@ def matched(names: Names, tensors: Tensors) -> Match | None:
         return None
     section = described(names, shapes, len(levels), width)
     channels = (*shapes.get("encoder.conv_in.weight", ()), 3, 3)[1]
-    facts = {"channels": channels, "image_size": 256, "range": (-1.0, 1.0), "loss_weights": names.loss_weights}
+    weights = names.loss_weights or weights_of_sums(section["quantizer"]["code_dim"], channels, len(levels))
+    facts = {"channels": channels, "image_size": 256, "range": (-1.0, 1.0), "loss_weights": weights}
     module = parts.build_autoencoder({"autoencoder": section, "train": {"dtype": "float32"}}, facts)
     like = parts.abstract_autoencoder(module, facts | {"image_size": 2 ** len(levels)})
     beside = {name: shape for name, shape in shapes_of(tensors).items() if re.match(BESIDE, name)}
     title = f"{names.title}, {width} wide, {len(levels)} levels"
-    return Match(title, "autoencoder", section, facts, module, like, places(module, like), beside)
+    return Match(title, "autoencoder", section, facts, module, like, (places_in or places)(module, like), beside)
+
+
+def weights_of_sums(code_dim: int, channels: int, levels: int) -> dict[str, float]:
+    """Latent diffusion sums over an image what here are means; the same ratio, where levels halve the sides."""
+    return {"reconstruction": 1.0, "kl": KL_WEIGHT * code_dim / (channels * 4 ** (levels - 1))}
 
 
 def described(names: Names, shapes: Shapes, levels: int, width: int) -> dict[str, Any]:
     """The section of a config."""
-    size, code_dim = shapes.get(CODES, (1024, 256))
     of_level = [rf"{names.down}{level}\.{names.block}\.\d+\.(conv|norm2).*bias$" for level in range(levels)]
     widths = [vote(shape[0] for name, shape in shapes.items() if re.match(one, name)) or width for one in of_level]
     middle = [number for number in range(3) if f"encoder.{names.middle.format(number)}.norm1.weight" in shapes]
@@ -105,13 +126,21 @@ def described(names: Names, shapes: Shapes, levels: int, width: int) -> dict[str
         "decoder_blocks": len(numbers(shapes, rf"{names.up}0\.{names.block}\.(\d+)\.")),
         "attention": tuple(numbers(shapes, rf"{names.down}(\d+)\.{names.attention}\.")),
         "middle_blocks": len(middle),
-        "middle_attention": f"encoder.{names.middle_attention}.q.weight" in shapes,
-        "z": shapes.get("encoder.conv_out.bias", (256,))[0],
+        "middle_attention": f"encoder.{names.middle_attention}.weight" in shapes,
+        "z": max(1, shapes.get("encoder.conv_out.bias", (256,))[0] // (2 if names.quantizer == "kl" else 1)),
         "code_kernel": shapes.get("quant_conv.weight", (1,))[-1],
         "distance": names.distance,
-        "quantizer": {"name": names.quantizer, "codebook_size": size, "code_dim": code_dim, "revive_after": 0},
+        "quantizer": quantizer(names, shapes),
         "quantizers": {},
     }
+
+
+def quantizer(names: Names, shapes: Shapes) -> dict[str, Any]:
+    """The section of that name."""
+    if names.quantizer == "kl":
+        return {"name": "kl", "code_dim": max(1, shapes.get("quant_conv.bias", (8,))[0] // 2)}
+    size, code_dim = shapes.get(CODES, (1024, 256))
+    return {"name": names.quantizer, "codebook_size": size, "code_dim": code_dim, "revive_after": 0}
 
 
 def places(module: VQGAN, like: Model) -> Places:
@@ -122,8 +151,8 @@ def places(module: VQGAN, like: Model) -> Places:
     if maskgit.is_tokenizer(module) and book.codes.size and not cosine:
         return maskgit.tokenizer_places(module, like)
     found = of_params(like.params, renames_of_llamagen(levels) if cosine else RENAMES)
-    if not book.codes.size:
-        return found | without_codes(LEVEL, book, "quantize")
+    if not book.codes.size:  # finite scalars, and numbers: their scale goes beside the tensors
+        return found
     return found | {CODES: Place(("codebooks", LEVEL, "codes"), AS_IT_IS)}
 
 

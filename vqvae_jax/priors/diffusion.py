@@ -125,12 +125,12 @@ class DiffusionPrior(nn.Module):
             )
 
     def loss(self, maps: Tokens, condition: Condition, keys: Array, *, train: bool = False) -> dict[str, Array]:
-        """In training {"denoising": at its times and weights}, else {"mse": over times evenly}; float32 [B], a number.
+        """In training {"denoising": at its times and weights}, else {"mse_over_time": at all alike}; float32 [B].
 
-        In training it needs the stream "dropout" as well.
+        Both are squared errors, a number. In training it needs the stream "dropout" as well.
         """
         if not train:
-            return {"mse": jnp.mean(self.by_time(maps, condition, keys), axis=1)}
+            return {"mse_over_time": jnp.mean(self.by_time(maps, condition, keys), axis=1)}
         data = maps[0].astype(jnp.float32)
         time, noise = jax.vmap(self._drawn_in_training)(keys)
         error = self._error(data, time, noise, condition, train=True)
@@ -188,17 +188,34 @@ class DiffusionPrior(nn.Module):
         keep: Tokens | None = None,
     ) -> Tokens:
         """As `sample`, from noise [B, h, w, C]; `keys` draw fresh noise alone."""
-        check_pick(self, pick, self.maps[0].name)
         if known is not None and not self.sample_strength:
             return (known[0].astype(jnp.float32),)
+        x, _ = self._followed(noise, keys, condition, pick, known, keep)
+        return (x,)
+
+    def watched(self, keys: Array, condition: Condition, pick: Pick) -> Array:
+        """The data that each step of `sample` speaks of, float32 [S, B, h, w, C]; the last is the new map."""
+        return self._followed(*self.noise(keys, pick), condition, pick, watch=True)[1]
+
+    def _followed(
+        self,
+        noise: Array,
+        keys: Array,
+        condition: Condition,
+        pick: Pick,
+        known: Tokens | None = None,
+        keep: Tokens | None = None,
+        watch: bool = False,
+    ) -> tuple[Array, Any]:
+        """The new maps, and where `watch` the data of each step."""
+        check_pick(self, pick, self.maps[0].name)
         condition, twice = guided(self, condition, pick, len(noise))
         steps = self._steps(known is not None)
         prior, variables = self.unbind()  # Linen's modules cannot be called inside a loop, their pure form can
         given = None if known is None or keep is None else (known[0].astype(jnp.float32), keep[0][..., None])
 
-        def step(i, carry):
-            x, before = carry
-            now = jax.tree.map(lambda row: row[i], steps)
+        def step(carry, now):
+            x, before, i = carry
             if given is not None:
                 x = jnp.where(given[1], now.data * given[0] + now.noise * noise, x)
             time = jnp.full(len(x) * (1 + twice), now.time)
@@ -208,13 +225,13 @@ class DiffusionPrior(nn.Module):
             new = None
             if prior.sample_eta:
                 new = pick.temperature * normal(jax.vmap(jax.random.fold_in, (0, None))(keys, i), data.shape[1:])
-            return mixing.one_step(now, x, data, before, new), data
+            return (mixing.one_step(now, x, data, before, new), data, i + 1), data if watch else None
 
         start = noise
         if known is not None and self.sample_strength < 1:
             start = steps.data[0] * known[0].astype(jnp.float32) + steps.noise[0] * noise
-        x, _ = lax.fori_loop(0, len(steps.time), step, (start, jnp.zeros_like(noise)))
-        return (x if given is None else jnp.where(given[1], given[0], x),)
+        (x, *_), every = lax.scan(step, (start, jnp.zeros_like(noise), jnp.int32(0)), steps)
+        return x if given is None else jnp.where(given[1], given[0], x), every
 
     def _steps(self, known: bool) -> Steps:
         """float32 [S] each."""

@@ -22,8 +22,8 @@ class KLBottleneck:
     """A quantizer like the others, but that its maps are float32 [B, h, w, D], of mean 0 and standard deviation 1.
 
     That scale is the running mean and variance a channel of the encoder's means, kept in `Codebook.stats`: maps on
-    disk, priors and samples need no other. The paper divides by one standard deviation of all channels, of a first
-    batch; the published weights multiply by 0.18215.
+    disk, priors and samples need no other. When a training ends they are measured, see `vqvae_jax/scale.py`. The paper
+    divides by one standard deviation of all channels, of a first batch; the published weights multiply by 0.18215.
 
     The term `kl` is the mean over all numbers, in nats a number. The authors' code sums it, and the reconstruction
     error, over an image: its weight w is w · (numbers of a map) / (numbers of an image) here.
@@ -62,14 +62,12 @@ class KLBottleneck:
 
         z_q is the mean, in training with noise; only there the running statistics move.
         """
-        mean, log_variance = jnp.split(z_e.astype(jnp.float32), 2, axis=-1)
-        log_variance = jnp.clip(log_variance, *LOG_VARIANCE)
-        kl = 0.5 * jnp.mean(jnp.square(mean) + jnp.exp(log_variance) - 1 - log_variance)
+        mean, log_variance = moments(z_e)
+        kl = jnp.mean(divergence(mean, log_variance))
         if train:
             assert key is not None
             codebook = self._seen(codebook, jax.lax.stop_gradient(mean))
-            noise = jax.random.normal(key, mean.shape)
-            z_q = mean + jnp.exp(0.5 * log_variance) * noise
+            z_q = noisy(mean, log_variance, jax.random.normal(key, mean.shape))
             return Quantized(z_q.astype(z_e.dtype), (self._scaled(codebook, mean),), {"kl": kl}, codebook, None)
         maps = (self._scaled(codebook, mean),)
         return Quantized(self.lookup(codebook, maps).astype(z_e.dtype), maps, {"kl": kl}, codebook, None)
@@ -95,6 +93,27 @@ class KLBottleneck:
         mean, deviation = mean_and_deviation(codebook)
         row = lambda x: x.reshape(*[1] * (rank - 1), -1)  # noqa: E731
         return row(mean), row(deviation)
+
+
+def moments(z_e: Array) -> tuple[Array, Array]:
+    """What an encoder says, [..., 2D] → means and clipped log-variances, float32 [..., D] each."""
+    mean, log_variance = jnp.split(z_e.astype(jnp.float32), 2, axis=-1)
+    return mean, jnp.clip(log_variance, *LOG_VARIANCE)
+
+
+def divergence(mean: Array, log_variance: Array) -> Array:
+    """Kullback-Leibler divergence of each number from a standard normal, nats, [..., D] → [..., D]."""
+    return 0.5 * (jnp.square(mean) + jnp.exp(log_variance) - 1 - log_variance)
+
+
+def noisy(mean: Array, log_variance: Array, noise: Array) -> Array:
+    """A sample, from noise of a standard normal; [..., D] all."""
+    return mean + jnp.exp(0.5 * log_variance) * noise
+
+
+def statistics(mean: Array, deviation: Array) -> dict[str, Array]:
+    """`Codebook.stats` of which `mean_and_deviation` gives these, [D] each: for weights whose scale is known."""
+    return {"count": jnp.ones(()), "mean": mean, "square": jnp.square(deviation) + jnp.square(mean)}
 
 
 def mean_and_deviation(codebook: Codebook) -> tuple[Array, Array]:

@@ -49,6 +49,7 @@ def write(workdir: Path) -> Path:
 def contents(workdir: Path) -> dict[str, Any]:
     """All that the page says, by the names that the template uses."""
     config, metrics = configs.load(workdir), metrics_of(workdir / evaluate.FILE)
+    measured = metrics.get("priors", {})
     entries = {name: logs.read_metrics(workdir / name / "metrics.jsonl") for name in configs.stages(config)}
     return {
         "name": workdir.resolve().name,
@@ -57,7 +58,8 @@ def contents(workdir: Path) -> dict[str, Any]:
         "strip": picture(workdir, "reconstructions", ["autoencoder"]),
         "captions": captions(metrics, entries.get("autoencoder", []), configs.levels(config)),
         "samples": picture(workdir, "samples", [*reversed(with_priors(config))]),
-        "stages": [stage(name, entries[name], config) for name in entries],
+        "stages": [stage(name, entries[name], config, measured.get(name, {})) for name in entries],
+        "strips": {name: picture(workdir / name, "denoising", ["."]) for name in measured},
         "codes": list(codes(workdir / evaluate.COUNTS, configs.levels(config))),
         "health": list(health(workdir / evaluate.COUNTS, configs.levels(config))),
         "illnesses": [str(illness) for illness in Doctor(entries.get("autoencoder", [])).present()],

@@ -18,6 +18,7 @@ from vqvae_jax.types import UserError
 
 POINTS = 400  # of a curve, at most
 BINS = 30  # of a histogram
+BY_TIME = "mse_at/"  # metrics of a diffusion prior, by the middles of bins
 HISTOGRAMS = {"length": "length of the codes", "idle": "training steps since a code was used"}
 INK = "#010203"  # becomes the colour of the page's text, light or dark
 COLOURS = ("#3b7dd8", "#e0782f", "#35a065", "#ad5cc9", "#b8962b", "#3aa6b0", "#d6517d", "#7a7f87")
@@ -69,12 +70,27 @@ class Panel(NamedTuple):
     log: bool = False
 
 
-def stage(name: str, entries: list[dict[str, Any]], config: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of plots of one stage; those without data are left out."""
+def stage(
+    name: str, entries: list[dict[str, Any]], config: Mapping[str, Any], measured: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A row of plots of one stage; those without data are left out. `measured` is what its evaluation says."""
     levels = configs.levels(config)
     panels = autoencoder_panels(entries, levels) if name == "autoencoder" else prior_panels(entries)
     drawn = [(panel, curves(panel, entries)) for panel in panels if any(_points(entries, x) for x in panel.lines)]
+    if times := {float(key.partition("/")[2]): value for key, value in measured.items() if key.startswith(BY_TIME)}:
+        drawn.append((Panel("Loss by time", "0 is data, 1 noise; held out", []), by_time(times)))
     return {"name": name, "progress": progress(name, entries, config), "panels": drawn}
+
+
+def by_time(losses: Mapping[float, float | None]) -> Any:
+    """The loss of a diffusion prior in bins of times, by their middles, as SVG; null is left out."""
+    known = {time: loss for time, loss in losses.items() if loss is not None}
+
+    def draw(axes: Any) -> None:
+        axes.bar(list(known), list(known.values()), width=0.9 / max(1, len(losses)), color=TRAIN, alpha=0.75)
+        axes.set(xlabel="time", xlim=(0, 1))
+
+    return svg(draw, "Loss by time")
 
 
 def progress(name: str, entries: list[dict[str, Any]], config: Mapping[str, Any]) -> str:

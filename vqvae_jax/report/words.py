@@ -15,6 +15,8 @@ LABELS = 60  # of the data, listed at most
 MEANINGS = {
     "images": "in the split",
     "mse": "in the units of dataset.range",
+    "mse_over_time": "of what a diffusion prior foretells, over times evenly; 0 data, 1 noise",
+    "mse_at": "the same in a bin of times",
     "psnr": "dB, mean over images",
     "ssim": "1 is equal, mean over images",
     "sharpness": "variance of the Laplacian, over that of the images; 1 is equal, blur has less",

@@ -18,6 +18,7 @@ from vqvae_jax.loss_weights import Weight, weight_at, weight_of
 from vqvae_jax.networks.measure import psnr, sharpness, ssim
 from vqvae_jax.quantizers import codebook as cb
 from vqvae_jax.quantizers.kl import mean_and_deviation
+from vqvae_jax.tasks import numbers
 from vqvae_jax.tasks.accumulate import in_parts, one_by_one
 from vqvae_jax.tasks.optimize import apply_gradients, new_state, trainable, with_model
 from vqvae_jax.types import Array, Codebook, Model, Reconstruction, TrainState, UserError, map_names, unknown
@@ -149,10 +150,13 @@ class AutoencodeTask:
         return with_model(state, model)
 
     def eval_step(self, model: Model, batch: Mapping[str, Array]) -> dict[str, Array]:
-        """Sums over the batch's images that `mask` counts, and the use of each code; to be jitted."""
+        """Sums over the batch's images that `mask` counts, and the use of each code, see also `tasks.numbers`; to be
+        jitted.
+        """
         mask = batch["mask"].astype(jnp.float32)
         images = normalise(batch["image"], self.range)
-        out = self.autoencoder.apply({"params": model.params}, images, model.codebooks)
+        heard: dict[str, Array] = {}
+        out = numbers.listening(self.autoencoder, heard).apply({"params": model.params}, images, model.codebooks)
         seen = to_uint8(out.images, self.range)
         sums = {
             "count": jnp.sum(mask),
@@ -165,7 +169,8 @@ class AutoencodeTask:
         for name, size, tokens in self._coded(out):
             weight = jnp.broadcast_to(mask[:, None, None], tokens.shape).reshape(-1)
             sums[f"codes/{name}"] = jnp.zeros(size).at[tokens.reshape(-1)].add(weight)
-        return sums
+        quantizers = dict(zip(self.autoencoder.level_names, self.autoencoder.quantizers, strict=True)) if heard else {}
+        return sums | numbers.sums(heard, model.codebooks, quantizers, mask)
 
     def summary(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """What the sums over a split say. mse is in the units of `range`; the held-out loss is this mse.
@@ -181,7 +186,7 @@ class AutoencodeTask:
                 level = name.removeprefix("codes/")
                 metrics[f"usage/{level}"] = float(cb.usage(sums[name]))
                 metrics[f"perplexity/{level}"] = float(cb.perplexity(sums[name]))
-        return metrics
+        return metrics | numbers.summary(sums)
 
     def pictures(self, model: Model, batch: Mapping[str, Array], key: Array) -> dict[str, np.ndarray]:
         """Originals, their reconstructions, and with several levels a strip: original, top alone, …, all."""

@@ -19,6 +19,7 @@ from vqvae_jax.tasks.optimize import apply_gradients, new_state, trainable, with
 from vqvae_jax.types import Array, Condition, Model, Pick, Tokens, TrainState, UserError, unknown
 
 SHOWN = 64  # samples in a grid
+WATCHED = 8  # samples in a strip, and moments of each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +135,19 @@ class PriorTask:
         condition = jax.tree.map(fill, condition)
         maps = draw(self.prior, self.pick, model, jax.random.split(key, SHOWN), condition)
         images = self.decode((*condition.coarse, *maps))
-        return {"samples": logs.grid(images, columns=8, scale=max(1, 64 // images.shape[1]))}
+        scale = max(1, 64 // images.shape[1])
+        return {"samples": logs.grid(images, columns=8, scale=scale), **self._strip(model, key, condition, scale)}
+
+    def _strip(self, model: Model, key: Array, condition: Condition, scale: int) -> dict[str, np.ndarray]:
+        """How samples come about, a row each, of a prior that says what each of its steps speaks of."""
+        if self.decode is None or not hasattr(self.prior, "watched"):
+            return {}
+        few, keys = jax.tree.map(lambda x: x[:WATCHED], condition), jax.random.split(key, SHOWN)[:WATCHED]
+        watch = lambda *given: self.prior.apply({"params": model.params}, *given, self.pick, method="watched")  # noqa: E731
+        steps = jax.jit(watch)(keys, few)
+        moments = np.linspace(0, len(steps) - 1, min(WATCHED, len(steps))).round().astype(int)
+        rows = np.stack([self.decode((*few.coarse, steps[i])) for i in moments], axis=1)
+        return {"denoising": logs.grid(rows.reshape(-1, *rows.shape[2:]), columns=len(moments), scale=scale)}
 
     def _read(self, batch: Mapping[str, Any]) -> tuple[Tokens, Condition]:
         maps = tuple(batch["tokens"])
