@@ -116,7 +116,7 @@ def write_images(path, channels, size):
     return path
 
 
-RECIPES = ("openmoji_vqgan", "openmoji_maskgit")
+RECIPES = ("openmoji_vqgan", "openmoji_maskgit", "openmoji_diffusion")
 LATER = [pytest.param(name, marks=pytest.mark.thorough) for name in ("fashion_mnist_vqgan", "fashion_mnist_maskgit")]
 
 
@@ -137,8 +137,14 @@ def test_a_recipe_in_small_stopped_and_gone_on_with(name, tmp_path):
     pushed = [line["step"] for line in lines if "train/adaptive_weight" in line]
     assert pushed == ([4, 6] if "vqgan" in name else [])
     metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["images"] == 12 and metrics["bits_per_pixel"] > 0 and metrics["autoencoder"]["sharpness"] > 0
+    assert metrics["images"] == 12 and metrics["autoencoder"]["sharpness"] > 0
+    numbers = "diffusion" in name
+    assert ("bits_per_pixel" in metrics) != numbers
+    found = metrics["priors"].get("codes", {})
+    assert len([key for key in found if key.startswith("mse_at/")]) == (8 if numbers else 0)
+    assert bool(list((run / "codes/pictures").glob("denoising_*.png"))) == numbers
     page = (run / "report.html").read_text()
+    assert ("Loss by time" in page and "Samples after more and more steps" in page) == numbers
     assert ("Critic" in page and "Adaptive weight" in page) == ("vqgan" in name)
     model = vqvae_jax.load(run)
     new = model.sample(4, label="1")

@@ -188,6 +188,7 @@ class DiffusionPrior(nn.Module):
         keep: Tokens | None = None,
     ) -> Tokens:
         """As `sample`, from noise [B, h, w, C]; `keys` draw fresh noise alone."""
+        check_pick(self, pick, self.maps[0].name)
         if known is not None and not self.sample_strength:
             return (known[0].astype(jnp.float32),)
         x, _ = self._followed(noise, keys, condition, pick, known, keep)
@@ -208,7 +209,6 @@ class DiffusionPrior(nn.Module):
         watch: bool = False,
     ) -> tuple[Array, Any]:
         """The new maps, and where `watch` the data of each step."""
-        check_pick(self, pick, self.maps[0].name)
         condition, twice = guided(self, condition, pick, len(noise))
         steps = self._steps(known is not None)
         prior, variables = self.unbind()  # Linen's modules cannot be called inside a loop, their pure form can
