@@ -9,6 +9,7 @@ from test_recipe import tiny
 from vqvae_jax import config as configs
 from vqvae_jax import recipe
 from vqvae_jax.checkpoint import Checkpoints
+from vqvae_jax.quantizers.kl import statistics
 from vqvae_jax.types import Model
 
 DIFFUSION = {
@@ -41,7 +42,7 @@ def made(config, workdir, seed=0):
     for stage in configs.stages(config):
         params, books = drawn(run.parts.abstract(stage).params), {}
         if stage == configs.AUTOENCODER:
-            stats = {"count": jnp.ones(()), "mean": jnp.full(3, 0.1 + seed), "square": jnp.full(3, 4.0 + seed**2)}
+            stats = statistics(jnp.full(3, 0.1 + seed), jnp.full(3, 2.0))
             books = run.parts.autoencoder.init_codebooks(jax.random.key(0))
             books = {level: book.replace(stats=stats) for level, book in books.items()}
         with Checkpoints(workdir / stage / "checkpoints") as checkpoints:

@@ -328,7 +328,8 @@ def test_maps_of_numbers_are_written_and_decoded(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=r"\[N, h, w, C\] of numbers|finite numbers"):
             model.decode([wrong])
     metrics = evaluate.evaluate(folder)["autoencoder"]
-    assert set(metrics) == {"mse", "psnr", "ssim", "sharpness"}
+    of_numbers = {f"{name}/codes" for name in ("kl", "active", "latent_mean", "latent_std")}
+    assert set(metrics) == {"mse", "psnr", "ssim", "sharpness"} | of_numbers
     assert run("compare", f"--workdir={folder}", f"--against={folder}") == 0
 
 
