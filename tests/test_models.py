@@ -117,7 +117,8 @@ def write_images(path, channels, size):
 
 
 RECIPES = ("openmoji_vqgan", "openmoji_maskgit", "openmoji_diffusion")
-LATER = [pytest.param(name, marks=pytest.mark.thorough) for name in ("fashion_mnist_vqgan", "fashion_mnist_maskgit")]
+FASHION = ("fashion_mnist_vqgan", "fashion_mnist_maskgit", "fashion_mnist_diffusion")
+LATER = [pytest.param(name, marks=pytest.mark.thorough) for name in FASHION]
 
 
 @pytest.mark.parametrize("name", [*RECIPES, *LATER])

@@ -95,6 +95,25 @@ def test_dit_is_the_authors():
         np.testing.assert_allclose(ours, theirs, atol=2e-5 * np.abs(theirs).max())
 
 
+def test_recomputing_changes_nothing_but_what_is_kept():
+    """Same numbers, gradients and names, with dropout and a context; of a block only its input is kept."""
+    net = DiT(FORM[2], 8, 1, 2, mlp=16, dropout=0.3)
+    again = net.clone(remat=True)
+    rng = np.random.default_rng(0)
+    x, context = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((2, *FORM), (2, 3, 8)))
+    given = (x, jnp.asarray([3.0, 700.0]), None, context)
+    shapes = lambda net: jax.eval_shape(net.init, jax.random.key(0), *given)  # noqa: E731
+    assert shapes(again) == shapes(net)
+    params = drawn(lambda key: net.init(key, *given))
+    lost = {"rngs": {"dropout": jax.random.key(1)}, "train": True}
+    total = lambda net: lambda params: jnp.sum(jnp.square(net.apply(params, *given, **lost)))  # noqa: E731
+    want, got = (quick(jax.value_and_grad(total(one)))(params) for one in (net, again))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max()), got, want)
+    kept = lambda net: jax.eval_shape(lambda params: jax.vjp(total(net), params)[1], params)  # noqa: E731
+    wide = lambda net: [one for one in jax.tree.leaves(kept(net)) if one.shape[-1:] == (128,)]  # noqa: E731
+    assert len(wide(net)) > len(wide(again))
+
+
 def test_patches_come_back_and_lie_as_said():
     x = jnp.arange(2 * 4 * 6 * 3, dtype=jnp.float32).reshape(2, 4, 6, 3)
     cut = patches(x, 2)

@@ -82,6 +82,7 @@ class DiT(nn.Module):
         dropout: share of what attention and MLP give that is dropped in training; the paper has none.
         local: whether a depthwise 3x3 stands before each block: not in the paper; worth much where training is short.
         spare: numbers a place that are foretold after the answer and not given: the authors' weights have variances.
+        remat: the backward pass computes blocks anew and does not keep what is inside: less memory, a third more work.
         dtype: what the blocks compute in; parameters, norms, softmax and answer are float32.
     """
 
@@ -94,6 +95,7 @@ class DiT(nn.Module):
     dropout: Share = 0.0
     local: bool = False
     spare: Natural = 0
+    remat: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @property
@@ -121,8 +123,9 @@ class DiT(nn.Module):
         x = Dense(self.width, self.dtype, xavier(x.shape[-1], self.width), name="read")(x)
         x = x + jnp.asarray(waves(form, self.width), self.dtype)[None]
         block = (self.width, self.heads, self.mlp * self.width, self.dropout, self.local, self.dtype)
+        kind = nn.remat(Block, static_argnums=(4, 5)) if self.remat else Block
         for number in range(self.layers):
-            x = Block(*block, name=f"blocks_{number}")(x, told, context, form, train)
+            x = kind(*block, name=f"blocks_{number}")(x, told, context, form, train)
         shift, scale = jnp.split(Dense(2 * self.width, jnp.float32, 0.0, name="modulate")(told)[:, None], 2, axis=-1)
         x = modulated(x, shift, scale, jnp.float32)
         x = Dense(self.patch**2 * (self.channels + self.spare), jnp.float32, 0.0, name="write")(x)
