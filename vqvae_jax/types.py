@@ -232,7 +232,8 @@ class Prior(Protocol):
     """A Linen module: a distribution over the maps of one level, given a label and the maps above it.
 
     The stage fills in `maps`, `above`, `num_labels` and `dtype`; all other fields are the config's. One that can be
-    told texts has also text: Caption | None, which the stage fills in, text_condition and text_dropout.
+    told texts has also text: Caption | None, which the stage fills in, text_condition and text_dropout. One that draws
+    in steps may have `watched`, what each step speaks of, for pictures; one with noise `by_time`, losses in bins of times.
     """
 
     maps: tuple[Level, ...]  # what it models: one map, or several: one a depth, or of growing sizes

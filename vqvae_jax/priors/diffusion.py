@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from vqvae_jax.limits import Count, NotNegative, Share
+from vqvae_jax.limits import NotNegative, Several, Share
 from vqvae_jax.networks.dense import STD
 from vqvae_jax.networks.embed import Embed
 from vqvae_jax.networks.likelihood import guide
@@ -75,7 +75,7 @@ class DiffusionPrior(nn.Module):
     label_dropout: float = 0.1
     text_condition: bool = False
     text_dropout: float = 0.1
-    sample_steps: Count = 20
+    sample_steps: Several = 20
     sample_order: Literal[1, 2] = 2
     sample_eta: Share = 0.0
     sample_spacing: Spacing = "trailing"
