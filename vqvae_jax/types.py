@@ -233,7 +233,7 @@ class Prior(Protocol):
 
     The stage fills in `maps`, `above`, `num_labels` and `dtype`; all other fields are the config's. One that can be
     told texts has also text: Caption | None, which the stage fills in, text_condition and text_dropout. One that draws
-    in steps may have `watched`, what each step speaks of, for pictures; one with noise `by_time`, losses in bins of times.
+    in steps may have `watched`, what each step speaks of, for pictures; one with noise `by_time`, losses in bins.
     """
 
     maps: tuple[Level, ...]  # what it models: one map, or several: one a depth, or of growing sizes
