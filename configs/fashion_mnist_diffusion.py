@@ -21,7 +21,7 @@ def get_config(variant=None):
     config.optimizer = ConfigDict({"learning_rate": 3e-3, "schedule": "cosine", "warmup_steps": 100, "clip": 1.0})
     config.priors.codes = ConfigDict(openmoji_diffusion.prior())
     config.priors.codes.network.update(width=96, patch=1, dropout=0.0)
-    config.priors.codes.train.update(steps=8000)
+    config.priors.codes.train.update(steps=4000, pictures_every=2000)
     config.sample = ConfigDict({"guidance": 2.0})
     if variant:
         VARIANTS[variant](config)
