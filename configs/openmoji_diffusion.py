@@ -25,7 +25,7 @@ def get_config(variant=None):
                 "smooth_start": True,
                 "quantizer": {"name": "kl", "code_dim": 4},
             },
-            "loss_weights": {"reconstruction": 1.0, "kl": 1e-3},
+            "loss_weights": {"reconstruction": 1.0, "kl": 1e-2},
             "optimizer": {
                 "learning_rate": 3e-3,
                 "schedule": "cosine",
@@ -36,10 +36,10 @@ def get_config(variant=None):
             },
             "train": {
                 "batch_size": 4,
-                "steps": 10000,
-                "pictures_every": 5000,
-                "evaluate_every": 5000,
-                "checkpoint_every": 2000,
+                "steps": 5000,
+                "pictures_every": 2500,
+                "evaluate_every": 2500,
+                "checkpoint_every": 1000,
             },
             "priors": {"codes": prior()},
             "sample": {"guidance": 2.0},
@@ -66,7 +66,7 @@ def prior():
         },
         "train": {
             "batch_size": 32,
-            "steps": 10000,
+            "steps": 12000,
             "log_every": 100,
             "evaluate_every": 1000,
             "pictures_every": 3000,

@@ -232,9 +232,18 @@ def test_what_cannot_be_told_is_refused_in_a_line(run, trained, tmp_path, capsys
         assert command("sample", f"--workdir={run}", "--count=1", *flags) == 2
         assert said in capsys.readouterr().err
     assert commands.main(["sample", f"--workdir={trained[0]}", "--text=red"]) == 2
-    assert "trained without text_condition; leave --text out" in capsys.readouterr().err
+    assert "trained without text_condition, or come from a file" in capsys.readouterr().err
     with pytest.raises(UserError, match="one for all 3 images, or one for each; got 2"):
         vqvae_jax.load(run).sample(3, text=["red", "blue"])
+
+
+def test_a_prior_from_a_file_draws_without_texts(run):
+    """What `export` writes has no tokenizer, and the facts of an import know none."""
+    model = vqvae_jax.load(run)
+    del model.facts["tokenizer"]
+    np.testing.assert_array_equal(model.sample_tokens(2, seed=3)[0], vqvae_jax.load(run).sample_tokens(2, seed=3)[0])
+    with pytest.raises(UserError, match="come from a file, which has no tokenizer; leave --text out"):
+        model.sample_tokens(2, text="red")
 
 
 def test_a_prior_that_never_did_without_a_text_wants_one(run, tmp_path):

@@ -42,12 +42,15 @@ def text_numbers(tokenizer: Tokenizer | None, count: int, text: str | Sequence[s
     """What each image is to show, int32 [count, T]; None where no text is told.
 
     Raises:
-        UserError: the priors know no texts, a text says nothing, or there are not as many as images.
+        UserError: there is no tokenizer, a text says nothing, or there are not as many as images.
     """
     if text is None:
         return None
     if tokenizer is None:
-        raise UserError("the priors were trained without text_condition; leave --text out")
+        raise UserError(
+            "the priors were trained without text_condition, or come from a file, which has no tokenizer; leave --text "
+            "out"
+        )
     texts = [text] * count if isinstance(text, str) else list(text) if isinstance(text, Sequence) else [text]
     if wrong := [said for said in texts if not is_text(said)]:
         raise UserError(f"a text is a string of characters; got {wrong[0]!r}")

@@ -126,8 +126,8 @@ class Trained:
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
-        """How texts become numbers; None where no prior is told any."""
-        if not configs.told_texts(self.config):
+        """How texts become numbers; None where no prior is told any, or it came from a file, which has no tokenizer."""
+        if not configs.told_texts(self.config) or "tokenizer" not in self.facts:
             return None
         return text_files.kept(self.workdir, self.config["text"]["length"], self.facts["tokenizer"])
 

@@ -280,6 +280,7 @@ def test_a_unet_goes_the_same_way():
         ({"network": DiT(3, 18, 1, 3)}, "width=18"),
         ({"sample_eta": 0.5}, "first order"),
         ({"sample_spacing": "leading", "sample_steps": 600}, "trailing"),
+        ({"sample_spacing": "leading", "sample_steps": 2000}, "2000 steps by the spacing 'leading' go beyond"),
     ],
 )
 def test_what_does_not_fit_is_said(change, words):

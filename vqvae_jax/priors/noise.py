@@ -158,7 +158,7 @@ def times(count: int, spacing: Spacing) -> np.ndarray:
         return 1 - np.arange(count + 1) / count
     if spacing == "even":
         return np.linspace(1, 1 / STEPS, count + 1)
-    numbers = np.arange(0, STEPS, STEPS // count) + 1  # counted from 0, and not from the first
+    numbers = np.arange(0, STEPS, max(1, STEPS // count)) + 1  # counted from 0, and not from the first
     return np.concatenate([numbers[::-1] + 1, [1]]) / STEPS
 
 
