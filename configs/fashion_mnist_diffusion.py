@@ -3,6 +3,11 @@
 Papers: https://arxiv.org/abs/2112.10752 (latent diffusion), https://arxiv.org/abs/2212.09748 (DiT),
 https://arxiv.org/abs/2210.02747 (flow matching).
 Command: python launch.py --config=configs/fashion_mnist_diffusion.py --workdir=runs/fashion_mnist_diffusion
+Time: 21 minutes on two CPU cores beside another training (14 of CPU time).
+Numbers, test split, one run: PSNR 26.1 dB, SSIM 0.89, mse_over_time 0.80, of an answer 0 it is 2; of 500 samples
+`fd_mobilenet_v2` 3.2 ± 0.1, of reconstructions 1.7; a classifier takes 93.8 % of 1,000 samples for what they are, of
+reconstructions 89.6 %, of test images 91.0 %: guidance draws garments more typical than most. Of 64 looked at, nearly
+all garments of one kind at a glance; sandals and small patterns are blurred.
 
 Variants: `tiny`, the same way in seconds (tests).
 """
@@ -21,7 +26,7 @@ def get_config(variant=None):
     config.optimizer = ConfigDict({"learning_rate": 3e-3, "schedule": "cosine", "warmup_steps": 100, "clip": 1.0})
     config.priors.codes = ConfigDict(openmoji_diffusion.prior())
     config.priors.codes.network.update(width=96, patch=1, dropout=0.0)
-    config.priors.codes.train.update(steps=8000)
+    config.priors.codes.train.update(steps=4000, pictures_every=2000)
     config.sample = ConfigDict({"guidance": 2.0})
     if variant:
         VARIANTS[variant](config)

@@ -11,10 +11,10 @@ Needs: `imagenet2012` of TFDS, prepared; 21 GB of disk for the maps of the image
 Only traced; in small, 32 px and random weights, import and training went through. 674.8 M parameters. Published gFID
 of 50,000 images: DiT-XL/2 2.27 with guidance 1.5, 9.62 without, and SiT-XL/2 2.06 and 8.3, all after 7 M steps of 256,
 1,400 epochs; LightningDiT 2.11 after 64 epochs, about 10 hours on eight H800, with its own first stage. With Stable
-Diffusion's it has 7.13 without guidance after 80: what to expect here is of that kind. The figures without guidance
-and the steps are quoted from memory.
-Calculated: 0.72 TFLOP a map and step, a training of 5.9e19; on eight H100 7 hours at 30 % of the peak. A DiT of 512 ×
-12 reached 39 % of an H200's rate (docs/benchmarks.md).
+Diffusion's it has 7.13 without guidance after 80: what to expect here is of that kind. 8.3 and 7.13 are quoted from
+memory.
+Calculated: 0.72 TFLOP a map and step, a training of 5.9e19; on eight H100 7 hours at 30 % of the peak; LightningDiT's
+10 hours are 21 % by this count. A DiT of 512 × 12 reached 39 % of an H200's rate (docs/benchmarks.md).
 Planned memory of the compiled step by the CPU's compiler, one operation after the other: 37 GB at 32 maps a device,
 120 at 128, an eighth of the batch, 8.1 of them the state; 23 are squares of attention, which cuDNN does not keep. At
 512 × 12 an H200 took about half of what is so counted: 55 to 60 GB, calculated. What `remat` saves that compiler does
