@@ -142,7 +142,8 @@ class PriorTask:
         """How samples come about, a row each, of a prior that says what each of its steps speaks of."""
         if self.decode is None or not hasattr(self.prior, "watched"):
             return {}
-        few, keys = jax.tree.map(lambda x: x[:WATCHED], condition), jax.random.split(key, SHOWN)[:WATCHED]
+        some = slice(None, None, SHOWN // WATCHED)  # of all kinds, where they lie in the order of their labels
+        few, keys = jax.tree.map(lambda x: x[some], condition), jax.random.split(key, SHOWN)[some]
         watch = lambda *given: self.prior.apply({"params": model.params}, *given, self.pick, method="watched")  # noqa: E731
         steps = jax.jit(watch)(keys, few)
         moments = np.linspace(0, len(steps) - 1, min(WATCHED, len(steps))).round().astype(int)
