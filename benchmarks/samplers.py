@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from vqvae_jax import nearness
@@ -44,7 +46,10 @@ def run(given: argparse.Namespace) -> None:
     model, net = Trained(given.workdir), nearness.frozen_net()
     if net is None:
         raise UserError("distances want a file of frozen nets: docs/distances.md")
-    training = nearness.training_images(model, model.sample(1))
+    size, channels = model.facts["image_size"], model.facts["channels"]
+    training = nearness.training_images(model, np.empty((0, size, size, channels), np.uint8))
+    if training is None:
+        raise UserError("distances want the images of the training; see the line above")
     output, rows = given.output or given.workdir / "samplers.json", []
     for fields in combinations(given.set):
         rows.append({**fields, **measured(model, net, training, fields, given.count)})

@@ -230,16 +230,20 @@ def _flops(function: Callable[..., Any], *inputs: Any) -> float:
         return (jax.jit(lambda *inputs: function(*inputs)).lower(*like).cost_analysis() or {}).get("flops", math.nan)
 
 
+def _one_pass(prior: Any) -> tuple[str, tuple[Any, ...]]:
+    """What a prior that draws in steps calls in each of them, and with what of one map."""
+    (level,) = prior.maps
+    if level.vocab_size is None:
+        return "foretell", (jnp.zeros((1, *level.form)), jnp.zeros(1))
+    return "logits", (jnp.zeros((1, math.prod(level.shape)), jnp.int32),)
+
+
 def _sampling_needs(prior: Any, model: Model, count: int, condition: Condition = Condition()) -> tuple[float, float]:
     """(FLOP, bytes): each position computed once, the weights that a pixel needs read once a pixel; of a prior that
     draws in steps all positions once a step."""
     shape, variables = (1, *prior.maps[0].shape), {"params": model.params}
     if steps := getattr(prior, "sample_steps", 0):
-        if prior.maps[0].vocab_size is None:
-            given: tuple[Any, ...] = (jnp.zeros((1, *prior.maps[0].form)), jnp.zeros(1))
-        else:
-            given = (jnp.zeros((1, math.prod(shape)), jnp.int32),)
-        method = "foretell" if len(given) == 2 else "logits"
+        method, given = _one_pass(prior)
         flops = _flops(lambda *given: prior.apply(variables, *given, condition, method=method), *given)
         return count * steps * flops, float(steps * sum(x.nbytes for x in jax.tree.leaves(model.params)))
     tokens = jnp.zeros(shape, jnp.int32)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,8 @@ from vqvae_jax.facts import facts_of
 from vqvae_jax.files import atomically, check_file, write_json
 from vqvae_jax.parts import facts_of_tokens
 from vqvae_jax.stages import task_of
-from vqvae_jax.tasks.prior import example_keys
 from vqvae_jax.trained import Flags, Trained
-from vqvae_jax.types import Codebook, Condition, Model, UserError
+from vqvae_jax.types import Codebook, Model, UserError
 
 FILE = "metrics.json"
 # How often each code was used over the split, float [K] by token map; and by level, "length/LEVEL" and "idle/LEVEL".
@@ -169,7 +168,12 @@ def lengths_and_ages(codebook: Codebook) -> dict[str, np.ndarray]:
 
 def sums_over(task: Any, model: Model, split: Any) -> dict[str, np.ndarray]:
     """A task's additive sums over a whole split."""
-    step = jax.jit(task.eval_step)
+    return summed(task.eval_step, model, split)
+
+
+def summed(step: Callable[..., Any], model: Model, split: Any) -> dict[str, np.ndarray]:
+    """What a step (model, batch) → additive sums comes to over a whole split."""
+    step = jax.jit(step)
     sums: Any = None
     for batch in split.evaluation():
         new = step(model, batch)
@@ -193,7 +197,7 @@ def prior_metrics(
     if getattr(prior, "text", None) and (others := with_other_texts(tokens)):
         found["with_another_text"] = measured(others)["nll" if "nll" in found else "loss"]
     if hasattr(prior, "by_time"):
-        found |= loss_by_time(model, level, tokens)
+        found |= loss_by_time(task, weights, data.ArrayData(tokens, BATCH, 0))
     maps, codes, nll = tokens.maps[own], prior.maps[0].vocab_size, found.get("nll")
     if codes is None or nll is None:
         return found
@@ -206,20 +210,10 @@ def prior_metrics(
     return found | {"bits_per_pixel": nll * count / math.log(2) / pixels}
 
 
-def loss_by_time(model: Trained, level: str, tokens: token_files.TokenArrays) -> dict[str, float]:
+def loss_by_time(task: Any, model: Model, split: Any) -> dict[str, float]:
     """The loss of a diffusion prior in even bins of times, by the middles of these: "mse_at/0.0625"; 0 is data."""
-    prior, weights = model.priors[level]
-    own = model.parts.maps_of(level)
-
-    @jax.jit
-    def sums(weights: Any, batch: Mapping[str, Any]) -> jax.Array:
-        maps, keys = batch["tokens"], example_keys(jax.random.key(0), batch["index"])
-        condition = Condition(batch.get("label"), maps[: own.start], batch.get("text"))
-        each = prior.apply({"params": weights.params}, maps[own], condition, keys, method="by_time")
-        return jnp.sum(batch["mask"].astype(jnp.float32)[:, None] * each, axis=0)
-
-    every = [np.asarray(sums(weights, batch)) for batch in data.ArrayData(tokens, BATCH, 0).evaluation()]
-    means = np.stack(every).sum(axis=0, dtype=np.float64) / len(tokens)
+    sums = summed(task.eval_by_time, model, split)
+    means = sums["by_time"].astype(np.float64) / sums["count"]
     return {f"mse_at/{(i + 0.5) / len(means):g}": float(one) for i, one in enumerate(means)}
 
 

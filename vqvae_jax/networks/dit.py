@@ -157,7 +157,7 @@ def patches(x: Array, size: int) -> Array:
 
 
 def unpatched(x: Array, form: tuple[int, int], size: int) -> Array:
-    """The inverse of `patches`."""
+    """The map that `patches` cut up, [B, places, size · size · C] → [B, h, w, C]; form: rows and columns of places."""
     x = x.reshape(len(x), *form, size, size, -1).swapaxes(2, 3)
     return x.reshape(len(x), form[0] * size, form[1] * size, -1)
 

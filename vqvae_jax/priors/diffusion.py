@@ -234,7 +234,7 @@ class DiffusionPrior(nn.Module):
         return x if given is None else jnp.where(given[1], given[0], x), every
 
     def _steps(self, known: bool) -> Steps:
-        """float32 [S] each."""
+        """The numbers of each step, float32 [S]; where a map is `known`, from the noise of `sample_strength` on."""
         strength = self.sample_strength if known else 1.0
         count = max(1, round(strength * self.sample_steps))
         spacing = self.sample_spacing if strength == 1 else "trailing"

@@ -54,9 +54,8 @@ def mixed(path: Path, time: Any) -> Mixed:
 
 def log_shares(path: Path = "linear") -> np.ndarray:
     """log a of "linear" or "ddpm" after 0, …, 1,000 steps, float64 [1001]."""
-    betas = np.linspace(BETAS[0] ** 0.5, BETAS[1] ** 0.5, STEPS) ** 2
-    if path == "ddpm":
-        betas = np.linspace(*DDPM_BETAS, STEPS)
+    low, high = np.sqrt(BETAS)
+    betas = np.linspace(*DDPM_BETAS, STEPS) if path == "ddpm" else np.linspace(low, high, STEPS) ** 2
     return np.concatenate([[0.0], 0.5 * np.cumsum(np.log1p(-betas))])
 
 

@@ -59,7 +59,7 @@ def contents(workdir: Path) -> dict[str, Any]:
         "captions": captions(metrics, entries.get("autoencoder", []), configs.levels(config)),
         "samples": picture(workdir, "samples", [*reversed(with_priors(config))]),
         "stages": [stage(name, entries[name], config, measured.get(name, {})) for name in entries],
-        "strips": {name: picture(workdir / name, "denoising", ["."]) for name in measured},
+        "strips": {name: picture(workdir, "denoising", [name]) for name in with_priors(config)},
         "codes": list(codes(workdir / evaluate.COUNTS, configs.levels(config))),
         "health": list(health(workdir / evaluate.COUNTS, configs.levels(config))),
         "illnesses": [str(illness) for illness in Doctor(entries.get("autoencoder", [])).present()],

@@ -107,11 +107,22 @@ class PriorTask:
 
     def eval_step(self, model: Model, batch: Mapping[str, Any]) -> dict[str, Array]:
         """Sums over the maps that `mask` counts; to be jitted. An example's noise is the same at every evaluation."""
-        maps, condition = self._read(batch)
-        mask = batch["mask"].astype(jnp.float32)
+        return self._summed(batch, self._looked_at(model, batch, "loss"))
+
+    def eval_by_time(self, model: Model, batch: Mapping[str, Any]) -> dict[str, Array]:
+        """The same of a prior that has `by_time`: its losses in bins of times, [bins]."""
+        return self._summed(batch, {"by_time": self._looked_at(model, batch, "by_time")})
+
+    def _looked_at(self, model: Model, batch: Mapping[str, Any], method: str) -> Any:
+        """What a method of the prior says of held-out examples."""
         keys = example_keys(jax.random.key(0), batch["index"])
-        terms = self.prior.apply({"params": model.params}, maps, condition, keys, method="loss")
-        return {"count": jnp.sum(mask), **{name: jnp.sum(mask * value) for name, value in terms.items()}}
+        return self.prior.apply({"params": model.params}, *self._read(batch), keys, method=method)
+
+    def _summed(self, batch: Mapping[str, Any], each: Mapping[str, Array]) -> dict[str, Array]:
+        """Over the examples that `mask` counts, [B, …] each, and their number."""
+        mask = batch["mask"].astype(jnp.float32)
+        of = lambda value: jnp.sum(mask.reshape(-1, *(1 for _ in value.shape[1:])) * value, axis=0)  # noqa: E731
+        return {"count": jnp.sum(mask), **{name: of(value) for name, value in each.items()}}
 
     def summary(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """The mean of each term: nll in nats a token, beside the entropy of the codes.
