@@ -1,6 +1,7 @@
 """OpenMoji is drawn without network and TensorFlow, by two runs at once if need be; twins stay on one side."""
 
 import json
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -11,6 +12,7 @@ import pytest
 
 from vqvae_jax import data
 from vqvae_jax.data import openmoji
+from vqvae_jax.data.openmoji_composed import WORDS, composed
 from vqvae_jax.data.openmoji_names import GROUPS, group, stem
 from vqvae_jax.types import UserError
 
@@ -152,3 +154,17 @@ def test_the_default_folder_is_tfds_own(monkeypatch, tmp_path):
     assert openmoji.data_dir() == tmp_path
     monkeypatch.delenv("TFDS_DATA_DIR")
     assert openmoji.data_dir() == Path.home() / "tensorflow_datasets"
+
+
+@needs_packages
+def test_what_a_prior_is_told_leaves_out_names_that_it_can_put_together(prepared):
+    """Each word of such a name stays in another one, in the mirror too; both parts together are all."""
+    folder = prepared[0]
+    every, told, held = (openmoji.read(str(folder), split, SIZE) for split in ("train", "told", "composed"))
+    assert sorted((*told.text, *held.text)) == sorted(every.text) and len(held) == 41
+    assert set(held.text) == composed(every.text) and set(WORDS) < set(held.text)
+    words = [{word for name in part.text for word in re.findall(r"[^\W_]+", name)} for part in (told, held)]
+    assert words[1] <= words[0]
+    assert "woman pilot" not in held.text and composed(["woman pilot", "man pilot"]) == frozenset()
+    here = list(every.text).index(held.text[0])
+    np.testing.assert_array_equal(held.image[0], every.image[here])

@@ -12,12 +12,15 @@ from typing import Any
 import numpy as np
 
 from vqvae_jax.data.arrays import Arrays
+from vqvae_jax.data.openmoji_composed import composed
 from vqvae_jax.files import atomically
 from vqvae_jax.types import UserError
 
 VERSION = "1.0.0"  # of the drawings and their split; a new one is prepared beside the old
 SIZES = (16, 32, 64, 128, 256)  # pixels
-SPLITS = ("train", "test")
+SPLITS = ("train", "test")  # as they are drawn
+# Parts of "train": what a text prior is told, and the names that it has to put together, see `openmoji_composed`.
+PARTS = ("told", "composed")
 PACKAGES = {  # module: package
     "tensorflow_datasets": "tensorflow-datasets",
     "array_record": "array_record",
@@ -34,8 +37,10 @@ def read(path: str, split: str, image_size: int) -> Arrays:
     The first call draws them below `path` (default: TFDS's data folder), which takes seconds; later calls only open
     files. Raises UserError for a split or size that does not exist, a missing package, a folder that is not writable.
     """
-    if split not in SPLITS:
-        raise UserError(f"openmoji has no split {split!r}; its splits: {', '.join(SPLITS)}")
+    if split not in (*SPLITS, *PARTS):
+        raise UserError(f"openmoji has no split {split!r}; its splits: {', '.join((*SPLITS, *PARTS))}")
+    if split in PARTS:
+        return _part(read(path, "train", image_size), split)
     if image_size not in SIZES:
         sizes = ", ".join(map(str, SIZES))
         raise UserError(f"openmoji is not drawn at {image_size} pixels; set dataset.image_size to one of {sizes}")
@@ -48,6 +53,13 @@ def read(path: str, split: str, image_size: int) -> Arrays:
     if arrays is None:
         raise UserError(f"the prepared data in {folder} is damaged; delete that folder and run again")
     return arrays
+
+
+def _part(drawings: Arrays, part: str) -> Arrays:
+    """The drawings whose names are put together, or all others."""
+    names = drawings.text or ()
+    held = np.isin(names, sorted(composed(names)))
+    return drawings.take((held if part == "composed" else ~held).nonzero()[0])
 
 
 def data_dir() -> Path:
