@@ -36,7 +36,13 @@ from vqvae_jax.flags import Parser, add_workdir
 from vqvae_jax.types import UserError, unknown
 
 COLUMNS = 16
-TEXTS = ("red heart", "green circle", "blue book", "woman with red hair", "flag: Italy", "smiling face")
+# As a user would type them. Of the first row no name was told, of the second each was; the rest is in other words.
+TEXTS = (
+    *("blue heart", "green circle", "purple square", "woman cook"),
+    *("red heart", "grinning face", "flag: Italy", "three o’clock"),
+    *("a woman with red hair", "a yellow flower", "black cat", "sun behind a cloud"),
+)
+TOLD = 4  # new images of a text
 ROWS = 3  # of new images
 CONTINUED, HALVES = 8, 5  # test images, drawings of each
 MEASURED = "measured on data not trained on"  # the column's head
@@ -99,9 +105,9 @@ def labels(model: vqvae_jax.trained.Trained) -> np.ndarray:
 
 
 def texts(model: vqvae_jax.trained.Trained) -> np.ndarray:
-    """A row of new images for each of TEXTS, guidance 3: seed 0, none left out."""
-    rows = [model.sample(COLUMNS // 2, text=text, guidance=3.0) for text in TEXTS]
-    return logs.grid(np.concatenate(rows), COLUMNS // 2, scale=max(1, 64 // rows[0].shape[1]))
+    """TOLD new images for each of TEXTS, four texts a row: seed 0, none left out."""
+    found = [model.sample(TOLD, text=text) for text in TEXTS]
+    return logs.grid(np.concatenate(found), COLUMNS, scale=max(1, 64 // found[0].shape[1]))
 
 
 def continued(model: vqvae_jax.trained.Trained) -> np.ndarray:
