@@ -10,6 +10,7 @@ cosine_llamagen                  a checkout of github.com/FoundationVision/Llama
 cosine_enhancing_transformers    a checkout of github.com/thuanz123/enhancing-transformers
 fsq                              fsq/fsq.ipynb of github.com/google-research/google-research; needs JAX, not torch
 kl                               a checkout of github.com/CompVis/latent-diffusion
+gumbel                           a checkout of github.com/CompVis/taming-transformers; needs einops
 
     weight_on_z_q                     of mean(z_q · weight), whose gradient is grad_z_e_of_z_q
     state{s}/…                        before step s, and after the last one, by the names of their code
@@ -19,6 +20,8 @@ kl                               a checkout of github.com/CompVis/latent-diffusi
 
 The finite scalar quantizers know neither states nor steps: all this once for each of LEVELS, below levels_8_6_5/ ….
 Nor does `kl`: z_e, the noise of its sample, mode, z_q (the sample), kl [B] (a sum over an image), and both gradients.
+Nor `gumbel`, below soft/ and hard/: proj/weight, proj/bias, codes, temperature, noise; loss is its KL without a weight,
+indices the codes that the noise liked best; grad_codes and grad_proj are of z_q.
 """
 
 from __future__ import annotations  # torch may be missing
@@ -39,6 +42,7 @@ SHAPE, SIZE = (2, 4, 4, 8), 32  # of z_e; codes
 DEPTH, DEAD_RATE = 3, 3
 DECAY = 0.8
 LEVELS = (8, 6, 5), (8, 5, 5, 5), (7, 5, 5, 5, 5), (4, 3, 3)
+CODE_DIM = 6  # of codes that are drawn
 VECTORS = 256  # of a finite scalar quantizer
 
 Arrays = dict[str, Any]
@@ -256,6 +260,33 @@ def kl_of_latent_diffusion(path: Path) -> Iterator[tuple[str, Any]]:
     yield from below("step0", found)
 
 
+# --- codes that are drawn
+
+
+def gumbel_of_taming(path: Path) -> Iterator[tuple[str, Any]]:
+    import torch
+
+    source = read(path / "taming" / "modules" / "vqvae" / "quantize.py")
+    for number, (name, hard) in enumerate((("soft", False), ("hard", True))):
+        temperature, noise = 0.7 - 0.4 * number, np.random.RandomState(10 + number).gumbel(size=(*SHAPE[:-1], SIZE))
+        noise = torch.from_numpy(noise.astype(np.float32))
+        module = source.GumbelQuantize(SHAPE[-1], CODE_DIM, SIZE, straight_through=hard, kl_weight=1.0)
+        # It takes the noise as the negative logarithm of exponential numbers.
+        torch.Tensor.exponential_ = lambda like, noise=noise: torch.exp(-noise).moveaxis(-1, 1)
+        z_e = torch.from_numpy(2 * normal(number, *SHAPE)).requires_grad_()
+        z_q, loss, (_, _, indices) = module(z_e.moveaxis(-1, 1), temperature)
+        weight = normal(100 + number, *SHAPE[:-1], CODE_DIM)
+        weighed = (z_q.moveaxis(1, -1) * torch.from_numpy(weight)).mean()
+        learned = (z_e, module.embed.weight, module.proj.weight)
+        of_z_q = torch.autograd.grad(weighed, learned, retain_graph=True)
+        of_loss = torch.autograd.grad(loss, z_e)[0]
+        given = {"z_e": z_e, "noise": noise, "weight_on_z_q": weight, "temperature": np.float32(temperature)}
+        state = {f"proj/{part}": one for part, one in module.proj.named_parameters()} | {"codes": module.embed.weight}
+        grads = dict(zip(("grad_z_e_of_z_q", "grad_codes", "grad_proj"), of_z_q, strict=True))
+        made = {"z_q": z_q.moveaxis(1, -1), "loss": loss, "indices": indices, "grad_z_e_of_loss": of_loss}
+        yield from below(name, given | state | made | grads)
+
+
 WITH_STATE = {
     "ema": ema,
     "residual": residual,
@@ -263,17 +294,24 @@ WITH_STATE = {
     "cosine_llamagen": llamagen,
     "cosine_enhancing_transformers": enhancing_transformers,
 }
-STATELESS = {"fsq": fsq_of_its_authors, "fsq_lucidrains": fsq_of_lucidrains, "kl": kl_of_latent_diffusion}
+STATELESS = {
+    "fsq": fsq_of_its_authors,
+    "fsq_lucidrains": fsq_of_lucidrains,
+    "kl": kl_of_latent_diffusion,
+    "gumbel": gumbel_of_taming,
+}
 
 
 def recorded(whose: str, path: Path) -> Arrays:
     """All arrays of a recording."""
-    if whose in STATELESS:
+    if whose in ("fsq", "fsq_lucidrains"):  # they draw nothing, and one has no torch
         return dict(STATELESS[whose](path))
     import torch
 
     random.seed(0)  # revival draws from it
     torch.manual_seed(0)
+    if whose in STATELESS:
+        return dict(STATELESS[whose](path))
     sys.path.insert(0, str(path))
     return dict(record(WITH_STATE[whose](path)))
 

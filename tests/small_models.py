@@ -20,6 +20,7 @@ CASES = {
     "patch_vqvae-1": {"halvings": 1, "width": 6, "groups": 3},  # projected to the codes and from them
     "patch_vqvae-2": {"halvings": 2, "width": WIDTH, "groups": 2},
     "vqgan": {"factors": (1, 2), "width": WIDTH, "blocks": 1, "z": 6, "groups": 2},
+    "dvae": {"factors": (1, 2), "width": 16, "blocks": 1, "likelihood": "squared"},  # branches of 4 channels
     "vqgan-maskgit": {
         "factors": (1, 2, 1),
         "width": WIDTH,

@@ -17,6 +17,8 @@ CASES = {name: {} for name in QUANTIZERS} | {
     "cvq-sphere": {"distance": "sphere"},
     "cvq-cos": {"distance": "cos"},
     "cosine-kmeans": {"kmeans_iterations": 3},
+    "gumbel-straight": {"straight_through": True},
+    "gumbel-vectors": {"vector_dim": 6},
     "residual": {"depth": 3, "inner": "vq"},
     "residual-kmeans": {"depth": 2, "inner": "ema-kmeans"},
     "residual-dropout": {"depth": 3, "inner": "ema", "dropout": 0.7},

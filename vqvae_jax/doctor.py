@@ -4,6 +4,7 @@ recent_usage/LEVEL     share of the codes that were used in the last RECENT step
 batch_perplexity/LEVEL of one batch
 code_norm/LEVEL        median length of the codes; code_norm_max/LEVEL the longest
 away/LEVEL             root mean square of the distance from a vector to its code, in lengths of a code
+kl/LEVEL               of codes that are drawn, how far a place is from saying nothing, in nats
 revived/LEVEL          codes that got a new value in this step
 active/LEVEL           of a map of numbers, the share that varies from place to place and image to image
 critic_right           share of the patches that a critic judges rightly; there is one in adversarial trainings
@@ -17,6 +18,7 @@ LOW = 0.2  # of the codes: below, a level has collapsed
 FEW = 2.0  # perplexity of a batch: below, one code does nearly all
 LONG = 100.0  # times the median length: such a code flew off
 AWAY = 5.0  # lengths of a code between a vector and its code: above, the encoder has run away; healthy is below 1
+SILENT = 0.1  # nats a place: where codes are drawn from no more, all are alike likely
 STILL = 0.1  # standard deviation of a number, that of the prior is 1: below, it says nothing
 IDLE = 0.5  # share of a place's numbers: where fewer vary, the level has collapsed
 PATIENCE = 3  # logged steps in a row before anything is said
@@ -94,7 +96,8 @@ def look(level: str, step: int, values: Mapping[str, Any]) -> Illness | None:
     if away is not None and away > AWAY:
         return Illness(level, step, f"vectors lie {away:.0f} times a code's length from their codes", RUN)
     if perplexity is not None and perplexity < FEW:
-        return Illness(level, step, f"one code does nearly all, batch perplexity {perplexity:.1f}", ONE)
+        what = f"one code does nearly all, batch perplexity {perplexity:.1f}"
+        return Illness(level, step, what, drawn(level, values) or ONE)
     return None
 
 
@@ -108,6 +111,8 @@ def look_at_critic(step: int, values: Mapping[str, Any]) -> Illness | None:
 
 def unused(level: str, values: Mapping[str, Any]) -> str:
     """What to try where codes lie idle."""
+    if advice := drawn(level, values):
+        return advice
     if values.get(f"revived/{level}"):
         return (
             "codes are revived and not kept, the encodings lie too close together: try a lower learning rate, a "
@@ -117,6 +122,14 @@ def unused(level: str, values: Mapping[str, Any]) -> str:
         "try --config.autoencoder.quantizer.name=ema, or revival after fewer steps, revive_after=20 in the quantizer's "
         "section; docs/codebooks.md compares them"
     )
+
+
+def drawn(level: str, values: Mapping[str, Any]) -> str | None:
+    """The same where codes are drawn, by the quantizer gumbel, and the KL term holds them in use; None elsewhere."""
+    kl = values.get(f"kl/{level}")
+    if kl is None:
+        return None
+    return HELD if kl < SILENT else SURE
 
 
 WATCHED = ("recent_usage", "active")  # one of them is logged for every level
@@ -129,6 +142,11 @@ NOVICE = (
 MASTER = (
     "it tells the autoencoder nothing more; in a new --workdir: a smaller --config.task.critic_rate, a larger "
     "--config.task.lecam, or --config.task.r1=10"
+)
+HELD = "all codes are alike likely at each place: try a smaller --config.loss_weights.kl, or one that rises later"
+SURE = (
+    "each place is sure of one of few codes: try a larger --config.loss_weights.kl, or a temperature that falls later, "
+    "a larger ramp_steps in the quantizer's section"
 )
 CLOSED = "they are held at the prior and tell the decoder nothing: try a smaller --config.loss_weights.kl"
 FLOWN = (

@@ -17,6 +17,7 @@ from small_quantizers import is_row_of
 from vqvae_jax.quantizers import QUANTIZERS, EMAQuantizer, FiniteScalarQuantizer, VectorQuantizer
 from vqvae_jax.quantizers.cosine import CosineQuantizer
 from vqvae_jax.quantizers.fsq import EPSILON
+from vqvae_jax.quantizers.gumbel import GumbelQuantizer
 from vqvae_jax.quantizers.kl import KLBottleneck
 from vqvae_jax.quantizers.residual import ResidualQuantizer
 
@@ -219,6 +220,34 @@ def test_a_continuous_bottleneck_is_latent_diffusion_s(monkeypatch):
     near(jax.grad(lambda z_e: jnp.mean(step(z_e).z_q * at["weight_on_z_q"]))(at["z_e"]), at["grad_z_e_of_z_q"])
     size = np.prod(at["mode"].shape[1:])
     near(jax.grad(lambda z_e: step(z_e).losses["kl"] * size)(at["z_e"]), at["grad_z_e_of_loss"])
+
+
+@pytest.mark.parametrize("name", ["soft", "hard"])
+def test_drawn_codes_are_taming_s(name, monkeypatch):
+    """A sample by the same noise, its KL, and all gradients; theirs draws in evaluation too, ours does not."""
+    at = below(recorded("gumbel"), name)
+    size, code_dim = at["codes"].shape
+    quantizer = GumbelQuantizer(
+        size, code_dim, (float(at["temperature"]),) * 2, straight_through=name == "hard", vector_dim=at["z_e"].shape[-1]
+    )
+    params = {"kernel": jnp.asarray(at["proj/weight"][:, :, 0, 0].T), "bias": jnp.asarray(at["proj/bias"])}
+    book = quantizer.init(jax.random.key(0)).replace(codes=jnp.asarray(at["codes"]), params=params)
+    monkeypatch.setattr(jax.random, "gumbel", lambda key, shape: jnp.asarray(at["noise"]))
+
+    def weighed(z_e, codes, kernel):
+        changed = book.replace(codes=codes, params=params | {"kernel": kernel})
+        out = quantizer(changed, z_e, key=jax.random.key(0), train=True)
+        return jnp.mean(out.z_q * at["weight_on_z_q"]), out
+
+    grads, out = jax.jit(jax.grad(weighed, (0, 1, 2), has_aux=True))(at["z_e"], book.codes, params["kernel"])
+    near(out.z_q, at["z_q"])
+    near(out.losses["kl"], at["loss"])
+    wanted = at["grad_z_e_of_z_q"], at["grad_codes"], at["grad_proj"][:, :, 0, 0].T
+    for ours, theirs in zip(grads, wanted, strict=True):
+        near(ours, theirs)
+    near(jax.grad(lambda z_e: quantizer(book, z_e).losses["kl"])(at["z_e"]), at["grad_z_e_of_loss"])
+    liked = np.argmax(np.asarray(quantizer.logits(book, at["z_e"])) + at["noise"], -1)
+    np.testing.assert_array_equal(liked, at["indices"])
 
 
 def test_each_quantizer_is_recorded():

@@ -216,9 +216,10 @@ class VQGAN(nn.Module):
     def setup(self):
         self._check()
         (self.quantizer,) = self.quantizers
-        wanted, given, inside = self.quantizer.input_dim, self.quantizer.output_dim, self._inside()
+        wanted, inside = self.quantizer.input_dim, self._inside()
         last = 3 if self.code_kernel else 1
-        ends = (2 * self.z if wanted == 2 * given else self.z) if self.code_kernel else wanted
+        numbers = None in self.quantizer.vocab_sizes  # means and log-variances
+        ends = (2 * self.z if numbers else self.z) if self.code_kernel else wanted
         self.encoder = Encoder(inside, self.blocks, ends, last, self.down)
         self.to_code, self.from_code = self._to_and_from(wanted), self._to_and_from(self.z)
         self.decoder = Decoder(inside, self.decoder_blocks or self.blocks + 1, self.channels)

@@ -14,7 +14,7 @@ from vqvae_jax import config as configs
 from vqvae_jax import facts as facts_file
 from vqvae_jax.autoencoders import VQGAN, VQVAE2, HierarchicalVAE
 from vqvae_jax.checkpoint import Step, Steps
-from vqvae_jax.compare import first_stage, rows
+from vqvae_jax.compare import dvae, first_stage, rows
 from vqvae_jax.compare.recording import HOW, Recording, channels_first
 from vqvae_jax.interop import hierarchical, vqgan, vqvae2
 from vqvae_jax.interop.exporting import load_stack, places_of, stack_or_stages
@@ -101,12 +101,16 @@ def autoencoder(workdir: Path, recording: Recording, step: Any) -> list[Row]:
     config, facts = configs.load(workdir), facts_file.read(workdir)
     parts = Parts(config, facts)
     module, model = parts.autoencoder, parts.load(workdir, configs.AUTOENCODER, step, "--autoencoder_step={step}")
-    twin = twin_of(module)
-    images = jnp.asarray(recording["input/images"], jnp.float32)
+    drawn = dvae.is_one(module)
+    twin: Any = None if drawn else twin_of(module)
+    images = jnp.asarray(recording["input/image" if drawn else "input/images"], jnp.float32)
     check_images(images, facts["channels"], config, recording)
-    places, names = places_of(module, model), twin.index_names(module)
+    places = places_of(module, model)
+    if drawn:
+        return of_dvae(module, model, places, recording)
     if first_stage.is_one(module):
         return of_first_stage(module, model, places, recording)
+    names = twin.index_names(module)
     ours, z_e, grads = run(twin, module, model, images)
     every = (index_row(names[level], ours, recording, z_e[level], model.codebooks[level]) for level in names)
     codes = [row for row in every if row is not None]
@@ -129,6 +133,16 @@ def of_first_stage(module: Any, model: Model, places: Places, recording: Recordi
     for section, of_params in grads.items():
         found += gradients(Model(of_params, {}), places, recording, section)
     return without(found, vqgan.left_out(module), recording)
+
+
+def of_dvae(module: Any, model: Model, places: Places, recording: Recording) -> list[Row]:
+    """As `autoencoder`, of codes by their logits: outputs, mixtures of codes, gradients through these."""
+    ours, soft, grads = dvae.computed(module, model, recording)
+    tokens = recording["output/tokens"]
+    every = np.eye(ours["logits"].shape[-1], dtype=np.float32)  # the likeliest code is the nearest of these to logits
+    found = [rows.indices("output/tokens", ours.pop("tokens"), tokens, ours["logits"], every)]
+    found += weights(model, places, recording) + outputs(ours, recording) + outputs(soft, recording, "soft")
+    return found + gradients(grads, places, recording)
 
 
 def run(twin: Any, module: Any, model: Model, images: Any, told: Mapping[str, Any] | None = None):
@@ -284,11 +298,11 @@ def weights(model: Model, places: Places, recording: Recording) -> list[Row]:
     return differing or ([whole] if common else [])
 
 
-def outputs(ours: Mapping[str, Any], recording: Recording) -> list[Row]:
+def outputs(ours: Mapping[str, Any], recording: Recording, section: str = "output") -> list[Row]:
     """Those that both have."""
-    recorded = recording.of("output")
+    recorded = recording.of(section)
     names = [name for name in recorded if name in ours]
-    return [rows.near(f"output/{name}", channels_first(ours[name]), recorded[name], rows.OUTPUTS) for name in names]
+    return [rows.near(f"{section}/{name}", channels_first(ours[name]), recorded[name], rows.OUTPUTS) for name in names]
 
 
 def index_row(name: str, ours: Mapping[str, Any], recording: Recording, z_e: Any, codebook: Any) -> Row | None:

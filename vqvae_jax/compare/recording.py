@@ -1,6 +1,7 @@
 """A recording of a PyTorch model, as scripts/record_reference.py makes it: inputs, outputs, gradients, a training.
 
-input/images [B, C, H, W] or input/0 …, output/…, grad/NAME, cotangent/0 …, train/batches, train/losses, trained/NAME
+input/images [B, C, H, W] or input/0 …, output/…, grad/NAME, cotangent/0 …, train/batches, train/losses, trained/NAME;
+of DALL-E's first stage input/image and soft/…, see dvae.py
 """
 
 from pathlib import Path
@@ -66,7 +67,7 @@ class Recording:
     @property
     def kind(self) -> str:
         """What was recorded."""
-        if "input/images" in self:
+        if "input/images" in self or "input/image" in self:
             return "autoencoder"
         if "input/x" in self:
             return "stack"  # a network alone
@@ -77,7 +78,7 @@ class Recording:
 
 ALL = ""  # the prefix of all names
 NAMED = ("param", "grad", "grad_kl", "trained")  # sections of tensors by the names of a state dict
-SECTIONS = (*NAMED, "input", "output", "cotangent", "train")  # a recording may say more of itself, in words too
+SECTIONS = (*NAMED, "input", "output", "soft", "cotangent", "train")  # a recording may say more of itself, in words too
 
 
 def channels_last(array: np.ndarray) -> np.ndarray:

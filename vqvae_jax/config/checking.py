@@ -142,11 +142,22 @@ def _check_dataset(config: Mapping[str, Any]) -> None:
     low, high = dataset["range"]
     if not low < high:
         raise UserError(f"config.dataset.range must rise, got {low}, {high}: --config.dataset.range=0,1")
+    _check_range(config)
     _check_image_size(config)
     size, crop = dataset["image_size"], dataset["crop"]
     if crop >= size:
         shifts = f"config.dataset.crop={crop} shifts images of {size} pixels away"
         raise UserError(f"{shifts}: --config.dataset.crop={size // 8}")
+
+
+def _check_range(config: Mapping[str, Any]) -> None:
+    """Some autoencoders are of pixels in one range alone."""
+    kind, given = autoencoder_kind(config), tuple(config["dataset"]["range"])
+    wanted = kind.image_range(config["autoencoder"]) if hasattr(kind, "image_range") else None
+    if wanted not in (None, given):
+        low, high = wanted
+        why = f"this autoencoder is of pixels from {low:g} to {high:g}"
+        raise UserError(f"config.dataset.range={given}: {why}: --config.dataset.range={low:g},{high:g}")
 
 
 def _check_image_size(config: Mapping[str, Any]) -> None:

@@ -117,7 +117,8 @@ def not_shown(given: argparse.Namespace, stage: str, match: Any) -> Iterator[str
         return
     if match.kind == "autoencoder" and given.range is None:
         low, high = match.facts["range"]
-        yield f"uint8 0 and 255 become {low} and {high}; weights do not show it: --range=A,B"
+        why = "" if match.range_shown else "; weights do not show it: --range=A,B"
+        yield f"uint8 0 and 255 become {low} and {high}{why}"
     if "scale" in match.facts:
         yield match.facts["scale"]
     if heads := heads_of(match.module):

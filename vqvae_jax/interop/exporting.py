@@ -9,6 +9,7 @@ import numpy as np
 from vqvae_jax import __version__
 from vqvae_jax import config as configs
 from vqvae_jax import facts as facts_file
+from vqvae_jax.autoencoders.dvae import DVAE
 from vqvae_jax.autoencoders.vqgan import LEVEL, VQGAN
 from vqvae_jax.checkpoint import Checkpoints, Step
 from vqvae_jax.files import check_file, read_json
@@ -23,7 +24,7 @@ from vqvae_jax.priors.maskgit import MaskGITPrior
 from vqvae_jax.priors.pixelcnn import MNISTGenerator
 from vqvae_jax.types import Model, UserError, unknown
 
-ELSEWHERE = {"cosine", "fsq", "kl", "residual"}  # quantizers that no class of the references has
+ELSEWHERE = {"cosine", "fsq", "gumbel", "kl", "residual"}  # quantizers that no class of the references has
 IMPORT = "`import` reads this from the file itself"
 
 
@@ -98,7 +99,8 @@ def asks_for(workdir: Path, stage: str, output: Path) -> str:
     section = config["autoencoder"]
     kinds = {one["name"] for one in (section["quantizer"], *section["quantizers"].values())}
     numbers = {"kl"} if isinstance(parts.autoencoder, VQGAN) else set()  # of which latent diffusion has a class
-    other = sorted((kinds & ELSEWHERE) - numbers)
+    drawn = {"gumbel"} if isinstance(parts.autoencoder, VQGAN | DVAE) else set()  # taming and OpenAI have it
+    other = sorted((kinds & ELSEWHERE) - numbers - drawn)
     besides = f"; PyTorch's class looks codes up otherwise than {', '.join(other)}" if other else ""
     besides += "; the latents' scale is not in its tensors but in its metadata, `statistics`" if kinds & numbers else ""
     return f"the network wants {images}: from {low:g} to {high:g}{besides}{told}"

@@ -86,13 +86,15 @@ def in_range(match: Match, value_range: tuple[float, float] | None, checkpoint: 
     """With the range that was asked for.
 
     Raises:
-        UserError: the file says another one.
+        UserError: the file says another one, or the architecture has no other.
     """
     if value_range is None:
         return match
     if match.told and tuple(match.facts["range"]) != value_range:
         low, high = match.facts["range"]
         raise UserError(f"{checkpoint} says itself that its values go from {low} to {high}; leave --range out")
+    if match.range_shown not in (None, value_range):
+        raise UserError(f"{checkpoint} is {match.title}: its values go from 0 to 1; leave --range out")
     return match._replace(facts=match.facts | {"range": value_range})
 
 

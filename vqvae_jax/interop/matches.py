@@ -36,6 +36,12 @@ class Match(NamedTuple):
         """PyTorch's names and shapes of all tensors that belong to it."""
         return shapes(self.places, self.like) | self.unused
 
+    @property
+    def range_shown(self) -> tuple[float, float] | None:
+        """What uint8 0 and 255 become, where the architecture leaves no choice."""
+        wanted = getattr(self.module, "image_range", None)
+        return wanted(self.section) if wanted else None
+
 
 Tensors = Mapping[str, np.ndarray]
 # And heads of attention, 0: as published → None where it is certainly another.

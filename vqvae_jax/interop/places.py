@@ -3,6 +3,7 @@
 convolution         OIHW  ↔  HWIO
 4x4 transposed one  IOHW  ↔  HWIO, not flipped
 linear layer        [out, in]  ↔  [in, out]
+1x1 convolution     [out, in, 1, 1]  ↔  [in, out], where ours is a matrix
 the rest            as it is
 """
 
@@ -42,6 +43,7 @@ AS_IT_IS = Layout(lambda x: x, lambda x: x)
 TRANSPOSED = Layout(lambda x: x.T, lambda x: x.T)
 CONV = Layout(lambda x: x.transpose(3, 2, 0, 1), lambda x: x.transpose(2, 3, 1, 0))
 CONV_TRANSPOSE = Layout(lambda x: x.transpose(2, 3, 0, 1), lambda x: x.transpose(2, 3, 0, 1))
+POINTWISE = Layout(lambda x: x.T[:, :, None, None], lambda x: x[:, :, 0, 0].T)
 
 
 def countdown(start: int) -> Layout:

@@ -2,7 +2,7 @@
 
 import re
 
-from vqvae_jax.interop import diffusers, diffusion, hierarchical, maskgit, pixelcnn, stacks, unet, vqgan, vqvae2
+from vqvae_jax.interop import diffusers, diffusion, dvae, hierarchical, maskgit, pixelcnn, stacks, unet, vqgan, vqvae2
 from vqvae_jax.interop.matches import Match, Matcher, Shapes, Tensors
 from vqvae_jax.interop.places import differences, shapes_of
 from vqvae_jax.interop.reading import plain
@@ -14,7 +14,9 @@ AXES = (  # of tensors by name
     (r"(^|\.)(vertical_conv|horizontal_conv|vert_to_horiz|horiz_residual)\.weight$", 4),
     (r"\.vq\.usage_count$|^quantize_[tb]\.cluster_size$|_norm\.norm\.(weight|bias)$", 1),
     (r"^(encoder|decoder)_\d+\..*bias$|^(enc|dec)(_[tb])?\.blocks\..*bias$|layer_\d+\..*bias$", 1),
-    (r"^quantize\.embedding\.weight$", 2),
+    (r"^quantize\.embed(ding)?\.weight$", 2),
+    (r"^(encoder|decoder)\.blocks\..*\.w$|^quantize\.proj\.weight$", 4),
+    (r"^(encoder|decoder)\.blocks\..*\.b$|^quantize\.proj\.bias$", 1),
     (r"^(encoder|decoder)\..*(norm\d?|norm_out)\.weight$|^((encoder|decoder)\.|(post_)?quant_conv\.).*bias$", 1),
     (r"^(encoder|decoder)\..*\b(?!conv_norm)(conv\w*|q|k|v|proj_out|nin_shortcut)\.weight$", 4),
     (r"^(post_)?quant_conv\.weight$", 4),
@@ -35,9 +37,11 @@ MATCHERS: dict[str, Matcher] = {
     "the reference's hierarchical VAE": hierarchical.match,
     "rosinality's VQ-VAE-2": vqvae2.match,
     "taming's VQ-GAN": vqgan.match_taming,
+    vqgan.GUMBEL.title: vqgan.match_gumbel,
     vqgan.FIRST_STAGE.title: vqgan.match_first_stage,
     diffusers.TITLE: diffusers.match,
     "LlamaGen's VQ-GAN": vqgan.match_llamagen,
+    dvae.TITLE: dvae.match,
     maskgit.TOKENIZER: maskgit.match_tokenizer,
     maskgit.TRANSFORMER: maskgit.match_transformer,
     diffusion.TITLE: diffusion.match,

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from vqvae_jax.autoencoders import VQGAN, VQVAE2, HierarchicalVAE
-from vqvae_jax.interop import diffusion, hierarchical, maskgit, pixelcnn, vqgan, vqvae2
-from vqvae_jax.interop.places import Places
+from vqvae_jax.autoencoders import DVAE, VQGAN, VQVAE2, HierarchicalVAE
+from vqvae_jax.interop import diffusion, dvae, hierarchical, maskgit, pixelcnn, vqgan, vqvae2
+from vqvae_jax.interop.places import AS_IT_IS, Place, Places
 from vqvae_jax.priors.diffusion import DiffusionPrior
 from vqvae_jax.priors.maskgit import MaskGITPrior
 from vqvae_jax.priors.pixelcnn import PixelCNNPrior
@@ -16,6 +16,7 @@ PLACES: dict[type, Any] = {
     HierarchicalVAE: hierarchical.places,
     VQVAE2: vqvae2.places,
     VQGAN: vqgan.places,
+    DVAE: dvae.places,
     PixelCNNPrior: pixelcnn.places,
     MaskGITPrior: maskgit.transformer_places,
     DiffusionPrior: diffusion.places,
@@ -30,9 +31,21 @@ def places_of(module: Any, model: Model) -> Places:
     """
     for kind, places in PLACES.items():
         if isinstance(module, kind):
-            return places(module, model)
+            return with_params_of_codebooks(places(module, model), model)
     names = ", ".join(kind.__name__ for kind in PLACES)
     raise UserError(f"there is no PyTorch reference of {type(module).__name__}; what is exported: {names}")
+
+
+def with_params_of_codebooks(places: Places, model: Model) -> Places:
+    """And of what a quantizer learns beside its codes, for which its twin has no names."""
+    there = {place.path for place in places.values()}
+    every = {
+        (level, name): ("codebooks", level, "params", name)
+        for level, book in model.codebooks.items()
+        for name in book.params
+    }
+    own = {f"quantizer.{level}.{name}": path for (level, name), path in every.items() if path not in there}
+    return places | {name: Place(path, AS_IT_IS) for name, path in own.items()}
 
 
 def averages(module: Any, model: Model) -> dict[str, np.ndarray]:

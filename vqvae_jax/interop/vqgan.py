@@ -2,7 +2,8 @@
 LlamaGen's tokenizers, https://github.com/FoundationVision/LlamaGen (tokenizer/tokenizer_image/vq_model.py).
 
 Taming numbers the levels of both networks from the finest; LlamaGen its decoder's from the coarsest. Taming's codes are
-ours of `vq`; LlamaGen's, of length 1 wherever they are looked up, ours of `cosine`. Latent diffusion's first stages,
+ours of `vq`, and of `gumbel` where a layer of the quantizer says how likely each is; LlamaGen's, of length 1 wherever
+they are looked up, ours of `cosine`. Latent diffusion's first stages,
 https://github.com/CompVis/latent-diffusion (ldm/models/autoencoder.py), have taming's names and no codes, ours is `kl`;
 what diffusers calls them is in diffusers.py. What a file holds beside the autoencoder, taming's critic and VGG16 and
 LlamaGen's count of used codes, is kept for `export`.
@@ -20,6 +21,7 @@ from vqvae_jax.interop import maskgit
 from vqvae_jax.interop.matches import Match, Shapes, Tensors, vote
 from vqvae_jax.interop.places import (
     AS_IT_IS,
+    POINTWISE,
     Place,
     Places,
     Renames,
@@ -28,13 +30,17 @@ from vqvae_jax.interop.places import (
     shapes_of,
 )
 from vqvae_jax.quantizers.cosine import CosineQuantizer
+from vqvae_jax.quantizers.gumbel import GumbelQuantizer
 from vqvae_jax.types import Model, Reconstruction
 
 CODES = "quantize.embedding.weight"
+DRAWN = "quantize.embed.weight"  # codes that are drawn by Gumbel-softmax
+LOGITS = "quantize.proj"  # the layer that says how likely each of these is
 BESIDE = r"loss\.|quantize\.codebook_used$"  # tensors that are not the autoencoder's
 LOSS_WEIGHTS = {"reconstruction": 1.0, "codebook": 1.0, "commitment": 0.25}
 # Taming's published weights: its code has 0.25 on the wrong term, and keeps it so (`legacy`).
 LEGACY = LOSS_WEIGHTS | {"codebook": 0.25, "commitment": 1.0}
+GUMBEL_WEIGHTS = {"reconstruction": 1.0, "kl": 5e-4}  # the latter is of its quantizer's code
 KL_WEIGHT = 1e-6  # latent diffusion's, of sums over an image
 LEARNING_RATE = 0.0  # no training is recorded: Adam makes much of keys' biases, whose gradients are rounding alone
 AVERAGED = "$^"  # tensors that no gradient moves: none
@@ -65,11 +71,17 @@ LLAMAGEN = Names(
     "cosine", "squared", LOSS_WEIGHTS,
 )  # fmt: skip
 FIRST_STAGE = TAMING._replace(title="latent diffusion's first stage", quantizer="kl", loss_weights={})
+GUMBEL = TAMING._replace(title="taming's VQ-GAN of Gumbel codes", quantizer="gumbel", loss_weights=GUMBEL_WEIGHTS)
 
 
 def match_taming(tensors: Tensors, heads: int) -> Match | None:
     """Any width, levels and codes. facts: channels, image_size and range as published, loss_weights."""
-    return None if holds_numbers(shapes_of(tensors)) else matched(TAMING, tensors)
+    return None if holds_numbers(shapes_of(tensors)) or DRAWN in tensors else matched(TAMING, tensors)
+
+
+def match_gumbel(tensors: Tensors, heads: int) -> Match | None:
+    """As `match_taming`, of codes that are drawn."""
+    return matched(GUMBEL, tensors) if DRAWN in tensors else None
 
 
 def match_first_stage(tensors: Tensors, heads: int) -> Match | None:
@@ -139,6 +151,11 @@ def quantizer(names: Names, shapes: Shapes) -> dict[str, Any]:
     """The section of that name."""
     if names.quantizer == "kl":
         return {"name": "kl", "code_dim": max(1, shapes.get("quant_conv.bias", (8,))[0] // 2)}
+    if names.quantizer == "gumbel":
+        size, code_dim = shapes.get(DRAWN, (8192, 256))
+        vector_dim = (*shapes.get(f"{LOGITS}.weight", ()), 0, 0)[1]
+        own = {"straight_through": True, "vector_dim": vector_dim}
+        return {"name": "gumbel", "codebook_size": size, "code_dim": code_dim, **own}
     size, code_dim = shapes.get(CODES, (1024, 256))
     return {"name": names.quantizer, "codebook_size": size, "code_dim": code_dim, "revive_after": 0}
 
@@ -153,7 +170,12 @@ def places(module: VQGAN, like: Model) -> Places:
     found = of_params(like.params, renames_of_llamagen(levels) if cosine else RENAMES)
     if not book.codes.size:  # finite scalars, and numbers: their scale goes beside the tensors
         return found
-    return found | {CODES: Place(("codebooks", LEVEL, "codes"), AS_IT_IS)}
+    codes = Place(("codebooks", LEVEL, "codes"), AS_IT_IS)
+    if not isinstance(module.quantizers[0], GumbelQuantizer):
+        return found | {CODES: codes}
+    kernel, bias = (("codebooks", LEVEL, "params", name) for name in ("kernel", "bias"))
+    of_logits = {f"{LOGITS}.weight": Place(kernel, POINTWISE), f"{LOGITS}.bias": Place(bias, AS_IT_IS)}
+    return found | {DRAWN: codes} | (of_logits if book.params else {})
 
 
 BOTH: Renames = (
@@ -194,7 +216,7 @@ def outputs(module: VQGAN, model: Model, images: Any, out: Reconstruction) -> di
     encoded = module.apply({"params": model.params}, images, method=lambda module, x: module.encoder(x))
     z_e = module.apply({"params": model.params}, encoded, method=lambda module, x: module.to_code(x))
     terms = {term.split("/")[0]: value for term, value in out.losses.items()}
-    of_codes = terms.get("codebook", 0.0) + 0.25 * terms["commitment"]
+    of_codes = terms.get("codebook", 0.0) + 0.25 * terms.get("commitment", 0.0)
     loss = terms["reconstruction"] + of_codes
     return {
         "encoder": encoded,

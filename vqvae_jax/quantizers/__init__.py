@@ -6,6 +6,7 @@ from vqvae_jax.quantizers.cosine import CosineQuantizer
 from vqvae_jax.quantizers.cvq import CVQuantizer
 from vqvae_jax.quantizers.ema import EMAQuantizer
 from vqvae_jax.quantizers.fsq import FiniteScalarQuantizer
+from vqvae_jax.quantizers.gumbel import GumbelQuantizer
 from vqvae_jax.quantizers.kl import KLBottleneck
 from vqvae_jax.quantizers.residual import ResidualQuantizer
 from vqvae_jax.quantizers.vq import VectorQuantizer
@@ -16,6 +17,7 @@ QUANTIZERS: dict[str, Any] = {
     "cvq": CVQuantizer,
     "cosine": CosineQuantizer,
     "fsq": FiniteScalarQuantizer,
+    "gumbel": GumbelQuantizer,
     "kl": KLBottleneck,
     "residual": ResidualQuantizer,
 }
