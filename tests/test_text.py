@@ -160,6 +160,30 @@ def test_the_prior_hears_the_text(run):
     assert model.sample(2).shape == (2, 16, 16, 3)  # told none: some were hidden in training
 
 
+def test_pictures_score_highest_under_their_own_text(run):
+    """Each of three under each of three texts; a picture's score is not changed by those beside it."""
+    model = vqvae_jax.load(run)
+    images = np.stack([np.full((16, 16, 3), rgb, np.uint8) for rgb in COLOURS.values()])
+    texts = [f"a {colour} square on the left" for colour in COLOURS]
+    table = np.stack([model.score(images, one) for one in texts])
+    assert table.dtype == np.float32 and (table.argmax(0) == range(3)).all() and (table.diagonal() > 0).all()
+    np.testing.assert_array_equal(model.score(images, texts), table.diagonal())
+    np.testing.assert_array_equal(model.score_tokens(model.encode(images[::-1]), texts[0], seed=5), table[0, ::-1])
+    for wrong, given, said in (
+        ({}, ["red"], "one for all 3 images, or one for each; got 1"),
+        ({}, " ", "the text ' ' says nothing"),
+        ({}, None, "texts: a text for all pictures, or one for each; got None"),
+        ({"looks": 0}, "red", "looks is a whole number of at least 1; got 0"),
+        ({"seed": 2**40}, "red", "seed is a whole number between"),
+    ):
+        with pytest.raises(UserError, match=said):
+            model.score(images, given, **wrong)
+    with pytest.raises(UserError, match="images of 16 pixels; got"):
+        model.score(np.zeros((1, 32, 32, 3), np.uint8), "red")
+    with pytest.raises(UserError, match="tokens: a map for each of"):
+        model.score_tokens([np.zeros((1, 9, 9), np.int32)], "red")
+
+
 def test_texts_travel_as_they_were_written_and_mirrored_with_their_picture(run):
     maps = token_files.read(run / "tokens", "train")
     half = len(maps) // 2
@@ -233,6 +257,8 @@ def test_what_cannot_be_told_is_refused_in_a_line(run, trained, tmp_path, capsys
         assert said in capsys.readouterr().err
     assert commands.main(["sample", f"--workdir={trained[0]}", "--text=red"]) == 2
     assert "trained without text_condition, or come from a file" in capsys.readouterr().err
+    with pytest.raises(UserError, match="were trained without text_condition, so no text fits better or worse"):
+        vqvae_jax.load(trained[0]).score(np.zeros((1, 16, 16, 3), np.uint8), "red")
     with pytest.raises(UserError, match="one for all 3 images, or one for each; got 2"):
         vqvae_jax.load(run).sample(3, text=["red", "blue"])
 
@@ -259,6 +285,8 @@ def test_a_prior_that_never_did_without_a_text_wants_one(run, tmp_path):
     prior, weights = model.priors["codes"]
     model.priors["codes"] = (prior.clone(text_dropout=0.0), weights)
     assert model.sample(1, text="red").shape == (1, 16, 16, 3)
+    with pytest.raises(UserError, match="with text_dropout=0 the prior 'codes' never learned to do without one"):
+        model.score(np.zeros((1, 16, 16, 3), np.uint8), "red")
     with pytest.raises(UserError, match="no text is told, but with text_dropout=0"):
         model.sample(1)
     with pytest.raises(UserError, match="guidance=3 weighs the text against none"):

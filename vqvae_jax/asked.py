@@ -49,9 +49,14 @@ def check_asked(facts: Mapping[str, Any], count: Any, seed: Any, said: Mapping[s
     if not is_whole(count) or count < 1 or set(others) - set(Pick._fields):
         asked = ", ".join(others) or "nothing else"
         raise UserError(f"count is at least 1, and {', '.join(Pick._fields)} may be said; got {count}, {asked}")
-    if not is_whole(seed) or not -SEEDS <= seed < SEEDS:  # JAX would cut off the rest
-        raise UserError(f"seed is a whole number between {-SEEDS} and {SEEDS - 1}; got {seed!r}")
+    check_seed(seed)
     room.check_pictures("count", int(count), facts["image_size"], facts["channels"])
+
+
+def check_seed(seed: Any) -> None:
+    """UserError for one that JAX would cut off."""
+    if not is_whole(seed) or not -SEEDS <= seed < SEEDS:
+        raise UserError(f"seed is a whole number between {-SEEDS} and {SEEDS - 1}; got {seed!r}")
 
 
 def asked_of(section: Mapping[str, Any], priors: Priors, count: int, seed: int, said: Mapping[str, Any]) -> Asked:
