@@ -13,7 +13,7 @@ from test_recipe import tiny, trained  # noqa: F401
 
 import vqvae_jax
 from vqvae_jax import __main__ as commands
-from vqvae_jax import evaluate, recipe
+from vqvae_jax import evaluate, logs, recipe
 from vqvae_jax.data import text
 from vqvae_jax.data import tokens as token_files
 from vqvae_jax.encode import encode
@@ -184,6 +184,47 @@ def test_pictures_score_highest_under_their_own_text(run):
         model.score_tokens([np.zeros((1, 9, 9), np.int32)], "red")
 
 
+def test_the_best_of_several_is_the_one_that_scores_highest(run):
+    """Beside all that are drawn, scored one by one; of one each the samples are those without, bit for bit."""
+    model = vqvae_jax.load(run)
+    texts = [f"a {colour} square on the left" for colour in COLOURS]
+    (one,), (plain,) = (model.sample_tokens(3, seed=4, text=texts, **best) for best in ({"best_of": 1}, {}))
+    np.testing.assert_array_equal(one, plain)
+    several = [text for text in texts for _ in range(5)]
+    (every,) = model.sample_tokens(15, seed=4, text=several, temperature=2.0)
+    score = model.score_tokens((every,), several, seed=4).reshape(3, 5)
+    assert score.min(1).max() < score.max(1).min()
+    (best,) = model.sample_tokens(3, seed=4, text=texts, best_of=5, temperature=2.0)
+    np.testing.assert_array_equal(best, every[np.arange(3) * 5 + score.argmax(1)])
+    images = model.sample(3, seed=4, text=texts, best_of=5, temperature=2.0)
+    np.testing.assert_array_equal(images, model.decode((best,)))
+    for best_of, one, said in ((0, "red", "at least 1; got 0"), (2.5, "red", "2.5"), (2, None, "best_of=2 keeps")):
+        with pytest.raises(UserError, match=said):
+            model.sample(1, text=one, best_of=best_of)
+    with pytest.raises(UserError, match="count times best_of=1000000000000: the pictures are"):
+        model.sample(1, text="red", best_of=10**12)
+
+
+def test_words_that_were_never_said_are_named_and_drawn_all_the_same(run, tmp_path, capsys):
+    """Old runs know no words and say nothing; a mirrored picture's are known."""
+    assert (run / text.WORDS).read_text().split() == sorted({"a", "square", "on", "the", "left", "right", *COLOURS})
+    model = vqvae_jax.load(run)
+    assert model.sample(1, text="RED, squares; on_the left!").shape == (1, 16, 16, 3)
+    assert capsys.readouterr().err == "no caption of the training has 'squares': what is drawn of that is a guess\n"
+    model.sample(2, text=["赤い zebra", "ｒｅｄ"])
+    model.sample(1, text="red")
+    assert (
+        capsys.readouterr().err == "no caption of the training has '赤い', 'zebra': what is drawn of that is a guess\n"
+    )
+    model.sample(1, text="red on " * 30)
+    said = "'red on red on red on red on red on red o…': the end is not read, it is longer than config.text.length=16\n"
+    assert capsys.readouterr().err == said
+    shutil.copytree(run, tmp_path / "old")
+    (tmp_path / "old" / text.WORDS).unlink()
+    vqvae_jax.load(tmp_path / "old").sample(1, text="antelopes")
+    assert not capsys.readouterr().err
+
+
 def test_texts_travel_as_they_were_written_and_mirrored_with_their_picture(run):
     maps = token_files.read(run / "tokens", "train")
     half = len(maps) // 2
@@ -245,9 +286,18 @@ def test_what_cannot_be_told_is_refused_in_a_line(run, trained, tmp_path, capsys
     with pytest.raises(UserError, match=r"--config.text.vocab_size=\d+"):
         recipe.run(config, tmp_path / "none")
     assert not (tmp_path / "none").exists()
+    for name, content in (("empty", b" \n\n"), ("latin", "grün".encode("latin-1")), ("two", b"red\nblue")):
+        (tmp_path / f"{name}.txt").write_bytes(content)
     for flags, said in (
         (["--text= "], "says nothing"),
         (["--text=\udcff"], "a text is a string of characters"),
+        (["--text=none.txt"], "--text=none.txt is read as a file, a text a line, which fails: No such file"),
+        ([f"--text={tmp_path / 'empty.txt'}"], "empty.txt holds no text; write one a line"),
+        ([f"--text={tmp_path / 'latin.txt'}"], "latin.txt is no file of text in UTF-8"),
+        ([f"--text={tmp_path / 'two.txt'}", f"--images={plain}", "--shift=4,0"], "with --images say one text itself"),
+        (["--text=red", "--best_of=2", f"--prefix={plain}"], "--best_of=2 is about new pictures; with --prefix"),
+        (["--best_of=2"], "best_of=2 keeps the picture that fits its text best; say a text"),
+        (["--text=red", "--best_of=0"], "wants a whole number above 0"),
         (["--sample_steps={[]:1}"], "no such field of the prior"),
         (["--sample_steps=3"], "no such field of the prior"),
         (["--codes.sample_steps=3"], "no such field of the prior codes"),
@@ -298,3 +348,17 @@ def test_the_command_line_draws_what_is_said(run, tmp_path):
     assert commands.main(["sample", f"--workdir={run}", "--count=2", "--text=a blue square", f"--output={arrays}"]) == 0
     with np.load(arrays) as file:
         np.testing.assert_array_equal(file["arr_0"], vqvae_jax.load(run).sample(2, text="a blue square"))
+
+
+def test_a_file_is_a_text_a_line(run, tmp_path):
+    """As many pictures of each as --count says, a row a line."""
+    file, grid, arrays = tmp_path / "some.TXT", tmp_path / "x.png", tmp_path / "x.npz"
+    file.write_text("a blue square\r\n\n  a red square \n", "utf-8-sig")
+    asked = ("sample", f"--workdir={run}", f"--text={file}", "--seed=3")
+    texts = ["a blue square", "a red square"]
+    assert command(*asked, f"--output={arrays}") == 0
+    with np.load(arrays) as found:
+        np.testing.assert_array_equal(found["arr_0"], vqvae_jax.load(run).sample(2, seed=3, text=texts))
+    assert command(*asked, "--count=3", "--best_of=2", f"--output={grid}") == 0
+    images = vqvae_jax.load(run).sample(6, seed=3, text=[one for one in texts for _ in range(3)], best_of=2)
+    np.testing.assert_array_equal(np.asarray(PIL.Image.open(grid)), logs.grid(images, columns=3, scale=4))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vqvae_jax import config as configs
-from vqvae_jax import room
+from vqvae_jax import prompts, room
 from vqvae_jax.data.text import Tokenizer
 from vqvae_jax.priors.condition import check_pick, check_told
 from vqvae_jax.sample import find_label, is_whole, label_numbers, pick_of, say_spare_steps, text_numbers
@@ -99,7 +99,10 @@ def told_of(
     check_all(asked, {name for name, said in (("label", label), ("text", text)) if said is not None})
     names = facts["label_names"]
     number = len(names) if label is None else find_label(label, names, _conditional(asked))
-    return Told(np.full(count, number, np.int32), text_numbers(tokenizer, count, text))
+    numbers = text_numbers(tokenizer, count, text)
+    if tokenizer is not None and text is not None:
+        prompts.tell(tokenizer, text)
+    return Told(np.full(count, number, np.int32), numbers)
 
 
 def told_anew(

@@ -25,7 +25,7 @@ from vqvae_jax.drawn import Given, Maps, in_chunks, on_the_way
 from vqvae_jax.parts import Parts, autoencoder_checksum
 from vqvae_jax.priors.score import LOOKS
 from vqvae_jax.sample import text_numbers
-from vqvae_jax.scored import check_scores, scored
+from vqvae_jax.scored import best_drawn, check_best_of, check_scores, scored
 from vqvae_jax.types import Level, Model, UserError, unknown
 
 
@@ -168,7 +168,7 @@ class Trained:
         return codec.in_batches(self._apply(codec.reconstruct), images, size=codec.batch_size(*images.shape[1:3]))
 
     def sample(
-        self, count: int = 16, seed: int = 0, label: Label = None, text: Texts = None, **pick: Any
+        self, count: int = 16, seed: int = 0, label: Label = None, text: Texts = None, best_of: int = 1, **pick: Any
     ) -> np.ndarray:
         """New images, uint8 [count, H, W, C]; the same seed and count give the same bytes.
 
@@ -180,16 +180,21 @@ class Trained:
             label: one of the data set's labels: text is its name, or else its number; an int its number, from 0, or
                 else its name. None draws labels as often as the training data have them, where no text is told.
             text: what is to be seen, one text for all or one for each image. None tells none.
+            best_of: so many are drawn of each image, and the one that fits its text best, by `score`, is kept.
             pick: temperature, top_k, top_p, guidance; and fields `sample_…` of priors, for all that have one, or by
                 level, {"top": 8}, with "" for all others. What is not said is the config's.
         """
         _ = self.autoencoder  # where there is none, it is said before anything is drawn
-        return self.decode(self.sample_tokens(count, seed, label, text, **pick))
+        return self.decode(self.sample_tokens(count, seed, label, text, best_of, **pick))
 
-    def sample_tokens(self, count: int, seed: int = 0, label: Label = None, text: Texts = None, **pick: Any) -> Maps:
+    def sample_tokens(
+        self, count: int, seed: int = 0, label: Label = None, text: Texts = None, best_of: int = 1, **pick: Any
+    ) -> Maps:
         """As `sample`, but maps, [count, h, w] or of numbers [count, h, w, C], of the levels that have priors."""
         asked = self._asked(count, seed, pick)
-        return in_chunks(asked, asking.told_anew(asked, self.facts, self.tokenizer, count, label, text))
+        check_best_of(best_of, asked, text, self.facts, self.workdir)
+        told = asking.told_anew(asked, self.facts, self.tokenizer, count, label, text)
+        return best_drawn(asked, told, best_of)
 
     def score(self, images: Any, texts: str | Sequence[str], seed: int = 0, looks: int = LOOKS) -> np.ndarray:
         """How well pictures fit texts, float32 [N]: log p(picture | text) - log p(picture | no text), higher is better.
