@@ -17,6 +17,7 @@ from vqvae_jax import evaluate, logs, recipe
 from vqvae_jax.data import text
 from vqvae_jax.data import tokens as token_files
 from vqvae_jax.encode import encode
+from vqvae_jax.sample import text_numbers
 from vqvae_jax.types import UserError
 
 TEXTS = ("red heart", "green circle", "a left-facing fist", "copyright", "Left arrow: red", "")
@@ -57,6 +58,73 @@ def test_a_given_file_pads_and_cuts_nothing_and_may_have_gaps():
     last = max(given["model"]["vocab"], key=given["model"]["vocab"].get)
     given["model"]["vocab"][last] = 9000
     assert text.Tokenizer(json.dumps(given), 24).size == 9002
+
+
+def test_lines_are_captions():
+    """As many places as the picture with the most wants, zeros behind the others'; with one each none is wanted."""
+    made, several = tokenizer(), ("red heart\n\n fist ", "", "green circle", "a\nred\nheart")
+    numbers = text.numbers_of(made, several)
+    assert numbers.shape == (4, 3, 24)
+    for row, said in zip(numbers, (["red heart", "fist"], [], ["green circle"], ["a", "red", "heart"]), strict=True):
+        np.testing.assert_array_equal(row, made.numbers(said + [""] * (3 - len(said))))
+    np.testing.assert_array_equal(text.numbers_of(made, TEXTS), made.numbers(TEXTS))
+    assert text.mirrored("left arrow\nan arrow to the right") == "right arrow\nan arrow to the left"
+    assert text.learned(["a\nred", "heart"], 300) == text.learned(["a", "red", "heart"], 300)
+    said = ["1 of 4 images have no text", "3 images have 6 texts: of several a step draws one"]
+    assert text.remarks(made, several) == said
+
+
+def clips():
+    """A tokenizer.json of the form of CLIP's: few words, the same fields."""
+    from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
+    from tokenizers import Tokenizer as Whole
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("r", "e"), ("re", "d</w>"), ("h", "e"), ("he", "a"), ("r", "t</w>"), ("hea", "rt</w>")]
+    ends = ["<|startoftext|>", "<|endoftext|>"]
+    words = [*letters, *(f"{one}</w>" for one in letters), *map("".join, merges), *ends]
+    vocab = {word: number for number, word in enumerate(words)}
+    made = Whole(models.BPE(vocab, merges, unk_token=ends[1], continuing_subword_prefix="", end_of_word_suffix="</w>"))
+    spaces = normalizers.Replace(Regex(r"\s+"), " ")
+    made.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
+    parts = Regex(r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
+    split = pre_tokenizers.Split(parts, behavior="removed", invert=True)
+    made.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    made.post_processor = processors.RobertaProcessing(
+        (ends[1], vocab[ends[1]]), (ends[0], vocab[ends[0]]), False, False
+    )
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens(ends)
+    return made.to_str(), vocab
+
+
+def test_clips_vocabulary_works_as_it_is_given(tmp_path):
+    """Words end in </w>; neither its start nor its end is put around a text: zeros say where that ends."""
+    given, vocab = clips()
+    (tmp_path / "clip.json").write_text(given)
+    section = {"vocab_size": 600, "length": 8, "tokenizer": str(tmp_path / "clip.json")}
+    made = text.of_run(section, [tmp_path / "run"], TEXTS)
+    assert made.size == len(vocab) + 1 == 521
+    numbers = made.numbers(["Red  HEART!", "", "赤", "redheart reheat"])
+    say = lambda *parts: [vocab[one] + 1 for one in parts]  # noqa: E731
+    assert numbers[0].tolist() == [*say("red</w>", "heart</w>", "!</w>"), 0, 0, 0, 0, 0]
+    assert not numbers[1].any() and np.count_nonzero(numbers[2]) == 3  # bytes of UTF-8
+    assert numbers[3].tolist() == [*say("re", "d", "heart</w>", "re", "hea", "t</w>"), 0, 0]
+    with pytest.raises(UserError, match="clip.json has 521 numbers .* --config.text.vocab_size=521"):
+        text.of_run({**section, "vocab_size": 500}, [tmp_path / "run"], TEXTS)
+
+
+def test_a_script_that_a_given_vocabulary_has_not_is_refused():
+    """Without bytes in it, as old ones are."""
+    import tokenizers
+
+    given = tokenizers.Tokenizer(
+        tokenizers.models.BPE({"r": 0, "e": 1, "d": 2, "re": 3, "red": 4}, [("r", "e"), ("re", "d")])
+    )
+    made = text.Tokenizer(given.to_str(), 4, "mine.json")
+    assert text_numbers(made, 2, "red").tolist() == [[5, 0, 0, 0]] * 2
+    with pytest.raises(UserError, match="the text '赤' has nothing that mine.json knows; leave --text out"):
+        text_numbers(made, 2, ["red", "赤"])
 
 
 def test_priors_of_a_run_have_the_same_words(tmp_path):
@@ -247,7 +315,14 @@ def test_a_run_that_goes_on_keeps_its_words(run, tmp_path):
 
 
 def test_priors_on_tokens_are_told_the_texts_of_these(run, tmp_path):
+    """Raw, of one picture one caption, of others two."""
+    captions = run.parent / "pictures" / "captions.csv"
+    captions.write_text("file,caption\ntrain/000.png,red square\ntrain/005.png,blue square\ntest/007.png,it is green")
     encode(run, tmp_path / "maps")
+    captions.unlink()
+    maps = token_files.read(tmp_path / "maps", "train")
+    assert maps.text[maps.name.index("005.png")] == "a blue square on the left\nblue square"
+    assert maps.told(vqvae_jax.load(run).tokenizer).rows(np.arange(3))["text"].shape == (3, 2, 16)
     config = recipe.configs.load(run)
     config["dataset"] |= {"name": "tokens", "path": str(tmp_path / "maps"), "split": "train", "test_split": "test"}
     config["priors"]["codes"]["train"] |= {"steps": 2, "init_from": str(run)}

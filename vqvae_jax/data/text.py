@@ -83,6 +83,18 @@ def captions(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
+def numbers_of(tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
+    """The captions of N pictures, int32 [N, T]; where one has several [N, n, T], zeros behind those that it has."""
+    each = [captions(text) or [""] for text in texts]
+    every = tokenizer.numbers([caption for several in each for caption in several])
+    if len(every) == len(each):
+        return every
+    numbers = np.zeros((len(each), max(map(len, each)), tokenizer.length), np.int32)
+    places = [(row, number) for row, several in enumerate(each) for number in range(len(several))]
+    numbers[tuple(np.transpose(places))] = every
+    return numbers
+
+
 def words(texts: Iterable[str]) -> list[str]:
     """The words of some texts, each once, in small letters: what stands between spaces and marks."""
     plain = (unicodedata.normalize("NFKC", text).lower() for text in texts)
@@ -116,8 +128,8 @@ def of_run(section: Mapping[str, Any], origins: Sequence[Path], texts: Sequence[
     """
     if texts is None or not any(map(str.strip, texts)):
         raise UserError(
-            "text_condition is on, but the data have no texts: a .txt beside each picture, of the same name, or "
-            "another data set; or --config.priors.LEVEL.text_condition=false"
+            "text_condition is on, but the data have no texts: a .txt beside each picture, of the same name, or lines "
+            "file,caption in a captions.csv, or another data set; or --config.priors.LEVEL.text_condition=false"
         )
     own, *others = (origin / FILE for origin in origins)
     if own.is_file():
@@ -157,11 +169,15 @@ def kept(workdir: Path, length: int, crc32: int) -> Tokenizer:
 
 def remarks(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
     """What a user should know of the texts, in lines."""
-    none, cut = sum(not text.strip() for text in texts), int(np.sum(tokenizer.lengths(texts) > tokenizer.length))
-    said = [f"{none} of {len(texts)} images have no text"] if none else []
+    each = [captions(text) for text in texts]
+    none, every = each.count([]), [caption for several in each for caption in several or [""]]
+    cut = int(np.sum(tokenizer.lengths(every) > tokenizer.length))
+    said = [f"{none} of {len(each)} images have no text"] if none else []
+    if (count := len(every) - none) > len(each) - none:
+        said += [f"{len(each) - none} images have {count} texts: of several a step draws one"]
     if cut:
         places = f"config.text.length={tokenizer.length}"
-        said += [f"{cut} of {len(texts)} texts lose their end: they are longer than {places}"]
+        said += [f"{cut} of {len(every)} texts lose their end: they are longer than {places}"]
     return said
 
 
