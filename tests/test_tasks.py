@@ -18,7 +18,7 @@ from vqvae_jax.networks.likelihood import nll
 from vqvae_jax.quantizers.ema import EMAQuantizer
 from vqvae_jax.quantizers.vq import VectorQuantizer
 from vqvae_jax.tasks.autoencode import AutoencodeTask
-from vqvae_jax.tasks.prior import PriorTask
+from vqvae_jax.tasks.prior import PriorTask, example_keys
 from vqvae_jax.types import Codebook, Model, Reconstruction, UserError
 
 CODES = 8
@@ -261,6 +261,21 @@ def test_a_prior_is_given_the_maps_above_and_the_label():
     tokens, condition = PriorTask(None, slice(0, 1), None)._read({"tokens": batch["tokens"]})
     assert [one.shape for one in tokens] == [(5, 2, 2)] and condition.coarse == () and condition.label is None
     assert tokens[0].dtype == np.int32
+
+
+def test_of_several_captions_one_is_told_by_the_examples_key():
+    """Each that says something as often as the others, and none that says nothing; without keys the first."""
+    texts = np.zeros((4, 3, 2), np.int32)
+    texts[0, :, 0], texts[1, 0, 0], texts[2, [0, 2], 1] = (1, 2, 3), 4, (5, 6)
+    batch = {"tokens": token_maps(4), "text": jnp.asarray(texts)}
+    task = PriorTask(None, slice(0, 1), None)
+    told = lambda number: task._read(batch, example_keys(jax.random.key(number), jnp.arange(4)))[1].text  # noqa: E731
+    drawn = np.asarray(jax.vmap(told)(jnp.arange(600))).max(-1)
+    counts = [dict(zip(*np.unique(one, return_counts=True), strict=True)) for one in drawn.T]
+    assert [set(one) for one in counts] == [{1, 2, 3}, {4}, {5, 6}, {0}]
+    assert all(abs(n - 200) < 50 for n in counts[0].values()) and abs(counts[2][5] - 300) < 60
+    np.testing.assert_array_equal(told(7), told(7))
+    np.testing.assert_array_equal(task._read(batch)[1].text, texts[:, 0])
 
 
 def test_entropy_of_codes():

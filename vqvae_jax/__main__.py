@@ -25,6 +25,7 @@ from vqvae_jax.flags import (
     add_samples,
     add_workdir,
     check_editing,
+    check_texts,
     flags_in_place_of,
     images_of,
     positive,
@@ -61,7 +62,14 @@ def parser() -> Parser:
         help="name of a label; what is no name is its number, counted from 0 as in DIR/data.json (default: as often as "
         "in the training data; with --prefix and --images none)",
     )
-    one.add_argument("--text", help="what is to be seen, of priors with text_condition (default: none is told)")
+    one.add_argument(
+        "--text",
+        help="what is to be seen, of priors with text_condition, or a file x.txt with a text a line: --count pictures "
+        "of each, a row a line (default 1; without --text none is told)",
+    )
+    one.add_argument(
+        "--best_of", type=positive, default=1, help="so many are drawn of each, that which fits --text best is kept"
+    )
     one.add_argument(
         "--temperature",
         type=float,
@@ -139,12 +147,17 @@ def sample(given: argparse.Namespace) -> None:
     """Draw images and write them; tokens, where there is no autoencoder."""
     from vqvae_jax import encode as coding
     from vqvae_jax import sample as drawing
+    from vqvae_jax.prompts import lines_of
     from vqvae_jax.trained import BOTH, Trained
 
     check_editing(given)
     model = Trained(given.workdir, given.step, given.autoencoder_step, BOTH, given.autoencoder)
     pick = {name: getattr(given, name) for name in ("temperature", "top_k", "top_p", "guidance")}
-    asked = (given.count or model.config["sample"]["count"], given.seed, given.label, given.text)
+    texts = lines_of(given.text)
+    check_texts(given, texts is not None)
+    each = given.count or (1 if texts else model.config["sample"]["count"])  # of each line of a file
+    said = given.text if texts is None else [text for text in texts for _ in range(each)]
+    asked = (each * len(texts or [said]), given.seed, given.label, said, given.best_of)
     drawing.pick_of(model.config["sample"], **pick)  # wrong ones are told before anything is computed
     pick |= given.own
     if given.prefix or given.images:
@@ -157,7 +170,7 @@ def sample(given: argparse.Namespace) -> None:
     elif model.makes_pictures:
         output = given.output or given.workdir / f"samples_{given.seed}.png"
         drawing.check_output(output)
-        drawing.save(model.sample(*asked, **pick), output)
+        drawing.save(model.sample(*asked, **pick), output, columns=each if texts and each > 1 else 0)
     else:
         output = given.output or given.workdir / f"samples_{given.seed}"
         coding.check_new(output)

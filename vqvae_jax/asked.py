@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vqvae_jax import config as configs
-from vqvae_jax import room
+from vqvae_jax import prompts, room
 from vqvae_jax.data.text import Tokenizer
 from vqvae_jax.priors.condition import check_pick, check_told
 from vqvae_jax.sample import find_label, is_whole, label_numbers, pick_of, say_spare_steps, text_numbers
@@ -49,9 +49,14 @@ def check_asked(facts: Mapping[str, Any], count: Any, seed: Any, said: Mapping[s
     if not is_whole(count) or count < 1 or set(others) - set(Pick._fields):
         asked = ", ".join(others) or "nothing else"
         raise UserError(f"count is at least 1, and {', '.join(Pick._fields)} may be said; got {count}, {asked}")
-    if not is_whole(seed) or not -SEEDS <= seed < SEEDS:  # JAX would cut off the rest
-        raise UserError(f"seed is a whole number between {-SEEDS} and {SEEDS - 1}; got {seed!r}")
+    check_seed(seed)
     room.check_pictures("count", int(count), facts["image_size"], facts["channels"])
+
+
+def check_seed(seed: Any) -> None:
+    """UserError for one that JAX would cut off."""
+    if not is_whole(seed) or not -SEEDS <= seed < SEEDS:
+        raise UserError(f"seed is a whole number between {-SEEDS} and {SEEDS - 1}; got {seed!r}")
 
 
 def asked_of(section: Mapping[str, Any], priors: Priors, count: int, seed: int, said: Mapping[str, Any]) -> Asked:
@@ -94,7 +99,10 @@ def told_of(
     check_all(asked, {name for name, said in (("label", label), ("text", text)) if said is not None})
     names = facts["label_names"]
     number = len(names) if label is None else find_label(label, names, _conditional(asked))
-    return Told(np.full(count, number, np.int32), text_numbers(tokenizer, count, text))
+    numbers = text_numbers(tokenizer, count, text)
+    if tokenizer is not None and text is not None:
+        prompts.tell(tokenizer, text)
+    return Told(np.full(count, number, np.int32), numbers)
 
 
 def told_anew(

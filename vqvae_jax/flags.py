@@ -139,6 +139,14 @@ def check_editing(given: argparse.Namespace) -> None:
         raise UserError("--variations=N says how many are drawn; leave --count out")
 
 
+def check_texts(given: argparse.Namespace, file: bool) -> None:
+    """UserError where own pictures, or those between two seeds, are told what only new ones are: --text=`file`."""
+    other = next((name for name in ("prefix", "images", "to_seed") if getattr(given, name) is not None), None)
+    if other and (file or given.best_of > 1):
+        flag = f"--text={given.text} is a file with texts of" if file else f"--best_of={given.best_of} is about"
+        raise UserError(f"{flag} new pictures; with --{other} say one text itself, without --best_of")
+
+
 def images_of(given: argparse.Namespace) -> dict[str, str]:
     """Changes to the config's section `dataset`."""
     asked = {"name": given.dataset, "path": given.path, "test_split": given.split}

@@ -193,12 +193,17 @@ class Recipe:
                 say(f"no report: {missing}")
 
     def _keep_tokenizer(self) -> None:
-        """In the workdir, from the beginning."""
+        """In the workdir, from the beginning, and which words its captions have."""
+        texts = self.splits["train"].text or ()
         if self.tokenizer and not (self.workdir / text_files.FILE).is_file():
-            for remark in text_files.remarks(self.tokenizer, self.splits["train"].text or ()):
+            for remark in text_files.remarks(self.tokenizer, texts):
                 say(remark)
             with atomically(self.workdir / text_files.FILE) as path:
                 path.write_text(self.tokenizer.json, "utf-8")
+        if self.tokenizer and not (self.workdir / text_files.WORDS).is_file():
+            heard = [*texts, *(map(text_files.mirrored, texts) if self.config["dataset"]["flip"] else ())]
+            with atomically(self.workdir / text_files.WORDS) as path:
+                path.write_text("\n".join(sorted(text_files.words(heard))), "utf-8")
 
     def _sample(self, model: Trained) -> bool:
         """Draws samples.png, under held-out texts where priors are told some; False where there is no decoder."""
@@ -207,8 +212,8 @@ class Recipe:
         say("sampling")
         count = self.config["sample"]["count"]
         held_out, seen = (self.splits[split].text or () for split in ("validation", "train"))
-        texts = [*filter(str.strip, held_out)] or [*filter(str.strip, seen)] if self.tokenizer else []
-        texts = list(islice(cycle(texts), count))
+        first = lambda texts: [one[0] for one in map(text_files.captions, texts) if one]  # noqa: E731
+        texts = list(islice(cycle(first(held_out) or first(seen) if self.tokenizer else []), count))
         images = model.sample(count, self.config["seed"], text=texts or None)
         sample.save(images, self.workdir / "samples.png")
         return True

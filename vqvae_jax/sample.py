@@ -58,7 +58,8 @@ def text_numbers(tokenizer: Tokenizer | None, count: int, text: str | Sequence[s
         raise UserError(f"text is one for all {count} images, or one for each; got {len(texts)}")
     numbers = tokenizer.numbers(texts)
     if empty := [said for said, row in zip(texts, numbers, strict=True) if not row.any()]:
-        raise UserError(f"the text {empty[0]!r} says nothing; leave --text out to draw without")
+        why = f"has nothing that {tokenizer.source} knows" if empty[0].strip() else "says nothing"
+        raise UserError(f"the text {empty[0]!r} {why}; leave --text out to draw without")
     return numbers
 
 

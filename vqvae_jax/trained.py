@@ -23,6 +23,9 @@ from vqvae_jax.data import text as text_files
 from vqvae_jax.data.text import Tokenizer
 from vqvae_jax.drawn import Given, Maps, in_chunks, on_the_way
 from vqvae_jax.parts import Parts, autoencoder_checksum
+from vqvae_jax.priors.score import LOOKS
+from vqvae_jax.sample import text_numbers
+from vqvae_jax.scored import best_drawn, check_best_of, check_scores, scored
 from vqvae_jax.types import Level, Model, UserError, unknown
 
 
@@ -165,7 +168,7 @@ class Trained:
         return codec.in_batches(self._apply(codec.reconstruct), images, size=codec.batch_size(*images.shape[1:3]))
 
     def sample(
-        self, count: int = 16, seed: int = 0, label: Label = None, text: Texts = None, **pick: Any
+        self, count: int = 16, seed: int = 0, label: Label = None, text: Texts = None, best_of: int = 1, **pick: Any
     ) -> np.ndarray:
         """New images, uint8 [count, H, W, C]; the same seed and count give the same bytes.
 
@@ -177,16 +180,51 @@ class Trained:
             label: one of the data set's labels: text is its name, or else its number; an int its number, from 0, or
                 else its name. None draws labels as often as the training data have them, where no text is told.
             text: what is to be seen, one text for all or one for each image. None tells none.
+            best_of: so many are drawn of each image, and the one that fits its text best, by `score`, is kept.
             pick: temperature, top_k, top_p, guidance; and fields `sample_…` of priors, for all that have one, or by
                 level, {"top": 8}, with "" for all others. What is not said is the config's.
         """
         _ = self.autoencoder  # where there is none, it is said before anything is drawn
-        return self.decode(self.sample_tokens(count, seed, label, text, **pick))
+        return self.decode(self.sample_tokens(count, seed, label, text, best_of, **pick))
 
-    def sample_tokens(self, count: int, seed: int = 0, label: Label = None, text: Texts = None, **pick: Any) -> Maps:
+    def sample_tokens(
+        self, count: int, seed: int = 0, label: Label = None, text: Texts = None, best_of: int = 1, **pick: Any
+    ) -> Maps:
         """As `sample`, but maps, [count, h, w] or of numbers [count, h, w, C], of the levels that have priors."""
         asked = self._asked(count, seed, pick)
-        return in_chunks(asked, asking.told_anew(asked, self.facts, self.tokenizer, count, label, text))
+        check_best_of(best_of, asked, text, self.facts, self.workdir)
+        told = asking.told_anew(asked, self.facts, self.tokenizer, count, label, text)
+        return best_drawn(asked, told, best_of)
+
+    def score(self, images: Any, texts: str | Sequence[str], seed: int = 0, looks: int = LOOKS) -> np.ndarray:
+        """How well pictures fit texts, float32 [N]: log p(picture | text) - log p(picture | no text), higher is better.
+
+        In nats a picture, of priors of codes. All pictures and texts are looked at with the same keys.
+
+        Args:
+            images: uint8 [N, H, W, C], of the size of the training.
+            texts: one for all, or one for each.
+            seed, looks: the priors that hide tokens or add noise do so so many times; the score is the mean.
+
+        Raises:
+            UserError: no prior is told texts, or one that is never learned to do without; pictures of another size.
+        """
+        self._check_size(images)
+        return self.score_tokens(self.encode(images), texts, seed, looks)
+
+    def score_tokens(
+        self, tokens: Sequence[Any], texts: str | Sequence[str], seed: int = 0, looks: int = LOOKS
+    ) -> np.ndarray:
+        """As `score`, of maps as `encode` gives them, of the levels that have priors or of all."""
+        self._check_priors()
+        check_scores(self.priors, seed, looks, self.workdir)
+        maps = tuple(map(np.asarray, tokens[: len(self._drawn_levels)]))
+        codec.check_tokens(maps, self.parts.levels)
+        self._check_maps(maps, len(maps[0]))
+        numbers = text_numbers(self.tokenizer, len(maps[0]), texts)
+        if numbers is None:
+            raise UserError("texts: a text for all pictures, or one for each; got None")
+        return scored(self.priors, maps, numbers, seed, looks)
 
     def fill(
         self,
@@ -212,10 +250,8 @@ class Trained:
         asked = self._asked(len(tokens[0]) if len(tokens) else 0, seed, pick)
         told = asking.told_of(asked, self.facts, self.tokenizer, asked.size, label, text)
         codec.check_tokens(tokens, self.parts.levels)
-        wanted = [(asked.size, *level.shape) for level in self._drawn_levels]
-        for name, maps in (("tokens", tokens), ("keep", keep)):
-            if [np.shape(one)[:3] for one in maps] != wanted:
-                raise UserError(f"{name}: a map for each of {wanted}; got {[np.shape(one) for one in maps]}")
+        self._check_maps(tokens, asked.size)
+        self._check_maps(keep, asked.size, "keep")
         given = Given(tuple(map(np.asarray, tokens)), tuple(np.asarray(one, bool) for one in keep))
         return in_chunks(asked, told, given)
 
@@ -359,11 +395,21 @@ class Trained:
     def _asked_of(self, images: Any, count: Any, seed: Any, pick: dict[str, Any]) -> Asked:
         """What is to be drawn of pictures; checked, they as well."""
         asked = self._asked(count, seed, pick)
+        self._check_size(images)
+        return asked
+
+    def _check_size(self, images: Any) -> None:
+        """UserError for images that the priors were not trained on."""
         codec.check_images(images, self.facts["channels"], self.stride)
         size = self.facts["image_size"]
         if images.shape[1:3] != (size, size):
             raise UserError(f"the priors were trained on images of {size} pixels; got {list(images.shape)}")
-        return asked
+
+    def _check_maps(self, maps: Sequence[Any], count: int, name: str = "tokens") -> None:
+        """UserError unless there is one of each level that has a prior, for so many images, of the training's size."""
+        wanted = [(count, *level.shape) for level in self._drawn_levels]
+        if [np.shape(one)[:3] for one in maps] != wanted:
+            raise UserError(f"{name}: a map for each of {wanted}; got {[np.shape(one) for one in maps]}")
 
     def _redrawn(self, asked: Asked, images: Any, keep: Sequence[np.ndarray], label: Label, text: Texts) -> np.ndarray:
         """Pictures with the tokens drawn that are not kept, bool [N, h, w] a level: uint8 [N, count, H, W, C]."""

@@ -196,6 +196,58 @@ def test_texts(root):
     assert dict(zip(arrays.name, arrays.text, strict=True)) == {"none.png": "", "x/a.b.png": "", **texts}
 
 
+TABLE = """file,id,caption
+b.png,1,one
+b.png,2,"two, and
+a half"
+x/c.png,3,  a ""quoted""  word
+./a.png,4,
+x\\d.png,5,"he said ""no"" then"
+
+"""
+
+
+def test_captions_of_a_table(root):
+    """A picture may have several, from its .txt and from every table above it, in this order."""
+    draw(root, "a.png", "b.png", "x/c.png", "x/d.png", "train/b.png")
+    (root / "b.txt").write_text("zero\n\nnought\n")
+    (root / "captions.csv").write_text(TABLE, "utf-8-sig")
+    (root / "x" / "Captions.csv").write_bytes(b"CAPTION , File\r\nfour,c.png\r\n")
+    arrays = read(root, "all")
+    assert dict(zip(arrays.name, arrays.text, strict=True)) == {
+        "a.png": "",
+        "b.png": "zero\n\nnought\none\ntwo, and a half",
+        "train/b.png": "",
+        "x/c.png": 'a ""quoted"" word\nfour',
+        "x/d.png": 'he said "no" then',
+    }
+    assert read(root, "train").text is None  # none of these has one
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["name,caption"], r"line 1: the header is file,caption, got 'name,caption'; .* give a file .* another name"),
+        ([], r"line 1: the header is file,caption, got ''"),
+        (["file,caption", "a.png,ok", "a.png"], r"line 3: 1 column, and the header has 2; a caption with a comma"),
+        (["file,caption", "", "a.png,red, round"], r"line 3: 3 columns, and the header has 2"),
+        (
+            ["file,caption", 'a.png,"two', 'lines"', "A.png,x"],
+            "line 4: there is no picture 'A.png' .*did you mean 'a.png'",
+        ),
+        (["file,caption", ",x"], "line 2: there is no picture '' in .*; take the line out"),
+        (["file,caption", 'a.png,"open', "a.png,x"], "line 2: unexpected end of data; a quote within"),
+        (["file,caption", 'a.png,"a"b'], "line 2: .* a quote within a caption is written twice"),
+        (["file,caption", "a.png,gr\udcfcn"], "line 2: is not UTF-8; save the file as UTF-8"),
+    ],
+)
+def test_a_wrong_line_of_a_table_is_named(root, lines, said):
+    draw(root, "a.png", "b.png")
+    (root / "captions.csv").write_bytes("\n".join(lines).encode("utf-8", "surrogateescape"))
+    with pytest.raises(UserError, match=f"{root}/captions.csv, {said}"):
+        read(root, "all")
+
+
 def test_names_that_are_no_utf8(root):
     name = b"\xff.png"
     try:

@@ -120,6 +120,17 @@ def test_a_label_may_be_a_truth_or_an_integer(tiny):
         tfds.read("tiny_set/grey", tiny, "full", 6, "attributes/odd")
 
 
+def test_a_text_may_be_another_feature_or_several_in_a_sequence(tiny):
+    """A line each; a line break in one is a space."""
+    plain = number(tfds.read("tiny_set/grey", tiny, "full", 6))
+    arrays = tfds.read("tiny_set/grey", tiny, "full", 6, text="said/how")
+    assert arrays.text == tuple("\n".join(f"{row} so or {i}" for i in range(row % 3)) for row in plain)
+    assert arrays.text == tfds.read("tiny_set/grey", tiny, "full", 6, text="said/how").text  # as it was kept
+    assert tfds.read("tiny_set/grey", tiny, "full", 6, text="id").text == tuple(map(str, plain))
+    with pytest.raises(UserError, match="dataset.text: tiny_set/grey has no text 'said'; .* caption, id, said/how$"):
+        tfds.read("tiny_set/grey", tiny, "full", 6, text="said")
+
+
 def test_which_of_several_features_is_taken_does_not_depend_on_their_order():
     import tensorflow_datasets
 

@@ -32,6 +32,7 @@ class TinySet(tfds.core.GeneratorBasedBuilder):
             "kind": tfds.features.ClassLabel(names=["a", "b", "c"]),
             "attributes": {"Odd": tfds.features.Scalar(np.bool_), "number": tfds.features.Scalar(np.int64)},
             "caption": tfds.features.Text(),
+            "said": tfds.features.Sequence({"how": tfds.features.Text(), "often": np.int64}),
         }
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
@@ -52,6 +53,7 @@ class TinySet(tfds.core.GeneratorBasedBuilder):
                     "kind": row % 3,
                     "attributes": {"Odd": bool(row % 2), "number": row},
                     "caption": f"row {row}",
+                    "said": [{"how": f"{row} so\nor {i}", "often": i} for i in range(row % 3)],
                 },
             )
 

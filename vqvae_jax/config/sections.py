@@ -29,6 +29,7 @@ class Dataset:
     split: str = "train"  # what is trained on
     test_split: str = "test"  # read by evaluation only
     label: str = ""  # which feature of a TFDS set is the label: "attributes/Male"; else its first class label
+    text: str = ""  # which feature of a TFDS set is the text: "captions/text"; else one called text, caption or title
     image_size: Count = 64  # pixels, height and width
     range: tuple[float, float] = (0.0, 1.0)  # of the values that the model sees; uint8 0 and 255 go there
     flip: bool = False  # left and right at random

@@ -62,4 +62,4 @@ def read(dataset: Mapping[str, Any], split: str) -> Arrays:
     if name in DATASETS:
         return DATASETS[name](path, split, size)
     check_name(name, path)
-    return tfds.read(name, path, split, size, dataset.get("label", ""))
+    return tfds.read(name, path, split, size, dataset.get("label", ""), dataset.get("text", ""))

@@ -88,7 +88,7 @@ class Arrays:
     label: np.ndarray | None = None  # int32 [N]
     label_names: tuple[str, ...] = ()
     name: tuple[str, ...] | None = None  # N file names, each once
-    text: tuple[str, ...] | None = None  # N texts: what is to be seen
+    text: tuple[str, ...] | None = None  # N texts: what is to be seen, a line a caption
     group: tuple[str, ...] | None = None  # N keys; images of one group are held out together. None: equal images are
 
     def __len__(self) -> int:

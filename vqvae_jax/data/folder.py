@@ -1,6 +1,7 @@
 """A folder of pictures: `split/label/name.png`, where the folders of splits, or of labels, or both may be missing.
 
-A `.txt` beside a picture, of the same name, is its text.
+A `.txt` beside a picture, of the same name, is its text, each line a caption; a `captions.csv` in any of the folders
+has captions of the pictures below it, see `captions.py`.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vqvae_jax.data import pictures
+from vqvae_jax.data import captions, pictures
 from vqvae_jax.data.arrays import Arrays, Images, share
 from vqvae_jax.data.decoded import Decoded, Unreadable, decode_once, fits
 from vqvae_jax.data.stream import Lazy
@@ -35,6 +36,7 @@ class Listing(NamedTuple):
 
     pictures: list[str]  # sorted
     texts: dict[str, str]  # path without suffix → path of the .txt
+    tables: list[str]  # paths of captions.csv, sorted
 
 
 class Split(NamedTuple):
@@ -62,7 +64,7 @@ def read(path: str, split: str, image_size: int) -> Arrays:
     image, kept = _images(os.path.join(folder, root), names, image_size)
     names = [names[row] for row in kept]
     shown = tuple(map(printable, names))
-    texts = _texts(folder, listing.texts, [root + name for name in names])
+    texts = _texts(folder, listing, [root + name for name in names])
     return Arrays(image, _labels(names, label_names), tuple(map(printable, label_names)), shown, texts, shown)
 
 
@@ -94,7 +96,7 @@ def _folder(path: str) -> str:
 
 
 def _list(folder: str) -> Listing:
-    readable, found, texts = pictures.suffixes(), [], {}
+    readable, found, texts, tables = pictures.suffixes(), [], {}, []
     names = list(_walk(folder))
     for name in names:
         stem, suffix = os.path.splitext(name)
@@ -102,10 +104,12 @@ def _list(folder: str) -> Listing:
             found.append(name)
         elif suffix.lower() == ".txt":
             texts[stem] = name
+        elif os.path.basename(name).lower() == captions.FILE:
+            tables.append(name)
     if not found:
         known = ", ".join(sorted(readable))
         raise UserError(f"{TYPE}: {folder} holds no pictures, and {len(names)} other files; pictures end in {known}")
-    return Listing(sorted(found), texts)
+    return Listing(sorted(found), texts, sorted(tables))
 
 
 def _walk(folder: str, prefix: str = "", above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
@@ -230,12 +234,25 @@ def fingerprint(folder: str, names: list[str]) -> str:
     return digest.hexdigest()
 
 
-def _texts(folder: str, texts: dict[str, str], names: list[str]) -> tuple[str, ...] | None:
-    """The text of each picture, "" where it has none; None if none has one."""
-    beside = [texts.get(os.path.splitext(name)[0]) for name in names]
-    if not any(beside):
+def _texts(folder: str, listing: Listing, names: list[str]) -> tuple[str, ...] | None:
+    """The text of each picture, a line a caption, "" where it has none; None if none has one."""
+    said = _in_tables(folder, listing)
+    beside = [listing.texts.get(os.path.splitext(name)[0]) for name in names]
+    if not any(beside) and not any(map(said.get, names)):
         return None
-    return tuple(_text(os.path.join(folder, name)) if name else "" for name in beside)
+    texts = [[_text(os.path.join(folder, txt))] if txt else [] for txt in beside]
+    return tuple("\n".join(filter(None, [*text, *said.get(name, ())])) for name, text in zip(names, texts, strict=True))
+
+
+def _in_tables(folder: str, listing: Listing) -> dict[str, list[str]]:
+    """Path of a picture → what the captions.csv above it say."""
+    said: dict[str, list[str]] = {}
+    for table in listing.tables:
+        above = os.path.dirname(table) and os.path.dirname(table) + "/"
+        below = {name.removeprefix(above) for name in listing.pictures if name.startswith(above)}
+        for name, texts in captions.read(os.path.join(folder, table), below).items():
+            said.setdefault(above + name, []).extend(texts)
+    return said
 
 
 def _text(path: str) -> str:

@@ -5,11 +5,15 @@
 The vocabulary is learned from the captions of the training, or given as a `tokenizer.json` of the `tokenizers` package
 (CLIP's is one), and lies in the workdir. The numbers are the package's plus 1: 0 is a place where nothing stands, and
 a caption of zeros alone is none.
+
+The text of a picture is a string whose lines are its captions: mostly one, of several a training draws one each time.
 """
 
+import contextlib
 import re
+import unicodedata
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,8 @@ import numpy as np
 from vqvae_jax.types import UserError
 
 FILE = "tokenizer.json"
+WORDS = "words.txt"  # beside it: those of the training's captions, one a line
+WORD = re.compile(r"[^\W_]+")
 SIDE = re.compile(r"(?<![^\W_])(left|right)(?=\b|[-_]|wards?)", re.IGNORECASE)
 
 
@@ -28,13 +34,14 @@ class Tokenizer:
         json: the text of a `tokenizer.json`.
         length: T, places of a caption; what is longer is cut off.
         source: where it was read, for messages.
+        words: of the captions that it is used with, as `words` gives them; None: nobody knows.
 
     Raises:
         UserError: it is none, or the package `tokenizers` is not installed.
     """
 
-    def __init__(self, json: str, length: int, source: str = FILE):
-        self.json, self.length, self.source = json, length, source
+    def __init__(self, json: str, length: int, source: str = FILE, words: frozenset[str] | None = None):
+        self.json, self.length, self.source, self.words = json, length, source, words
         package = _package()
         try:
             self._bpe = package.Tokenizer.from_str(json)
@@ -71,8 +78,32 @@ class Tokenizer:
         return [one.ids for one in encoded]
 
 
+def captions(text: str) -> list[str]:
+    """Those of a picture: the lines of its text that are not empty."""
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def numbers_of(tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
+    """The captions of N pictures, int32 [N, T]; where one has several [N, n, T], zeros behind those that it has."""
+    each = [captions(text) or [""] for text in texts]
+    every = tokenizer.numbers([caption for several in each for caption in several])
+    if len(every) == len(each):
+        return every
+    numbers = np.zeros((len(each), max(map(len, each)), tokenizer.length), np.int32)
+    places = [(row, number) for row, several in enumerate(each) for number in range(len(several))]
+    numbers[tuple(np.transpose(places))] = every
+    return numbers
+
+
+def words(texts: Iterable[str]) -> list[str]:
+    """The words of some texts, each once, in small letters: what stands between spaces and marks."""
+    plain = (unicodedata.normalize("NFKC", text).lower() for text in texts)
+    return list(dict.fromkeys(word for text in plain for word in WORD.findall(text)))
+
+
 def learned(texts: Sequence[str], vocab_size: int) -> str:
     """The text of a `tokenizer.json` with at most so many numbers, learned from these; the same for the same texts."""
+    texts = [caption for text in texts for caption in captions(text)]
     package = _package()
     bpe = package.Tokenizer(package.models.BPE())
     bpe.normalizer = package.normalizers.Sequence([package.normalizers.NFKC(), package.normalizers.Lowercase()])
@@ -97,8 +128,8 @@ def of_run(section: Mapping[str, Any], origins: Sequence[Path], texts: Sequence[
     """
     if texts is None or not any(map(str.strip, texts)):
         raise UserError(
-            "text_condition is on, but the data have no texts: a .txt beside each picture, of the same name, or "
-            "another data set; or --config.priors.LEVEL.text_condition=false"
+            "text_condition is on, but the data have no texts: a .txt beside each picture, of the same name, or lines "
+            "file,caption in a captions.csv, or another data set; or --config.priors.LEVEL.text_condition=false"
         )
     own, *others = (origin / FILE for origin in origins)
     if own.is_file():
@@ -123,7 +154,7 @@ def read(path: Path, length: int) -> Tokenizer:
 
 
 def kept(workdir: Path, length: int, crc32: int) -> Tokenizer:
-    """The one that a run began with.
+    """The one that a run began with, and the words of its captions where they are written.
 
     Raises:
         UserError: it is missing or another one.
@@ -131,16 +162,22 @@ def kept(workdir: Path, length: int, crc32: int) -> Tokenizer:
     tokenizer = read(workdir / FILE, length)
     if tokenizer.crc32 != crc32:
         raise UserError(f"{workdir / FILE} is not the one that the run began with; restore it")
+    with contextlib.suppress(OSError, UnicodeDecodeError):  # runs of before have none, and can do without
+        tokenizer.words = frozenset((workdir / WORDS).read_text("utf-8").split())
     return tokenizer
 
 
 def remarks(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
     """What a user should know of the texts, in lines."""
-    none, cut = sum(not text.strip() for text in texts), int(np.sum(tokenizer.lengths(texts) > tokenizer.length))
-    said = [f"{none} of {len(texts)} images have no text"] if none else []
+    each = [captions(text) for text in texts]
+    none, every = each.count([]), [caption for several in each for caption in several or [""]]
+    cut = int(np.sum(tokenizer.lengths(every) > tokenizer.length))
+    said = [f"{none} of {len(each)} images have no text"] if none else []
+    if (count := len(every) - none) > len(each) - none:
+        said += [f"{len(each) - none} images have {count} texts: of several a step draws one"]
     if cut:
         places = f"config.text.length={tokenizer.length}"
-        said += [f"{cut} of {len(texts)} texts lose their end: they are longer than {places}"]
+        said += [f"{cut} of {len(every)} texts lose their end: they are longer than {places}"]
     return said
 
 

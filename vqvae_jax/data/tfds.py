@@ -29,7 +29,7 @@ __all__ = ["knows", "names", "read"]
 CHUNK = 256  # records read at once for labels
 
 
-def read(name: str, path: str, split: str, image_size: int, label: str = "") -> Arrays:
+def read(name: str, path: str, split: str, image_size: int, label: str = "", text: str = "") -> Arrays:
     """A split of a TFDS data set, in the order of its files; image uint8 [N, image_size, image_size, 1 or 3].
 
     Args:
@@ -39,11 +39,13 @@ def read(name: str, path: str, split: str, image_size: int, label: str = "") -> 
         image_size: pixels; other images are cropped to the square in their middle and resized.
         label: the feature that is the label, `attributes/Male`; "" is `label`, else the first class label by
             the alphabet.
+        text: the feature that is the text, `caption`, or several, `captions/text`; "" is the first one called text,
+            caption or title.
 
     The image is the feature `image`, else the first one by the alphabet.
 
     Raises:
-        UserError: there is no such data set, split or label; it cannot be prepared here.
+        UserError: there is no such data set, split, label or text; it cannot be prepared here.
     """
     if not knows(name, path):
         near = get_close_matches(name, names(), 1)
@@ -51,7 +53,7 @@ def read(name: str, path: str, split: str, image_size: int, label: str = "") -> 
     with quiet():
         builder = prepared(name, Path(path).expanduser() if path else data_dir())
         count = count_of(builder, name, split)
-        fields = find_fields(builder.info.features, name, label)
+        fields = find_fields(builder.info.features, name, label, text)
         return _arrays(builder, name, split, count, image_size, fields)
 
 
@@ -105,13 +107,18 @@ def _facts(builder: Any, name: str, split: str, fields: Fields) -> tuple[np.ndar
     label = None if facts["label"] is None else np.asarray(facts["label"], np.int32)
     if label is not None and label.min(initial=0) < 0:  # a test split whose labels are secret
         label = None
-    return label, None if facts["text"] is None else tuple(facts["text"])
+    return label, None if facts["text"] is None else tuple(map(_lines, facts["text"]))
+
+
+def _lines(text: str | Sequence[str]) -> str:
+    """The text of an example: of several a line each."""
+    return "\n".join(" ".join(one.split()) for one in ([text] if isinstance(text, str) else text))
 
 
 def _read_facts(builder: Any, name: str, split: str, fields: Fields) -> dict[str, list[Any] | None]:
     source = builder.as_data_source(split, file_format="array_record", decoders=_image_bytes(fields))
     labels: list[int] | None = None if fields.label is None else []
-    texts: list[str] | None = None if fields.text is None else []
+    texts: list[Any] | None = None if fields.text is None else []
     bar = logs.progress_bar(len(source), 0, f"labels of {name} {split}", "image")
     try:
         for start in range(0, len(source), CHUNK):
@@ -120,11 +127,16 @@ def _read_facts(builder: Any, name: str, split: str, fields: Fields) -> dict[str
                 if labels is not None and fields.label is not None:
                     labels.append(int(_at(example, fields.label.path)))
                 if texts is not None and fields.text is not None:
-                    texts.append(_at(example, fields.text).decode("utf-8", "replace"))
+                    texts.append(_decoded(_at(example, fields.text)))
             bar.show(rows.stop, "")
     finally:
         bar.close()
     return {"label": labels, "text": texts}
+
+
+def _decoded(text: Any) -> str | list[str]:
+    """As it is read: bytes, or several."""
+    return text.decode("utf-8", "replace") if isinstance(text, bytes) else list(map(_decoded, text))  # type: ignore[arg-type]
 
 
 def _key(builder: Any, split: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from vqvae_jax.types import UserError, unknown
 
-TEXTS = ("text", "caption", "title")  # what the feature that says what is to be seen may be called
+TEXTS = ("text", "caption", "title", "captions")  # what the feature that says what is to be seen may be called
 
 
 class Label(NamedTuple):
@@ -26,7 +26,7 @@ class Fields(NamedTuple):
     text: tuple[str, ...] | None
 
 
-def find_fields(features: Any, name: str, label: str) -> Fields:
+def find_fields(features: Any, name: str, label: str, text: str = "") -> Fields:
     """Finds the image, the label and the text among the features."""
     import tensorflow_datasets as tfds
 
@@ -41,8 +41,7 @@ def find_fields(features: Any, name: str, label: str) -> Fields:
         raise UserError(f"{name} has no feature that is a plain image; it has: {kinds}")
     image = _first(images, "image")
     channels = 1 if leaves[image].shape[-1] == 1 else 3
-    texts = [path for path in leaves if path[-1] in TEXTS and isinstance(leaves[path], tfds.features.Text)]
-    return Fields(image, channels, _label(leaves, name, label), texts[0] if texts else None)
+    return Fields(image, channels, _label(leaves, name, label), _text(leaves, name, text))
 
 
 def _leaves(features: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -70,6 +69,31 @@ def _label(leaves: Mapping[tuple[str, ...], Any], name: str, label: str) -> Labe
     if label not in labels:
         raise UserError(unknown(f"dataset.label: {name} has no label", label, labels))
     return labels[label]
+
+
+def _text(leaves: Mapping[tuple[str, ...], Any], name: str, text: str) -> tuple[str, ...] | None:
+    """The one that is asked for, else the first that is called so; one text an example goes before several."""
+    import tensorflow_datasets as tfds
+
+    single = [path for path, one in leaves.items() if isinstance(one, tfds.features.Text)]
+    several = [(*path, *more) for path, one in leaves.items() for more in _texts_within(one)]
+    texts = {"/".join(path): path for path in (*single, *several)}
+    if not text:
+        return next((path for path in texts.values() if path[-1] in TEXTS), None)
+    if text not in texts:
+        raise UserError(unknown(f"dataset.text: {name} has no text", text, texts))
+    return texts[text]
+
+
+def _texts_within(feature: Any) -> Iterator[tuple[str, ...]]:
+    """Where in a sequence texts stand: () where it is one of texts, (name,) of a sequence of several features."""
+    import tensorflow_datasets as tfds
+
+    inner = getattr(feature, "feature", None) if isinstance(feature, tfds.features.Sequence) else None
+    if isinstance(inner, tfds.features.Text):
+        yield ()
+    if isinstance(inner, tfds.features.FeaturesDict):
+        yield from ((name,) for name, one in sorted(inner.items()) if isinstance(one, tfds.features.Text))
 
 
 def _as_label(path: tuple[str, ...], feature: Any) -> Label | None:

@@ -22,7 +22,7 @@ import numpy as np
 
 from vqvae_jax.data.arrays import HELD_OUT, Arrays, shares
 from vqvae_jax.data.stream import readable
-from vqvae_jax.data.text import Tokenizer, mirrored
+from vqvae_jax.data.text import Tokenizer, mirrored, numbers_of
 from vqvae_jax.files import atomically, read_checked_json, read_json, write_checked_json, write_json
 from vqvae_jax.lock import alone_in
 from vqvae_jax.types import Level, UserError, unknown
@@ -41,14 +41,16 @@ class TokenArrays:
     label: np.ndarray | None = None  # int32 [M]
     name: tuple[str, ...] | None = None  # M file names
     share: np.ndarray | None = None  # float [M], in [0, 1): where the image's hash lies, see arrays.shares
-    text: tuple[str, ...] | None = None  # M texts, as they were written
-    numbers: np.ndarray | None = None  # int32 [M, T]: the texts as a prior reads them, see `told`
+    text: tuple[str, ...] | None = None  # M texts, as they were written, a line a caption
+    # The captions as a prior reads them, int32 [M, T]; where an image has several [M, n, T]. See `told`.
+    numbers: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.maps[0])
 
     def rows(self, index: np.ndarray) -> dict[str, Any]:
-        """A batch: `tokens`, int32 [B, h, w] or float32 [B, h, w, C] a level; perhaps `label`, [B], `text`, [B, T]."""
+        """A batch: `tokens`, int32 [B, h, w] or float32 [B, h, w, C] a level; perhaps `label`, [B], `text`, of the form
+        of `numbers`."""
         beside = {"label": self.label, "text": self.numbers}
         told = {name: values[index] for name, values in beside.items() if values is not None}
         return {"tokens": tuple(_as_read(tokens[index]) for tokens in self.maps), **told}
@@ -57,7 +59,7 @@ class TokenArrays:
         """With the texts as numbers, where a prior is told them."""
         if tokenizer is None:
             return self
-        return replace(self, numbers=tokenizer.numbers(self.text or [""] * len(self)))
+        return replace(self, numbers=numbers_of(tokenizer, self.text or [""] * len(self)))
 
     def take(self, rows: np.ndarray) -> "TokenArrays":
         """The maps at `rows`, int [K], copied into memory."""

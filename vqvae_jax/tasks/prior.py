@@ -19,6 +19,7 @@ from vqvae_jax.tasks.optimize import apply_gradients, new_state, trainable, with
 from vqvae_jax.types import Array, Condition, Model, Pick, Tokens, TrainState, UserError, unknown
 
 SHOWN = 64  # samples in a grid
+CAPTION = 2**32 - 1  # what is folded into an example's key for the choice among its captions: no number of a prior's
 WATCHED = 8  # samples in a strip, and moments of each
 
 
@@ -73,9 +74,9 @@ class PriorTask:
         self, state: TrainState, batch: Mapping[str, Any], frozen: None = None, phase: None = None
     ) -> tuple[TrainState, dict[str, Array]]:
         """One step on maps: to be jitted, with `state` donated. Where it is not finite the state stays."""
-        maps, condition = self._read(batch)
         key = jax.random.fold_in(state.key, state.step)
-        keys = example_keys(key, jnp.arange(len(maps[0])))
+        keys = example_keys(key, jnp.arange(len(batch["tokens"][0])))
+        maps, condition = self._read(batch, keys)
 
         def loss(moving):
             terms = self._terms({"params": moving["network"]}, (maps, condition, keys), key)
@@ -116,7 +117,7 @@ class PriorTask:
     def _looked_at(self, model: Model, batch: Mapping[str, Any], method: str) -> Any:
         """What a method of the prior says of held-out examples."""
         keys = example_keys(jax.random.key(0), batch["index"])
-        return self.prior.apply({"params": model.params}, *self._read(batch), keys, method=method)
+        return self.prior.apply({"params": model.params}, *self._read(batch, keys), keys, method=method)
 
     def _summed(self, batch: Mapping[str, Any], each: Mapping[str, Array]) -> dict[str, Array]:
         """Over the examples that `mask` counts, [B, …] each, and their number."""
@@ -161,9 +162,20 @@ class PriorTask:
         rows = np.stack([self.decode((*few.coarse, steps[i])) for i in moments], axis=1)
         return {"denoising": logs.grid(rows.reshape(-1, *rows.shape[2:]), columns=len(moments), scale=scale)}
 
-    def _read(self, batch: Mapping[str, Any]) -> tuple[Tokens, Condition]:
-        maps = tuple(batch["tokens"])
-        return maps[self.maps], Condition(batch.get("label"), maps[: self.maps.start], batch.get("text"))
+    def _read(self, batch: Mapping[str, Any], keys: Array | None = None) -> tuple[Tokens, Condition]:
+        """The own maps, and what is told of them: of several captions one by the example's key, or the first."""
+        maps, text = tuple(batch["tokens"]), batch.get("text")
+        if text is not None and text.ndim == 3:
+            text = text[:, 0] if keys is None else one_caption(text, keys)
+        return maps[self.maps], Condition(batch.get("label"), maps[: self.maps.start], text)
+
+
+def one_caption(text: Array, keys: Array) -> Array:
+    """One of the captions that say something, all alike likely: int32 [B, n, T] → [B, T]."""
+    own = jax.vmap(jax.random.fold_in, (0, None))(keys, CAPTION)
+    chance = jax.vmap(lambda key: jax.random.uniform(key, text.shape[1:2]))(own)
+    chosen = jnp.argmax(jnp.where(jnp.any(text > 0, axis=-1), chance, -1.0), axis=1)
+    return jnp.take_along_axis(text, chosen[:, None, None], axis=1)[:, 0]
 
 
 def example_keys(key: Array, numbers: Array) -> Array:
