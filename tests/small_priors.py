@@ -22,6 +22,7 @@ PIXELCNN = {"depth": 8, "layers": 2, "heads": 2, "condition_blocks": 1, "output_
 TRANSFORMER = {"width": 16, "layers": 2, "heads": 2}
 LABEL = {"num_labels": LABELS, "label_condition": True}
 TEXT = {"text": Caption(7, 3), "text_condition": True}
+HEARD = {"foretell_text": True, "pooled_text": True}
 # A case or more for every name in PRIORS, as `made` takes them. Maps are not square.
 CASES: dict[str, dict[str, Any]] = {
     "pixelcnn": {"shape": (4, 6), "coarse_sizes": (5,), "attention_after": (1,), **LABEL, **PIXELCNN},
@@ -33,6 +34,7 @@ CASES: dict[str, dict[str, Any]] = {
         **PIXELCNN,
         **LABEL,
     },
+    "pixelcnn-text, coarse": {"shape": (2, 4), "coarse_sizes": (5,), **PIXELCNN, **TEXT},
     "mnist_generator": {"shape": (3, 4), **PIXELCNN},
     "top_prior": {"shape": (4, 3), **PIXELCNN, "attention_after": (2,), **LABEL},
     "bottom_prior": {"shape": (2, 4), "coarse_sizes": (5,), **PIXELCNN},
@@ -40,6 +42,7 @@ CASES: dict[str, dict[str, Any]] = {
     "transformer-tied, label": {"shape": (4, 3), **TRANSFORMER, **LABEL, "tied": True},
     "transformer-two coarse, label": {"shape": (4, 8), "coarse_sizes": (4, 5), **TRANSFORMER, **LABEL},
     "transformer-text, label, coarse": {"shape": (2, 3), "coarse_sizes": (5,), **TRANSFORMER, **LABEL, **TEXT},
+    "transformer-text foretold, pooled": {"shape": (3, 2), **TRANSFORMER, **TEXT, **HEARD, "tied": True},
     "transformer-depths, coarse": {
         "shape": (3, 4),
         "coarse_sizes": (5, 4),

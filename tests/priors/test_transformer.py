@@ -8,6 +8,7 @@ from small_models import quick
 from small_priors import CODES, LABELS, built, drawn, listening_sampler, made, maps, replayed
 
 from vqvae_jax.priors.condition import told_label, told_text
+from vqvae_jax.priors.raster import raster
 from vqvae_jax.types import Condition, Pick, UserError
 
 LABEL = "transformer-tied, label"
@@ -135,8 +136,7 @@ def test_coarse_maps_and_label_reach_every_position_of_every_depth():
 
 
 def test_a_coarse_cell_has_the_place_of_what_lies_under_it():
-    prior = made("transformer", CODES, (4, 6), coarse_sizes=(3, 3), coarse_shapes=((2, 2), (2, 3)), depths=2)
-    level, row, column, depth = prior.bind({})._coordinates()
+    level, row, column, depth = raster([(2, 2), (2, 3), (4, 6)], 2)
     assert len(level) == 4 + 6 + 4 * 6 * 2
     assert row[:4].tolist() == [0, 0, 2, 2] and column[:4].tolist() == [0, 3, 0, 3]
     assert column[4:10].tolist() == [0, 2, 4] * 2 and level[:10].tolist() == [0] * 4 + [1] * 6

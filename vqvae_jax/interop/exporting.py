@@ -21,7 +21,7 @@ from vqvae_jax.interop.twins import averages, places_of
 from vqvae_jax.parts import Parts
 from vqvae_jax.priors.diffusion import DiffusionPrior
 from vqvae_jax.priors.maskgit import MaskGITPrior
-from vqvae_jax.priors.pixelcnn import MNISTGenerator
+from vqvae_jax.priors.published import MNISTGenerator
 from vqvae_jax.types import Model, UserError, unknown
 
 ELSEWHERE = {"cosine", "fsq", "gumbel", "kl", "residual"}  # quantizers that no class of the references has

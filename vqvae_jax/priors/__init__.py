@@ -4,7 +4,8 @@ from typing import Any
 
 from vqvae_jax.priors.diffusion import DiffusionPrior
 from vqvae_jax.priors.maskgit import MaskGITPrior
-from vqvae_jax.priors.pixelcnn import BottomPrior, MNISTGenerator, PixelCNNPrior, TopPrior
+from vqvae_jax.priors.pixelcnn import PixelCNNPrior
+from vqvae_jax.priors.published import BottomPrior, MNISTGenerator, TopPrior
 from vqvae_jax.priors.transformer import TransformerPrior
 
 PRIORS: dict[str, Any] = {

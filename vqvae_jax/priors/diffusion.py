@@ -26,7 +26,7 @@ from vqvae_jax.networks.dense import STD
 from vqvae_jax.networks.embed import Embed
 from vqvae_jax.networks.likelihood import guide
 from vqvae_jax.priors import noise as mixing
-from vqvae_jax.priors.condition import check_pick, check_told, guided, told_in, told_label, told_text
+from vqvae_jax.priors.condition import check_pick, check_told, guided, mean_word, told_in, told_label, told_text
 from vqvae_jax.priors.noise import Foretold, Mixed, Path, Spacing, Steps
 from vqvae_jax.types import Array, Caption, Condition, Level, Pick, Tokens, UserError
 
@@ -270,8 +270,7 @@ class DiffusionPrior(nn.Module):
         if self.text:
             text = told_text(self, condition, count, train)
             words = self.embed_text(text)
-            said = (text > 0)[..., None]
-            mean = jnp.sum(said * words, axis=1) / jnp.maximum(jnp.sum(said, axis=1), 1)
+            mean = mean_word(text, words)
             vector = mean if vector is None else vector + mean
             context = words + self.place_text(jnp.arange(self.text.length))[None]
         return vector, context

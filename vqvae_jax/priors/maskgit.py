@@ -27,16 +27,16 @@ import numpy as np
 from jax import lax
 
 from vqvae_jax.limits import Count, NotNegative, Rate, Several, Share
-from vqvae_jax.networks.attention import attention
 from vqvae_jax.networks.dense import STD, Dense
 from vqvae_jax.networks.embed import Embed
 from vqvae_jax.networks.likelihood import cross_entropy, guide, pick_token
-from vqvae_jax.networks.neighbours import neighbours
+from vqvae_jax.priors.bert import Block, layer_norm
 from vqvae_jax.priors.condition import (
     check_codes,
     check_told,
     guided,
     kept,
+    mean_word,
     stacked,
     told_in,
     told_label,
@@ -45,59 +45,7 @@ from vqvae_jax.priors.condition import (
 from vqvae_jax.priors.reveal import Drawn, Order, Reveal, Schedule, noises, share_hidden, stay_hidden
 from vqvae_jax.types import Array, Caption, Condition, Level, Pick, Tokens, UserError
 
-EPSILON = 1e-12  # of the norms, as the authors have it
 STRATA = 4  # numbers of hidden tokens that an image is evaluated at
-
-
-class Block(nn.Module):
-    """Attention and an MLP, each with a residual; before them, where `local`, a depthwise 3x3 over the own places.
-
-    norm "pre": x + f(norm(x)); "post": norm(x + f(x)), as in the paper. Norms are float32.
-    """
-
-    width: int
-    heads: int
-    mlp: int
-    dropout: float
-    norm: Literal["pre", "post"]
-    local: bool
-    form: tuple[int, int, int]  # h, w, depths of the own places, the last of the sequence
-    dtype: jnp.dtype = jnp.float32
-
-    def setup(self):
-        self.norm1, self.norm2 = layer_norm(), layer_norm()
-        self.query, self.key, self.value = (Dense(self.width, self.dtype) for _ in range(3))
-        self.mix_heads = Dense(self.width, self.dtype)
-        self.up, self.down = Dense(self.mlp, self.dtype), Dense(self.width, self.dtype)
-        self.drop = nn.Dropout(self.dropout)
-        if self.local:
-            self.taps = self.param("taps", nn.initializers.zeros, (3, 3, self.width))
-
-    def __call__(self, x: Array, train: bool = False) -> Array:
-        """[B, S, W] → [B, S, W]."""
-        if self.local:
-            x = x + self._neighbours(x)
-        for norm, change in ((self.norm1, self._attend), (self.norm2, self._mlp)):
-            if self.norm == "post":
-                x = norm(x + self.drop(change(x), deterministic=not train)).astype(self.dtype)
-            else:
-                x = x + self.drop(change(norm(x).astype(self.dtype)), deterministic=not train)
-        return x
-
-    def _attend(self, x: Array) -> Array:
-        heads = (*x.shape[:2], self.heads, -1)
-        q, k, v = (dense(x).reshape(heads) for dense in (self.query, self.key, self.value))
-        return self.mix_heads(attention(q, k, v).reshape(x.shape))
-
-    def _mlp(self, x: Array) -> Array:
-        return self.down(nn.gelu(self.up(x)))
-
-    def _neighbours(self, x: Array) -> Array:
-        """What each own place hears of the nine around it, channel by channel; zeros of all other positions."""
-        (height, width, depths), others = self.form, x.shape[1] - math.prod(self.form)
-        own = x[:, others:].reshape(len(x), height, width, depths * self.width)
-        heard = neighbours(own, jnp.tile(self.taps, depths))
-        return jnp.pad(heard.reshape(len(x), -1, self.width), ((0, 0), (others, 0), (0, 0)))
 
 
 class MaskGITPrior(nn.Module):
@@ -123,6 +71,8 @@ class MaskGITPrior(nn.Module):
         label_dropout: share of examples whose label is hidden in training, so that sampling works without one; 0: then
             neither that nor guidance does.
         text_condition, text_dropout: the same of texts.
+        pooled_text: whether each place is also told the mean of the text's words, by a table of its own: a shorter way
+            than attention. Not in the paper.
         sample_steps: passes in which a map is drawn; of more steps than tokens each draws one.
         sample_order: which of the tokens drawn in a step stay: the surest ("confidence"), or those whose place is next
             in a two-dimensional Halton sequence ("halton", https://arxiv.org/abs/2503.17076), coarse depths first.
@@ -150,6 +100,7 @@ class MaskGITPrior(nn.Module):
     label_dropout: float = 0.1
     text_condition: bool = False
     text_dropout: float = 0.1
+    pooled_text: bool = False
     sample_steps: Count = 8
     sample_order: Order = "confidence"
     sample_choice_temperature: NotNegative = 4.5
@@ -196,6 +147,8 @@ class MaskGITPrior(nn.Module):
         self.fits(self.maps, self.above)
         if self.width % self.heads:
             raise UserError(f"width={self.width} does not divide among heads={self.heads}; change one")
+        if self.pooled_text and not self.text:
+            raise UserError("pooled_text is of texts: text_condition=true, or leave it off")
         width, dtype = self.width, self.dtype
         words = self.mask + 1 + (self.label_condition and self.label_dropout > 0)
         self.words = Embed(words, width, STD, dtype)
@@ -204,6 +157,8 @@ class MaskGITPrior(nn.Module):
         if self.text:
             self.embed_text = Embed(self.text.vocab_size, width, STD, dtype)
             self.place_text = Embed(self.text.length, width, STD, dtype)
+        if self.pooled_text:
+            self.pool_text = Embed(self.text.vocab_size, width, STD, dtype)
         mlp = self.mlp * width
         own = (width, self.heads, mlp, self.dropout, self.norm, self.local, self.form, dtype)
         self.blocks = [Block(*own) for _ in range(self.layers)]
@@ -239,7 +194,9 @@ class MaskGITPrior(nn.Module):
         """Codes, and `mask` where one is hidden, int32 [B, T] → logits of every place, float32 [B, T, K]."""
         if not train:
             check_told(self, Pick(), told_in(condition))
-        x = jnp.concatenate([*self._told(condition, len(tokens), train), self._own(tokens, condition)], axis=1)
+        text = told_text(self, condition, len(tokens), train) if self.text else None
+        own = self._own(tokens, condition, text)
+        x = jnp.concatenate([*self._told(text, condition, len(tokens), train), own], axis=1)
         if self.norm == "post":
             x = self.end_norm(x).astype(self.dtype)
         x = self.drop(x, deterministic=not train)
@@ -292,11 +249,10 @@ class MaskGITPrior(nn.Module):
         orders = jax.vmap(jax.random.permutation, (0, None))(jax.random.split(key, STRATA), self.length)
         return orders <= jnp.floor(share * self.length)[:, None]
 
-    def _told(self, condition: Condition, count: int, train: bool) -> list[Array]:
+    def _told(self, text: Array | None, condition: Condition, count: int, train: bool) -> list[Array]:
         """Text and label, with their places, [B, …, W]; nothing of what is not told."""
         told = []
-        if self.text:
-            text = told_text(self, condition, count, train)
+        if self.text and text is not None:
             told.append(self.embed_text(text) + self.place_text(jnp.arange(self.text.length))[None])
         if self.label_condition:
             label = told_label(self, condition, count, train)
@@ -304,17 +260,14 @@ class MaskGITPrior(nn.Module):
             told.append(self.words(word[:, None]) + self.places(jnp.zeros(1, jnp.int32))[None])
         return told
 
-    def _own(self, tokens: Array, condition: Condition) -> Array:
-        """The own tokens with their places and what lies over them, [B, T, W]."""
+    def _own(self, tokens: Array, condition: Condition, text: Array | None) -> Array:
+        """The own tokens with their places, what lies over them and the mean word, [B, T, W]."""
         x = self.words(tokens) + self.places(self.label_condition + jnp.arange(self.length))[None]
         height, width, depths = self.form
         row, column, _ = np.indices((height, width, depths)).reshape(3, -1)
         for table, coarse in zip(self.embed_above, condition.coarse, strict=True):
             rows, columns = coarse.shape[1:]
             x = x + table(coarse[:, row * rows // height, column * columns // width])
+        if text is not None and self.pooled_text:
+            x = x + mean_word(text, self.pool_text(text))[:, None]
         return x
-
-
-def layer_norm() -> nn.LayerNorm:
-    """Layer norm in float32, with the authors' epsilon."""
-    return nn.LayerNorm(epsilon=EPSILON, dtype=jnp.float32, use_fast_variance=False)

@@ -3,7 +3,7 @@
 The stacks, the MNIST generator and the priors of the hierarchical VQ-VAE follow https://github.com/unixpickle/vq-vae-2.
 
     tokens → embedding → PixelCNN (layer A, layers B, attention) → both stacks → logits [B, h, w, K]
-                            ↑ condition: label, and the coarser maps, brought to this map's size
+                            ↑ condition: label, mean word of the text, and the coarser maps, brought to this map's size
 
 Where a place holds several tokens (residual quantizers) the stacks read and write places, and a small network says the
 tokens of a place one after the other: the two models of https://arxiv.org/abs/2203.01941, the first one convolutional.
@@ -11,6 +11,7 @@ tokens of a place one after the other: the two models of https://arxiv.org/abs/2
 Legend: B batch, h w map, D depth (channels), K vocabulary, E tokens a place.
 """
 
+import functools
 import itertools
 from typing import Any
 
@@ -24,19 +25,31 @@ from vqvae_jax.networks.conv import Conv
 from vqvae_jax.networks.embed import Embed
 from vqvae_jax.networks.likelihood import guide, gumbel, nll, pick_token
 from vqvae_jax.priors.blocks import Block, CoarseStack, DepthLogits, MergeStacks
-from vqvae_jax.priors.condition import check_codes, check_told, copied, guided, kept, stacked, told_in, told_label
+from vqvae_jax.priors.condition import (
+    check_codes,
+    check_told,
+    copied,
+    guided,
+    kept,
+    mean_word,
+    stacked,
+    told_in,
+    told_label,
+    told_text,
+)
 from vqvae_jax.priors.layers import PixelAttention, PixelConvA, PixelConvB
 from vqvae_jax.priors.stacks import Past, PixelCNN, at, written
-from vqvae_jax.types import Array, Condition, Level, Pick, Tokens, UserError
+from vqvae_jax.types import Array, Caption, Condition, Level, Pick, Tokens, UserError
 
 
 class PixelCNNPrior(nn.Module):
-    """A distribution over one level's token map, given a label and the maps above it.
+    """A distribution over one level's token map, given a label, a text and the maps above it.
 
     Attributes:
         maps: its own: one, or one for each depth of a residual quantizer; depths share one embedding.
         above: of the coarser levels, coarse to fine, each size half of the next; () for the top.
         num_labels: labels of the data set, 0 where it has none.
+        text: what its texts are like; None where none are told. Every place is told the mean of their words.
         depth: channels of both stacks.
         layers: layers B, after the one layer A.
         attention_after: numbers of the layers B that attention follows, counted from 1.
@@ -49,6 +62,7 @@ class PixelCNNPrior(nn.Module):
         label_condition: whether the label is given.
         label_dropout: share of examples whose label is hidden in training, so that sampling works without one; 0: then
             neither that nor guidance does.
+        text_condition, text_dropout: the same of texts.
         horizontal, vertical: how far a layer looks back, in columns and rows.
         dtype: what the layers compute in; parameters, norms and the likelihood are float32.
     """
@@ -56,6 +70,7 @@ class PixelCNNPrior(nn.Module):
     maps: tuple[Level, ...]
     above: tuple[Level, ...] = ()
     num_labels: int = 0
+    text: Caption | None = None
     depth: Count = 64
     layers: Several = 7
     attention_after: tuple[int, ...] = ()
@@ -67,6 +82,8 @@ class PixelCNNPrior(nn.Module):
     condition_blocks: Blocks = 2
     label_condition: bool = False
     label_dropout: float = 0.1
+    text_condition: bool = False
+    text_dropout: float = 0.1
     horizontal: Reach = 2
     vertical: Reach = 2
     dtype: jnp.dtype = jnp.float32
@@ -88,6 +105,8 @@ class PixelCNNPrior(nn.Module):
             self.coarse_stack = CoarseStack(sizes, self.depth, self.condition_blocks, self.dtype)
         if self.label_condition:
             self.embed_label = Embed(self.num_labels + 1, self.depth, dtype=self.dtype)  # the last means "no label"
+        if self.text:
+            self.embed_text = Embed(self.text.vocab_size, self.depth, dtype=self.dtype)
         if self.merge == "concat":
             self.merge_stacks = MergeStacks(self.depth, self.dtype)
         self.blocks = [Block(1, self.dtype) for _ in range(self.output_blocks)]
@@ -126,7 +145,7 @@ class PixelCNNPrior(nn.Module):
         return len(self.maps)
 
     def _layers(self) -> tuple[nn.Module, ...]:
-        cond = self.depth if self.above or self.label_condition else 0
+        cond = self.depth if self.above or self.label_condition or self.text else 0
         far: dict[str, Any] = {"horizontal": self.horizontal, "vertical": self.vertical, "dtype": self.dtype}
         layers: list[nn.Module] = [PixelConvA(self.depth, self.depth, cond, **far)]
         for number in range(1, self.layers + 1):
@@ -249,37 +268,15 @@ class PixelCNNPrior(nn.Module):
         return self.depth_logits[depth](x, embedded[:, :, :, :depth]).astype(jnp.float32)
 
     def _condition(self, condition: Condition, count: int, train: bool) -> Array | None:
-        """Label and coarser maps as one condition: [B, D], [B, h, w, D], or None."""
-        cond = self.coarse_stack(condition.coarse) if self.above else None
-        if not self.label_condition:
-            return cond
+        """Label, text and coarser maps as one condition: [B, D], [B, h, w, D], or None."""
         if not train:
             check_told(self, Pick(), told_in(condition))
-        embedded = self.embed_label(told_label(self, condition, count, train))
-        return embedded if cond is None else cond + embedded[:, None, None]
-
-
-class MNISTGenerator(PixelCNNPrior):
-    """The reference's prior over the 7x7 codes of MNIST."""
-
-    depth: Count = 64
-    layers: Several = 7
-    merge: str = "sum"
-
-
-class TopPrior(PixelCNNPrior):
-    """The reference's prior over the top map, 32x32 at 256 pixels."""
-
-    depth: Count = 128
-    layers: Several = 19
-    attention_after: tuple[int, ...] = (4, 9, 14, 19)
-    heads: Count = 2
-    output_blocks: Blocks = 10
-
-
-class BottomPrior(PixelCNNPrior):
-    """The reference's prior over the bottom map given the top, 64x64 at 256 pixels."""
-
-    depth: Count = 128
-    layers: Several = 19
-    condition_blocks: Blocks = 9
+        told: list[Array] = []
+        if self.label_condition:
+            told.append(self.embed_label(told_label(self, condition, count, train)))
+        if self.text:
+            text = told_text(self, condition, count, train)
+            told.append(mean_word(text, self.embed_text(text)))
+        if self.above:
+            told = [self.coarse_stack(condition.coarse), *(vector[:, None, None] for vector in told)]
+        return functools.reduce(jnp.add, told) if told else None
