@@ -1,5 +1,10 @@
-"""Which colour a drawing is said to have: the nearest of those that real drawings of such names have."""
+"""Which colour a drawing is said to have: the nearest of those that real drawings of such names have.
 
+Near in hue first: a blue heart is darker than a blue book.
+"""
+
+import colorsys
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,12 +32,18 @@ class Colours:
     @staticmethod
     def _of(images: np.ndarray, names: Sequence[str], colour: str) -> np.ndarray:
         rows = [i for i, name in enumerate(names) if name.split()[0] == colour]
-        return np.median([found for found in map(ink, images[rows]) if found is not None], axis=0)
+        return seen(np.median([found for found in map(ink, images[rows]) if found is not None], axis=0))
 
     def _nearest(self, colour: np.ndarray | None) -> str:
         if colour is None:
             return ""
-        return NAMES[int(np.argmin(np.linalg.norm(self._typical - colour, axis=1)))]
+        return NAMES[int(np.argmin(np.linalg.norm(self._typical - seen(colour), axis=1)))]
+
+
+def seen(colour: np.ndarray) -> np.ndarray:
+    """Numbers of 0 to 255 → a point, [3]: the hue on a circle of radius 1, the value at half of its scale."""
+    hue, _, value = colorsys.rgb_to_hsv(*colour / 255)
+    return np.array([math.cos(2 * math.pi * hue), math.sin(2 * math.pi * hue), value / 2])
 
 
 def ink(image: np.ndarray) -> np.ndarray | None:

@@ -16,11 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from colours import NAMES, Colours
-from ridge import Ridge, words
-
+from benchmarks.colours import NAMES, Colours
+from benchmarks.ridge import Ridge, words
 from vqvae_jax import data
 from vqvae_jax.devices import use_compilation_cache
 from vqvae_jax.endings import ended
@@ -177,7 +176,9 @@ def run(given: argparse.Namespace) -> dict[str, dict[str, dict[str, float]]]:
     models = [Trained(workdir) for workdir in given.workdir]
     for model in models:
         if not any(getattr(prior, "text", None) for prior, _ in model.priors.values()):
-            raise UserError(f"{model.workdir} has no prior that is told texts: --config.priors.LEVEL.text_condition=true")
+            raise UserError(
+                f"{model.workdir} has no prior that is told texts: --config.priors.LEVEL.text_condition=true"
+            )
     every = [parts_of(model.config["dataset"]) for model in models]
     ridge = Ridge(every[0].told.images, every[0].told.names)
     table = {"ridge": measured(Teller("ridge", ridge.score, lambda texts, _: ridge.sample(texts)), every[0], 0, given)}
