@@ -57,7 +57,9 @@ def text(config):
     config.dataset.split = "told"
     config.text = ConfigDict({"length": 20})
     for level in config.priors.values():
-        level.update(label_condition=False, text_condition=True)
+        level.update(label_condition=False, text_condition=True, pooled_text=True)
+    config.priors.top.train.update(steps=4000, pictures_every=4000)
+    config.priors.bottom.train.update(steps=1600, pictures_every=1600)
     config.sample.guidance = 2.0
 
 
