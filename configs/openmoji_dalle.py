@@ -35,10 +35,10 @@ def get_config(variant=None):
                 "residual_blocks": 2,
                 "residual_width": 32,
                 "smooth_start": True,
-                "quantizer": {"name": "gumbel", "codebook_size": 256, "code_dim": 64, "ramp_steps": 8000},
+                "quantizer": {"name": "gumbel", "codebook_size": 256, "code_dim": 64, "ramp_steps": 16000},
             },
             # Few codes are used without the term, and fewer where it begins at once.
-            "loss_weights": {"reconstruction": 1.0, "kl": {"begin": 0.0, "end": 2e-2, "start": 0, "steps": 300}},
+            "loss_weights": {"reconstruction": 1.0, "kl": {"begin": 0.0, "end": 1e-2, "start": 0, "steps": 300}},
             "optimizer": {
                 "learning_rate": 2.5e-3,
                 "schedule": "cosine",
@@ -49,9 +49,9 @@ def get_config(variant=None):
             },
             "train": {
                 "batch_size": 4,
-                "steps": 10000,
-                "pictures_every": 5000,
-                "evaluate_every": 5000,
+                "steps": 20000,
+                "pictures_every": 10000,
+                "evaluate_every": 10000,
                 "checkpoint_every": 2500,
             },
             "text": {"length": 20},
