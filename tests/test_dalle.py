@@ -17,7 +17,7 @@ COLOURS = {"red": (220, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 220)}
 def write_pictures(folder, size=32):
     """Squares in one of three colours, with two captions each; of one in nine none."""
     noise, rows = np.random.default_rng(0), []
-    for split, count in (("train", 45), ("test", 12)):
+    for split, count in (("train", 90), ("test", 12)):
         (folder / split).mkdir(parents=True)
         for i in range(count):
             colour = list(COLOURS)[i % 3]

@@ -18,8 +18,8 @@ from vqvae_jax.networks.likelihood import nll
 from vqvae_jax.quantizers.ema import EMAQuantizer
 from vqvae_jax.quantizers.vq import VectorQuantizer
 from vqvae_jax.tasks.autoencode import AutoencodeTask
-from vqvae_jax.tasks.prior import PriorTask, example_keys
-from vqvae_jax.types import Codebook, Model, Reconstruction, UserError
+from vqvae_jax.tasks.prior import PriorTask, another, example_keys
+from vqvae_jax.types import Caption, Codebook, Model, Reconstruction, UserError
 
 CODES = 8
 
@@ -276,6 +276,43 @@ def test_of_several_captions_one_is_told_by_the_examples_key():
     assert all(abs(n - 200) < 50 for n in counts[0].values()) and abs(counts[2][5] - 300) < 60
     np.testing.assert_array_equal(told(7), told(7))
     np.testing.assert_array_equal(task._read(batch)[1].text, texts[:, 0])
+
+
+class Named(nn.Module):
+    """Wrong where a map's first code is not what its text says; another term is always 8."""
+
+    first: str  # "nll", or what it is called instead
+    text: Caption | None = Caption(CODES, 1)
+
+    def loss(self, maps, condition, keys, *, train=False):
+        wrong = (maps[0][:, 0, 0] != condition.text[:, 0]).astype(jnp.float32)
+        return {self.first: wrong, "text": jnp.full_like(wrong, 8)}
+
+
+@pytest.mark.parametrize("first, wanted", [("nll", 1.0), ("mse", 3.0)])
+def test_every_evaluation_says_what_another_text_costs(first, wanted):
+    """Of 7 maps in batches of 3 each is told another's text, the one that is alone in its batch too.
+
+    It is the nll, or the weighted sum where there is none, and no part of the loss.
+    """
+    numbers = np.arange(7)[:, None]
+    maps = (np.broadcast_to(numbers[:, :, None], (7, 2, 2)).astype(np.uint8),)
+    data = ArrayData(TokenArrays(maps, numbers=numbers.astype(np.int32)), 3, 0)
+    weights = {"text": 0.25, "mse": 1.0}
+    task = PriorTask(Named(first), slice(0, 1), None, loss_weights=weights)
+    found = summed(task, Model({}, {}), data)
+    assert found == {"loss": 2.0, first: 0.0, "text": 8.0, "with_another_text": wanted}
+    untold = PriorTask(Named(first, None), slice(0, 1), None, loss_weights=weights)
+    assert set(summed(untold, Model({}, {}), data)) == {"loss", first, "text"}
+
+
+def test_another_is_never_the_same_nor_one_that_does_not_count():
+    for seed in range(8):
+        mask = np.random.default_rng(seed).random(9) < 0.6
+        found = np.asarray(another(jnp.asarray(mask)))
+        here = np.flatnonzero(mask)
+        assert sorted(found[here]) == here.tolist() and (found[here] != here).all()
+    assert another(jnp.ones(1, bool)).tolist() == [0] and another(jnp.arange(3) == 1)[1] != 1
 
 
 def test_entropy_of_codes():

@@ -1,6 +1,5 @@
 """What a trained workdir is worth, on the test split: metrics.json, reconstructions.png, code_counts.npz."""
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -186,16 +185,11 @@ def prior_metrics(
 ) -> dict[str, float]:
     """The losses of one level's test maps; of an nll also what it is to be compared with.
 
-    That wants the maps of the training, `seen`; without them only the entropy of these is there. Of a prior that is
-    told texts `with_another_text` is there too, the nll under the text of another image: no higher, and the text is not
-    heard.
+    That wants the maps of the training, `seen`; without them only the entropy of these is there.
     """
     prior, weights = model.priors[level]
     own, task = model.parts.maps_of(level), task_of(model.parts, level)
-    measured = lambda tokens: task.summary(sums_over(task, weights, data.ArrayData(tokens, BATCH, 0)))  # noqa: E731
-    found = measured(tokens)
-    if getattr(prior, "text", None) and (others := with_other_texts(tokens)):
-        found["with_another_text"] = measured(others)["nll" if "nll" in found else "loss"]
+    found = task.summary(sums_over(task, weights, data.ArrayData(tokens, BATCH, 0)))
     if hasattr(prior, "by_time"):
         found |= loss_by_time(task, weights, data.ArrayData(tokens, BATCH, 0))
     maps, codes, nll = tokens.maps[own], prior.maps[0].vocab_size, found.get("nll")
@@ -215,14 +209,6 @@ def loss_by_time(task: Any, model: Model, split: Any) -> dict[str, float]:
     sums = summed(task.eval_by_time, model, split)
     means = sums["by_time"].astype(np.float64) / sums["count"]
     return {f"mse_at/{(i + 0.5) / len(means):g}": float(one) for i, one in enumerate(means)}
-
-
-def with_other_texts(tokens: token_files.TokenArrays) -> token_files.TokenArrays | None:
-    """Each map under the text of another image, at random; None where no text changes by that."""
-    if tokens.text is None or tokens.numbers is None:
-        return None
-    others = tokens.numbers[np.random.default_rng(0).permutation(len(tokens))]
-    return None if (others == tokens.numbers).all() else dataclasses.replace(tokens, numbers=others)
 
 
 def ratio(nll: float, entropy: float) -> float:

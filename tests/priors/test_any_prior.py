@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_models import quick
-from small_priors import CASES, CODES, LABEL, drawn, made
+from small_priors import CASES, CODES, HEARD, LABEL, TEXT, drawn, made
 from toy_priors import GaussianPrior, MaskedPrior, NextScalePrior
 
 from vqvae_jax.data.arrays import ArrayData
@@ -18,7 +18,7 @@ from vqvae_jax.priors.diffusion import DiffusionPrior
 from vqvae_jax.priors.draw import draw
 from vqvae_jax.tasks.optimize import make_optimizer
 from vqvae_jax.tasks.prior import PriorTask
-from vqvae_jax.types import Condition, Level, Model, Pick
+from vqvae_jax.types import Condition, Level, Model, Pick, UserError
 
 SCALES = tuple(Level(f"codes.{i}", (side, side), CODES) for i, side in enumerate((1, 2, 4)))
 COARSE = Level("top", (2, 2), 5)
@@ -35,6 +35,14 @@ PRIORS = {
 }
 TERMS = {"numbers": ["mse"], "diffusion": ["mse_over_time"]}
 LEARNED = TERMS | {"maskgit": ["masked"], "diffusion": ["denoising"]}  # in training
+# Those that can be told texts, and are told a label as well.
+SMALL = {"width": 16, "layers": 1, "heads": 2}
+SPOKEN_TO = {
+    "pixelcnn": made("pixelcnn", CODES, (2, 2), **LABEL, **TEXT, depth=8, layers=1),
+    "transformer": made("transformer", CODES, (2, 2), **LABEL, **TEXT, **HEARD, **SMALL),
+    "maskgit": made("maskgit", CODES, (2, 2), **LABEL, **TEXT, **SMALL, pooled_text=True, sample_steps=3),
+    "diffusion": DiffusionPrior((Level("a", (2, 2), None, 2),), DiT(2, 16, 1, 2), **LABEL, **TEXT, sample_steps=3),
+}
 EVERY = pytest.mark.parametrize("kind", PRIORS)
 OPTIMIZER = {"learning_rate": 0.02, "schedule": "constant", "warmup_steps": 0, "clip": 0.0, "weight_decay": 0.0}
 OPTIMIZER |= {"b1": 0.9, "b2": 0.999, "eps": 1e-8}
@@ -177,3 +185,83 @@ def test_any_order_says_whether_a_kept_place_behind_is_heard(kind):
     assert (other[-1] != known[-1]).any()
     one, two = (draw(prior, Pick(), model, keys, condition, maps, keep)[-1][:, 0, 0] for maps in (known, other))
     assert bool((one != two).any()) == prior.any_order
+
+
+# --- texts
+
+TOLD = pytest.mark.parametrize("kind", SPOKEN_TO)
+
+
+def test_each_kind_that_can_be_told_texts_is_here():
+    assert {type(one) for one in SPOKEN_TO.values()} == {
+        type(one) for one in PRIORS.values() if hasattr(one, "text") and type(one) in TABLE.values()
+    }
+
+
+@functools.cache
+def spoken_to(kind, count=4):
+    """(prior, parameters, maps, condition, keys): examples are alike but for their text."""
+    prior = SPOKEN_TO[kind]
+    keys, condition, maps = jax.tree.map(lambda x: jnp.repeat(x[:1], count, axis=0), given(prior, 1))
+    text = jnp.asarray(np.add.outer(np.arange(count), [1, 3, 5]) % 6 + 1, jnp.int32).at[:, 2].set(0)
+    condition = condition._replace(text=text)
+    params = drawn(lambda key: prior.init(key, maps, condition, keys, method="loss"))
+    return prior, params, maps, condition, keys
+
+
+def image_loss(prior, *given, **how):
+    """Of each example: the loss, of several terms the maps'."""
+    terms = prior.apply(*given, **how, method="loss")
+    return next(value for name, value in terms.items() if name != "text")
+
+
+@TOLD
+def test_a_text_is_heard_and_zeros_are_none(kind):
+    """Examples that are alike but for their text differ in loss; each loss goes by its own text alone."""
+    prior, params, maps, condition, keys = spoken_to(kind)
+    run = quick(functools.partial(image_loss, prior))
+    among = run(params, maps, condition, keys)
+    assert among.shape == (4,) and len(np.unique(np.round(among, 4))) == 4
+    turned = run(params, maps, condition._replace(text=jnp.roll(condition.text, 1, axis=0)), keys)
+    np.testing.assert_allclose(turned, np.roll(among, 1), rtol=1e-5)
+    none = run(params, maps, condition._replace(text=jnp.zeros_like(condition.text)), keys)
+    np.testing.assert_allclose(none, run(params, maps, condition._replace(text=None), keys), rtol=1e-6)
+    assert (np.abs(none - among) > 1e-4).all()
+
+
+@TOLD
+def test_label_and_text_are_hidden_in_training_by_a_coin_each(kind):
+    """The losses of 200 like examples are those of four conditions, a quarter each."""
+    prior, params, maps, condition, keys = spoken_to(kind, 200)
+    condition = condition._replace(text=jnp.broadcast_to(condition.text[:1], condition.text.shape))
+    prior, never = (prior.clone(label_dropout=share, text_dropout=share) for share in (0.5, 1e-9))
+    train = {"train": True, "rngs": {"dropout": jax.random.key(1)}}
+    got = quick(functools.partial(image_loss, prior, **train))(params, maps, condition, keys)
+    blind = {"label": jnp.full(200, prior.num_labels, jnp.int32), "text": jnp.zeros_like(condition.text)}
+    all_told = quick(functools.partial(image_loss, never, **train))
+    ways = [{}, {"label": blind["label"]}, {"text": blind["text"]}, blind]
+    wanted = np.array([all_told(params, maps, condition._replace(**way), keys)[0] for way in ways])
+    away = np.abs(np.subtract.outer(np.asarray(got), wanted))
+    assert away.min(1).max() < 1e-4 * np.abs(wanted).max() and np.diff(np.sort(wanted)).min() > 1e-3
+    np.testing.assert_allclose(np.bincount(away.argmin(1), minlength=4) / 200, 0.25, atol=0.1)
+
+
+@TOLD
+def test_guidance_weighs_what_is_told_against_nothing(kind):
+    """Guided by 0 nothing is heard, by more another picture comes; untaught it is refused by name."""
+    prior, params, _, condition, _ = spoken_to(kind, 32)
+    keys = jax.random.split(jax.random.key(2), 32)
+
+    def drawn_by(told, weight, prior=prior, run=quick):
+        sample = functools.partial(prior.apply, pick=Pick(guidance=weight), method="sample")
+        return run(sample)(params, keys, told)[0]
+
+    mute = drawn_by(Condition(), 1.0)
+    np.testing.assert_allclose(drawn_by(condition, 0.0), mute, atol=1e-5)
+    assert (np.abs(drawn_by(condition, 4.0) - mute) > 0).any()
+    untaught = {"prior": prior.clone(text_dropout=0.0), "run": lambda sample: functools.partial(jax.eval_shape, sample)}
+    assert drawn_by(condition, 1.0, **untaught).shape == mute.shape
+    with pytest.raises(UserError, match="guidance=4 weighs the text against none, but with text_dropout=0"):
+        drawn_by(condition, 4.0, **untaught)
+    with pytest.raises(UserError, match="no text is told, but with text_dropout=0"):
+        drawn_by(condition._replace(text=None), 1.0, **untaught)

@@ -13,6 +13,7 @@ from vqvae_jax.types import Condition, Pick, UserError
 
 LABEL = "transformer-tied, label"
 TEXT = "transformer-text, label, coarse"
+FORETOLD = "transformer-text foretold, pooled"
 COARSE = "transformer-two coarse, label"
 DEPTHS = "transformer-depths, coarse"
 
@@ -29,7 +30,8 @@ def by_hand(prior, params, tokens, condition):
             sequence.append(table(f"embed_coarse_{level}")[one[row, column]])
             first = row * height // one.shape[0], column * width // one.shape[1]
             places.append(table("place_row")[first[0]] + table("place_column")[first[1]] + table("place_level")[level])
-    told = len(sequence)
+    prefix = texts_by_hand(prior, p, condition) if prior.text else []
+    told = len(prefix) + len(sequence)
     start = table("embed")[prior.vocab_size]
     if prior.label_condition:
         start = start + table("embed_label")[LABELS if condition.label is None else int(condition.label)]
@@ -38,6 +40,8 @@ def by_hand(prior, params, tokens, condition):
     for row, column, depth in np.ndindex(height, width, prior.depths):
         place = table("place_row")[row] + table("place_column")[column]
         place = place + (table("place_level")[-1] if prior.above else 0)
+        if prior.pooled_text:
+            place = place + np.mean([table("pool_text")[word] for word in np.asarray(condition.text) if word], axis=0)
         for level, one in enumerate(condition.coarse if prior.told_above else ()):
             over = np.asarray(one)[row * one.shape[0] // height, column * one.shape[1] // width]
             place = place + table(f"embed_above_{level}")[over]
@@ -64,7 +68,7 @@ def by_hand(prior, params, tokens, condition):
             out.append(y + dense(gelu, inside["down"]))
         return np.stack(out)
 
-    x = np.stack(sequence) + np.stack(places)
+    x = np.concatenate([*prefix, np.stack(sequence) + np.stack(places)])
     for i in range(prior.layers):
         x = block(x, p[f"blocks_{i}"])
     x = norm(x[told:], "norm", p)
@@ -72,7 +76,15 @@ def by_hand(prior, params, tokens, condition):
     return logits.reshape(*np.shape(tokens), prior.vocab_size)
 
 
-@pytest.mark.parametrize("case", ["transformer", LABEL, COARSE, DEPTHS])
+def texts_by_hand(prior, p, condition):
+    """What stands in front, [1, W] each; the padding of a place is that place's own."""
+    tables = {name: one["embedding"] for name, one in p["prefix"].items() if "embedding" in one}
+    words = [tables["words"][word] if word else tables["padding"][i] for i, word in enumerate(condition.text.tolist())]
+    begin = [tables["begin"]] if prior.foretell_text else []
+    return [*begin, *(one[None] for one in words + tables["places"])]
+
+
+@pytest.mark.parametrize("case", ["transformer", LABEL, COARSE, DEPTHS, TEXT, FORETOLD])
 def test_the_logits_recomputed_by_numpy(case):
     prior, params = built(case)
     tokens, condition = maps(prior, 2, seed=3)

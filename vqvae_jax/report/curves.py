@@ -140,11 +140,16 @@ def prior_panels(entries: list[dict[str, Any]]) -> list[Panel]:
         Line("held_out/position_entropy", "position entropy", INK, "--"),
     ]
     loss = [Line("train/loss", "train", TRAIN), Line("held_out/loss", "held out", HELD_OUT, "o-")]
-    if any("train/nll" in entry for entry in entries):
-        loss = []  # it is the nll
+    found = {name for entry in entries for name in entry}
+    another = Line("held_out/with_another_text", "another image's text", INK, ":")
+    (nll if "held_out/nll" in found else loss).append(another)
+    if "train/nll" in found:
+        loss = []  # it is the nll, or that and the text's
+    text = [Line("train/text", "train", TRAIN), Line("held_out/text", "held out", HELD_OUT, "o-")]
     return [
         Panel("nll", "nats a token", nll),
         Panel("Loss", "weighted sum", loss),
+        Panel("Text", "nats a place", text),
         Panel("Gradient norm", "before clipping", [Line("train/grad_norm", "", TRAIN)], log=True),
     ]
 

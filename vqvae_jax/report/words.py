@@ -23,6 +23,8 @@ MEANINGS = {
     "usage": "share of the codes that the split uses",
     "perplexity": "codes, as if all were used equally",
     "nll": "nats a token",
+    "text": "nats a place of a text, of its words",
+    "with_another_text": "the nll, or the loss, under another image's text; no higher, and the text is not heard",
     "entropy": "nats a token, from how often each code is used",
     "position_entropy": "nats a token, from how often the training images use each code at that position",
     "nll_over_position_entropy": "below 1 the prior knows more than the counts at each position",

@@ -21,6 +21,7 @@ from vqvae_jax.types import Array, Condition, Model, Pick, Tokens, TrainState, U
 SHOWN = 64  # samples in a grid
 CAPTION = 2**32 - 1  # what is folded into an example's key for the choice among its captions: no number of a prior's
 WATCHED = 8  # samples in a strip, and moments of each
+ANOTHER = "with_another_text"  # no loss term: what the nll, or the loss, is then
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +108,17 @@ class PriorTask:
         return with_model(state, model)
 
     def eval_step(self, model: Model, batch: Mapping[str, Any]) -> dict[str, Array]:
-        """Sums over the maps that `mask` counts; to be jitted. An example's noise is the same at every evaluation."""
-        return self._summed(batch, self._looked_at(model, batch, "loss"))
+        """Sums over the maps that `mask` counts; to be jitted. An example's noise is the same at every evaluation.
+
+        Of a prior that is told texts also `with_another_text`, the nll under the text of another image of the batch, or
+        the loss where there is no nll: no higher than with its own, and the text is not heard.
+        """
+        terms = self._looked_at(model, batch, "loss")
+        if getattr(self.prior, "text", None) and "text" in batch:
+            other = {**batch, "text": jnp.take(batch["text"], another(batch["mask"]), axis=0)}
+            under = self._looked_at(model, other, "loss")
+            terms = {**terms, ANOTHER: under["nll"] if "nll" in under else self.total(under)}
+        return self._summed(batch, terms)
 
     def eval_by_time(self, model: Model, batch: Mapping[str, Any]) -> dict[str, Array]:
         """The same of a prior that has `by_time`: its losses in bins of times, [bins]."""
@@ -131,7 +141,8 @@ class PriorTask:
         Where both of these are near 0 the codes have collapsed. The held-out loss is the weighted sum.
         """
         terms = {name: float(sums[name]) / float(sums["count"]) for name in sums if name != "count"}
-        return {"loss": float(self.total(terms)), **terms, **self.entropies}
+        losses = {name: value for name, value in terms.items() if name != ANOTHER}
+        return {"loss": float(self.total(losses)), **terms, **self.entropies}
 
     def total(self, terms: Mapping[str, Any], step: Array | None = None) -> Any:
         """The weighted sum of the loss terms, after so many steps; without a step as it is at the end."""
@@ -176,6 +187,17 @@ def one_caption(text: Array, keys: Array) -> Array:
     chance = jax.vmap(lambda key: jax.random.uniform(key, text.shape[1:2]))(own)
     chosen = jnp.argmax(jnp.where(jnp.any(text > 0, axis=-1), chance, -1.0), axis=1)
     return jnp.take_along_axis(text, chosen[:, None, None], axis=1)[:, 0]
+
+
+def another(mask: Array) -> Array:
+    """For each example that `mask` counts another one of these, at random, all in one circle: bool [B] → int32 [B].
+
+    At random, since neighbours are often alike, and so is what lies at an even distance where kinds take turns. One
+    alone has what follows it, in an evaluation the first image of the split.
+    """
+    order = jnp.argsort(jnp.where(mask, jax.random.uniform(jax.random.key(0), mask.shape), 2.0))  # the others last
+    follows = order[(jnp.arange(len(order)) + 1) % jnp.maximum(jnp.sum(mask), 2)]
+    return jnp.zeros_like(order).at[order].set(follows)
 
 
 def example_keys(key: Array, numbers: Array) -> Array:
