@@ -157,7 +157,8 @@ def reconstruction(
 class Autoencoder(Protocol):
     """A Linen module that is handed its quantizers.
 
-    The stage fills in `quantizers`, `channels` and `dtype`; all other fields are the config's.
+    The stage fills in `quantizers`, `channels` and `dtype`; all other fields are the config's. One of pixels in one
+    range alone says so by a static `image_range(fields)`.
     """
 
     quantizers: tuple[Quantizer, ...]  # one a level

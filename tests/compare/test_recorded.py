@@ -3,7 +3,8 @@
 The recordings in tests/reference come from https://github.com/unixpickle/vq-vae-2 and, for the paper's VQ-VAE-2, from
 https://github.com/rosinality/vq-vae-2-pytorch; those of VQ-GAN from https://github.com/CompVis/taming-transformers
 (3ba01b2), https://github.com/FoundationVision/LlamaGen (ce98ec4) and, without codes,
-https://github.com/CompVis/latent-diffusion (a506df5) by scripts/record_vqgan.py, of the gradients some.
+https://github.com/CompVis/latent-diffusion (a506df5) by scripts/record_vqgan.py, of the gradients some; that of
+DALL-E's dVAE from https://github.com/openai/DALL-E (5be4b23), by a script like scripts/record_dvae.py.
 Three whole priors are too large to lie there: pytest --reference=DIR.
 """
 
@@ -27,6 +28,7 @@ HERE = (
     "vqgan",
     "llamagen_vq",
     "kl_autoencoder",
+    "dalle_dvae",
     "pixel_conv_a",
     "pixel_cnn_vector_condition",
     "pixel_cnn_spatial_condition",
@@ -90,7 +92,7 @@ def check_same_bits(path, exported):
             assert there[name].dtype == here[name].dtype and np.array_equal(there[name], here[name]), name
 
 
-@pytest.mark.parametrize("name", [name for name in HERE if name not in ("llamagen_vq", "unet")])  # of vqgan's layers
+@pytest.mark.parametrize("name", [name for name in HERE if name not in ("llamagen_vq", "unet", "dalle_dvae")])
 def test_convolutions_as_elsewhere(name, tmp_path):
     """Outputs and gradients with the convolutions that run where there is no CPU."""
     path = changed(RECORDINGS / f"{name}.npz", tmp_path / f"{name}.npz", without=("train", "trained"))

@@ -24,6 +24,17 @@ EIGHTH = {"factors": (1, 2, 2, 4)}
 PRESETS: dict[str, dict[str, Any]] = {
     "taming_f16_1024": {**TAMING, "quantizer": codes("vq", 1024, 256)},
     "taming_f16_16384": {**TAMING, "quantizer": codes("vq", 16384, 256)},
+    "taming_gumbel_f8": {
+        **TAMING,
+        "factors": (1, 1, 2, 4),
+        "quantizer": {
+            "name": "gumbel",
+            "codebook_size": 8192,
+            "code_dim": 256,
+            "straight_through": True,
+            "vector_dim": 256,
+        },
+    },
     "llamagen_f16": {**TAMING, "distance": "squared", "quantizer": codes("cosine", 16384, 8)},
     "llamagen_f8": {**TAMING, **EIGHTH, "distance": "squared", "quantizer": codes("cosine", 16384, 8)},
     "kl_f4": numbers(3, (1, 2, 4)),
