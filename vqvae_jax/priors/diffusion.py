@@ -22,12 +22,13 @@ import numpy as np
 from jax import lax
 
 from vqvae_jax.limits import NotNegative, Several, Share
-from vqvae_jax.networks.dense import STD
+from vqvae_jax.networks.dense import STD, Dense
 from vqvae_jax.networks.embed import Embed
 from vqvae_jax.networks.likelihood import guide
 from vqvae_jax.priors import noise as mixing
-from vqvae_jax.priors.condition import check_pick, check_told, guided, told_in, told_label, told_text
+from vqvae_jax.priors.condition import check_pick, check_told, guided, told_in
 from vqvae_jax.priors.noise import Foretold, Mixed, Path, Spacing, Steps
+from vqvae_jax.priors.reading import check_encoder, told
 from vqvae_jax.types import Array, Caption, Condition, Level, Pick, Tokens, UserError
 
 BINS = 8  # of times: in evaluation an example is seen once in each
@@ -41,8 +42,9 @@ class DiffusionPrior(nn.Module):
         above: of the coarser levels, coarse to fine, codes or numbers, none larger than its own. Each place is told
             what lies over it.
         network: what foretells, see `types.Network`.
+        text_encoder: what reads texts, see `types.TextEncoder`; None: they are told by their words.
         num_labels: labels of the data set, 0 where it has none.
-        text: what its texts are like; None where none are told. The network is told their mean, and attends to them.
+        text: what its texts are like; None where none are told. See `reading` for what becomes of them.
         path: from data to noise, see `noise`.
         foretold: what the network says of a map with noise.
         times: of the training: "uniform", or the "logit_normal" of https://arxiv.org/abs/2403.03206, which has most in
@@ -64,6 +66,7 @@ class DiffusionPrior(nn.Module):
 
     maps: tuple[Level, ...]
     network: nn.Module
+    text_encoder: nn.Module | None = None
     above: tuple[Level, ...] = ()
     num_labels: int = 0
     text: Caption | None = None
@@ -85,6 +88,11 @@ class DiffusionPrior(nn.Module):
 
     any_order = True  # a place that is drawn is told of every kept one
 
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Names of its parameters that no training moves."""
+        return ("text_encoder",) if self.text_encoder is not None and self.text_encoder.frozen else ()
+
     @staticmethod
     def fits(maps: tuple[Level, ...], above: tuple[Level, ...]) -> None:
         """UserError unless its own is one map of numbers, and those above are no larger."""
@@ -103,7 +111,10 @@ class DiffusionPrior(nn.Module):
         self._check()
         if self.label_condition:
             self.embed_label = Embed(self.num_labels + 1, self.network.vector_size, STD)  # the last means "no label"
-        if self.text:
+        check_encoder(self)
+        if self.text_encoder is not None and self.text_encoder.pooled:
+            self.from_encoder = Dense(self.network.vector_size)
+        elif self.text and self.text_encoder is None:
             self.embed_text = Embed(self.text.vocab_size, self.network.vector_size, STD)
             self.place_text = Embed(self.text.length, self.network.vector_size, STD)
         sizes = [level.vocab_size for level in self.above]
@@ -156,7 +167,7 @@ class DiffusionPrior(nn.Module):
         """What the network says of maps at times in 0 to 1: [B, h, w, C], [B] → float32 [B, h, w, C]."""
         if not train:
             check_told(self, Pick(), told_in(condition))
-        vector, context = self._told(condition, len(x), train)
+        vector, context = told(self, condition, len(x), train)
         x = jnp.concatenate([x, *self._above(condition)], axis=-1)
         answer: Array = self.network(x, mixing.heard(self.path, time), vector, context, train=train)
         return answer
@@ -261,20 +272,6 @@ class DiffusionPrior(nn.Module):
         when, what = jax.random.split(key)
         time = (jnp.arange(BINS) + jax.random.uniform(when)) / BINS
         return time, jax.random.normal(what, (BINS, *self.maps[0].form))
-
-    def _told(self, condition: Condition, count: int, train: bool) -> tuple[Array | None, Array | None]:
-        """Label and text as a vector [B, V], the text as vectors that are attended to, [B, T, V]; None of neither."""
-        vector = context = None
-        if self.label_condition:
-            vector = self.embed_label(told_label(self, condition, count, train))
-        if self.text:
-            text = told_text(self, condition, count, train)
-            words = self.embed_text(text)
-            said = (text > 0)[..., None]
-            mean = jnp.sum(said * words, axis=1) / jnp.maximum(jnp.sum(said, axis=1), 1)
-            vector = mean if vector is None else vector + mean
-            context = words + self.place_text(jnp.arange(self.text.length))[None]
-        return vector, context
 
     def _above(self, condition: Condition) -> list[Array]:
         """What lies over each place, [B, h, w, C] a coarser map."""
