@@ -97,7 +97,7 @@ def test_a_prior_hears_its_encoder(pooled):
     """The network by itself, told the states, and the vector through a dense layer or none."""
     network = DiT(3, 16, 1, 2)
     encoder = TextTransformer(TOLD, 8, 1, 2, pooled)
-    prior = DiffusionPrior((MAP,), network, encoder, text=TOLD, text_condition=True)
+    prior = DiffusionPrior((MAP,), network, text_encoder=encoder, text=TOLD, text_condition=True)
     x = np.random.default_rng(0).normal(size=(4, *MAP.form)).astype(np.float32)
     told = Condition(text=jnp.asarray(TEXTS))
     keys = jax.random.split(jax.random.key(0), 4)

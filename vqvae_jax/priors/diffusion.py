@@ -42,7 +42,6 @@ class DiffusionPrior(nn.Module):
         above: of the coarser levels, coarse to fine, codes or numbers, none larger than its own. Each place is told
             what lies over it.
         network: what foretells, see `types.Network`.
-        text_encoder: what reads texts, see `types.TextEncoder`; None: they are told by their words.
         num_labels: labels of the data set, 0 where it has none.
         text: what its texts are like; None where none are told. See `reading` for what becomes of them.
         path: from data to noise, see `noise`.
@@ -62,11 +61,11 @@ class DiffusionPrior(nn.Module):
             work in any case.
         sample_strength: 1 begins with noise; less, where a map is given, with that map and so much noise.
         dtype: of the network; parameters, times, and what is mixed, are float32.
+        text_encoder: what reads texts, see `types.TextEncoder`; None: they are told by their words.
     """
 
     maps: tuple[Level, ...]
     network: nn.Module
-    text_encoder: nn.Module | None = None
     above: tuple[Level, ...] = ()
     num_labels: int = 0
     text: Caption | None = None
@@ -85,6 +84,7 @@ class DiffusionPrior(nn.Module):
     sample_guided: tuple[float, float] = (0.0, 1.0)
     sample_strength: Share = 1.0
     dtype: jnp.dtype = jnp.float32
+    text_encoder: nn.Module | None = None
 
     any_order = True  # a place that is drawn is told of every kept one
 
