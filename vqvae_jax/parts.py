@@ -11,16 +11,16 @@ import jax.numpy as jnp
 from vqvae_jax import facts as facts_file
 from vqvae_jax.autoencoders import AUTOENCODERS
 from vqvae_jax.checkpoint import Checkpoints, Step
-from vqvae_jax.config.sections import AUTOENCODER, NETWORK
+from vqvae_jax.config.sections import AUTOENCODER, NETWORK, TEXT_ENCODER
 from vqvae_jax.config.workdir import check_saved
 from vqvae_jax.data import tokens
-from vqvae_jax.networks import NETWORKS
+from vqvae_jax.networks import NETWORKS, TEXT_ENCODERS
 from vqvae_jax.priors import PRIORS
 from vqvae_jax.quantizers import QUANTIZERS
 from vqvae_jax.types import Caption, Condition, Level, Model, Reconstruction, UserError, map_names, unknown
 
 # Fields of a section that no constructor takes as they are.
-INSIDE = ("name", "quantizer", "quantizers", "inner", "network", "optimizer", "train", "loss_weights")
+INSIDE = ("name", "quantizer", "quantizers", "inner", "network", "text_encoder", "optimizer", "train", "loss_weights")
 
 
 class Parts:
@@ -92,6 +92,8 @@ class Parts:
         dtype = jnp.dtype(section["train"]["dtype"])
         if NETWORK in section:
             inside[NETWORK] = build_network(section[NETWORK], maps[0].channels, dtype)
+        if TEXT_ENCODER in section:
+            inside[TEXT_ENCODER] = build_text_encoder(section[TEXT_ENCODER], inside.get("text"), dtype)
         return kind(maps=maps, above=above, num_labels=len(names), dtype=dtype, **inside, **arguments(section))
 
     def abstract(self, stage: str) -> Model:
@@ -146,6 +148,11 @@ def build_quantizer(section: Mapping[str, Any]) -> Any:
 def build_network(section: Mapping[str, Any], channels: int, dtype: jnp.dtype) -> Any:
     """The network inside a prior, of so many numbers a place."""
     return NETWORKS[section["name"]](channels=channels, dtype=dtype, **arguments(section))
+
+
+def build_text_encoder(section: Mapping[str, Any], text: Caption | None, dtype: jnp.dtype) -> Any:
+    """What reads texts inside a prior; the prior says where there are none."""
+    return TEXT_ENCODERS[section["name"]](text=text, dtype=dtype, **arguments(section))
 
 
 def abstract_autoencoder(autoencoder: Any, facts: Mapping[str, Any]) -> Model:

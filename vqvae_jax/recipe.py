@@ -16,12 +16,13 @@ from typing import Any
 
 import jax
 
-from vqvae_jax import codec, data, evaluate, report, room, sample, stages
+from vqvae_jax import codec, data, evaluate, report, room, sample, stages, text_weights
 from vqvae_jax import config as configs
 from vqvae_jax import facts as facts_file
 from vqvae_jax.backend import wait_for_all
 from vqvae_jax.checkpoint import GOES_ON, set_aside
 from vqvae_jax.config import AUTOENCODER
+from vqvae_jax.config.sections import TEXT_ENCODER
 from vqvae_jax.data import text as text_files
 from vqvae_jax.data import tokens as token_files
 from vqvae_jax.data.augment import normalise, view
@@ -106,6 +107,8 @@ class Recipe:
         self.tokenizer = tokenizer_of(config, workdir, self.splits["train"].text)
         if self.tokenizer:
             self.facts["tokenizer"] = self.tokenizer.crc32
+        if checksums := text_weights.checksums(config, workdir):
+            self.facts[TEXT_ENCODER] = checksums
         if self.from_tokens:
             self.splits = {split: arrays.told(self.tokenizer) for split, arrays in self.splits.items()}
         self.parts = Parts(config, self.facts)

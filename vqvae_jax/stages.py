@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from vqvae_jax import config as configs
-from vqvae_jax import data, room, scale, train
+from vqvae_jax import data, room, scale, text_weights, train
 from vqvae_jax.checkpoint import GOES_ON, Checkpoints, Step
 from vqvae_jax.config import AUTOENCODER
 from vqvae_jax.data import tokens as token_files
@@ -43,6 +43,7 @@ class Stage:
         splits: what it is trained on; nothing is read or encoded before it is called.
         task: (steps, the splits) → what a step is.
         takes: the step that others take of it: None the latest, "best".
+        given: shapes of its model → the part of it that a new training begins with, where it has such a part.
         observer, conclude: see `train.fit`.
     """
 
@@ -54,6 +55,7 @@ class Stage:
     splits: Callable[[], Splits]
     task: Callable[[int, Splits], Task]
     takes: Step
+    given: Callable[[Model], Model] | None = None
     observer: Callable[..., Observer] | None = None
     conclude: Callable[[Model], Model] | None = None
 
@@ -93,6 +95,8 @@ class Stage:
         if self.latest == 0 and self.steps:
             field = f"--{self.path}.init_from={self.workdir}"
             raise UserError(f"{self.folder} holds imported weights; to train on: --workdir=NEW {field}")
+        if self.latest is None and self.name != AUTOENCODER:
+            text_weights.check(self.parts.config, self.name)
         check_parts(self.path, self.section["batch_size"], self.section["accumulate"])
         if self.section["init_from"] and self.latest is None:
             with checkpoints_of(self.section["init_from"], self.name, "") as checkpoints:
@@ -121,7 +125,7 @@ class Stage:
         splits, config = self.splits(), self.parts.config
         batches, held_out = (batches_of(splits[part], self.section, config["seed"]) for part in ("train", "validation"))
         settings = {**self.section, "steps": self.steps}
-        origin = self.origin if self.section["init_from"] else None
+        origin = self.origin if self.section["init_from"] else self.given
         seed = config["seed"] + self.number
         task, ends = self.task(self.steps, splits), (self.observer, self.conclude)
         train.fit(task, batches, held_out, self.folder, settings, config, seed, origin, *ends)
@@ -144,7 +148,7 @@ def of_autoencoder(parts: Parts, workdir: Path, splits: Splits) -> Stage:
     if scale.has_scale(parts.autoencoder):
         ends = lambda model: scale.measured(parts.autoencoder, parts.config["dataset"]["range"], model, images)  # noqa: E731
     examples = len(splits["train"])
-    return Stage(AUTOENCODER, parts, workdir, examples, 0, lambda: splits, task, None, Doctor, ends)
+    return Stage(AUTOENCODER, parts, workdir, examples, 0, lambda: splits, task, None, None, Doctor, ends)
 
 
 def of_prior(parts: Parts, workdir: Path, level: str, examples: int, maps: Callable[[], Splits]) -> Stage:
@@ -156,7 +160,7 @@ def of_prior(parts: Parts, workdir: Path, level: str, examples: int, maps: Calla
         return task_of(parts, level, steps, decode=decoder(parts, workdir), entropies=entropies)
 
     number = 1 + configs.levels(parts.config).index(level)
-    return Stage(level, parts, workdir, examples, number, maps, task, takes="best")
+    return Stage(level, parts, workdir, examples, number, maps, task, "best", text_weights.given(parts, level))
 
 
 def task_of(parts: Parts, stage: str, steps: int | None = None, **more: Any) -> Any:

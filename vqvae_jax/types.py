@@ -229,12 +229,29 @@ class Network(Protocol):
     ) -> Array: ...
 
 
+class TextEncoder(Protocol):
+    """A Linen module: what a diffusion prior reads texts with.
+
+    The stage fills in `text` and `dtype`; all other fields are the config's.
+    """
+
+    text: Caption  # what its texts are like
+    dtype: Any  # what the layers compute in
+    frozen: bool  # whether its weights stay as they are
+    pooled: bool  # whether a prior's network is told its vector, or the states alone
+    weights: str  # the file that a training begins with; "" for fresh ones
+
+    # int32 [B, T], zeros alone are no text → states that are attended to [B, S, D], and one vector [B, D]; float32.
+    def __call__(self, text: Array) -> tuple[Array, Array]: ...
+
+
 class Prior(Protocol):
     """A Linen module: a distribution over the maps of one level, given a label and the maps above it.
 
     The stage fills in `maps`, `above`, `num_labels` and `dtype`; all other fields are the config's. One that can be
-    told texts has also text: Caption | None, which the stage fills in, text_condition and text_dropout. One that draws
-    in steps may have `watched`, what each step speaks of, for pictures; one with noise `by_time`, losses in bins.
+    told texts has also text: Caption | None, which the stage fills in, text_condition and text_dropout. One with parts
+    that no training moves names them, `held`. One that draws in steps may have `watched`, what each step speaks of, for
+    pictures; one with noise `by_time`, losses in bins.
     """
 
     maps: tuple[Level, ...]  # what it models: one map, or several: one a depth, or of growing sizes

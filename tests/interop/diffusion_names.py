@@ -105,3 +105,22 @@ def parts_by_diffusers(inside):
     theirs |= {"out_layers.3": "conv2", "skip_connection": "conv_shortcut"}
     layer = ".".join(inside[:-1])
     return (theirs.get(layer, layer), inside[-1])
+
+
+def clip_text(width=768, layers=12, words=49_408, places=77):
+    """Name → shape of CLIP's text encoder, as transformers' class saves it."""
+    found = {"text_model.embeddings.token_embedding.weight": (words, width)}
+    found |= {"text_model.embeddings.position_embedding.weight": (places, width)}
+    for i in range(layers):
+        layer = f"text_model.encoder.layers.{i}"
+        for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            found |= dense(f"{layer}.self_attn.{part}", width, width)
+        found |= norm(f"{layer}.layer_norm1", width) | norm(f"{layer}.layer_norm2", width)
+        found |= dense(f"{layer}.mlp.fc1", 4 * width, width) | dense(f"{layer}.mlp.fc2", width, 4 * width)
+    return found | norm("text_model.final_layer_norm", width)
+
+
+def stable_diffusion(first_stage, unet, text):
+    """The names of one file of three parts."""
+    starts = {"first_stage_model": first_stage, "model.diffusion_model": unet, "cond_stage_model.transformer": text}
+    return {f"{start}.{name}": one for start, part in starts.items() for name, one in part.items()}

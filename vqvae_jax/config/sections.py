@@ -18,6 +18,7 @@ FILLED = {"quantizers", "channels", "dtype", "maps", "above", "num_labels", "tex
 FILLED |= {"autoencoder", "tx", "loss_weights", "range", "flip", "crop", "ema_rate", "accumulate"}
 INNER = "inner"  # the section of the quantizer inside a quantizer
 NETWORK = "network"  # of the network inside a prior
+TEXT_ENCODER = "text_encoder"  # of what reads texts inside a prior; only where it is written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +105,7 @@ class Block(NamedTuple):
 def tables() -> dict[str, Mapping[str, Any]]:
     """What a `name` may be, for each kind of part."""
     from vqvae_jax.autoencoders import AUTOENCODERS
-    from vqvae_jax.networks import NETWORKS
+    from vqvae_jax.networks import NETWORKS, TEXT_ENCODERS
     from vqvae_jax.priors import PRIORS
     from vqvae_jax.quantizers import INSIDE, QUANTIZERS
     from vqvae_jax.tasks import TASKS
@@ -116,6 +117,7 @@ def tables() -> dict[str, Mapping[str, Any]]:
         "quantizer": QUANTIZERS,
         INNER: INSIDE,
         NETWORK: NETWORKS,
+        TEXT_ENCODER: TEXT_ENCODERS,
     }
 
 
@@ -186,12 +188,13 @@ def _quantizer(config: dict[str, Any], path: str, parts: Mapping[str, Mapping[st
 
 
 def _prior(config: dict[str, Any], path: str, parts: Mapping[str, Mapping[str, Any]]) -> Iterator[Block]:
-    """One prior, and the network inside it where its class has such a field."""
+    """One prior, and inside it where its class has such fields the network, and a text encoder if it is written."""
     outer = _part(config, path, parts["prior"], ("optimizer", "train", "loss_weights"))
-    inside = tuple(field.name for field in dataclasses.fields(outer.kind) if field.name == NETWORK)
-    yield outer._replace(inside=(*outer.inside, *inside))
-    if inside:
-        yield _part(config, f"{path}.{NETWORK}", parts[NETWORK])
+    has = [field.name for field in dataclasses.fields(outer.kind) if field.name in (NETWORK, TEXT_ENCODER)]
+    yield outer._replace(inside=(*outer.inside, *has))
+    for name in has:
+        if name == NETWORK or name in outer.values:
+            yield _part(config, f"{path}.{name}", parts[name])
 
 
 def _inherit(own: dict[str, Any], shared: Mapping[str, Any]) -> None:
@@ -239,7 +242,7 @@ def section(config: dict[str, Any], path: str) -> dict[str, Any]:
 def fields(kind: Any) -> dict[str, tuple[Any, Any]]:
     """Type and default of the fields that a config may set."""
     hints = typing.get_type_hints(kind)
-    skipped = set() if kind in (Dataset, Optimizer, Train, Text, Sample) else FILLED | {INNER, NETWORK}
+    skipped = set() if kind in (Dataset, Optimizer, Train, Text, Sample) else FILLED | {INNER, NETWORK, TEXT_ENCODER}
     return {f.name: (hints[f.name], _default(f)) for f in dataclasses.fields(kind) if f.init and f.name not in skipped}
 
 

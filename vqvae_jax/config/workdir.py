@@ -86,7 +86,8 @@ def differs(config: Mapping[str, Any], workdir: str | Path) -> bool:
 def check_saved(config: Mapping[str, Any], saved: Mapping[str, Any], stage: str, where: str) -> None:
     """UserError where a stage's checkpoint was saved with another config: someone changed config.json since.
 
-    What is not the stage's own does not count: the sections of other priors, cadences, where the data lie.
+    What is not the stage's own does not count: the sections of other priors, cadences, where the data lie, and texts
+    where it is told none.
 
     Args:
         config: of the workdir, complete.
@@ -99,6 +100,8 @@ def check_saved(config: Mapping[str, Any], saved: Mapping[str, Any], stage: str,
     then, now = flat(complete(as_it_was_meant(saved))), flat(config)
     own = f"config.priors.{stage}."
     paths = [path for path in sorted({*then, *now}) if path.startswith(own) or not path.startswith("config.priors")]
+    if not now.get(f"{own}text_condition"):
+        paths = [path for path in paths if not path.startswith("config.text.")]
     changed = [path for path in paths if then.get(path) != now.get(path)]
     changed = [path for path in changed if not _may_change(path) and path != "config.dataset.path"]
     if changed:

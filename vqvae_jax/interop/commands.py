@@ -20,12 +20,13 @@ def add_import(under: Any) -> None:
         "MNIST generator, TopPrior, BottomPrior and any stack of PixelConv layers of unixpickle/vq-vae-2, rosinality's "
         "VQ-VAE-2, the VQ-GANs of taming and LlamaGen, the first stages of latent diffusion and Stable Diffusion, also "
         "in a whole model, or by diffusers' names with a config.json beside; MaskGIT's tokenizer and transformer, DiT, "
-        "Stable Diffusion 1's U-Net. A prior joins the workdir of its autoencoder.",
+        "Stable Diffusion 1, as one file, as a folder of diffusers, or part by part. A prior joins the workdir of its "
+        "autoencoder.",
     )
     add_workdir(one, import_)
-    one.add_argument("--checkpoint", type=Path, required=True, help="the file")
+    one.add_argument("--checkpoint", type=Path, required=True, help="the file, or a folder of diffusers")
     one.add_argument(
-        "--image_size", type=positive, default=0, help="pixels, which weights do not show (default: 28 or 256)"
+        "--image_size", type=positive, default=0, help="pixels, which weights do not show (default: 28, 256 or 512)"
     )
     one.add_argument(
         "--range",
@@ -43,6 +44,10 @@ def add_import(under: Any) -> None:
     )
     one.add_argument("--heads", type=positive, help="of attention, which weights do not show (default: as published)")
     one.add_argument("--key", help="which state dict, where the file holds several")
+    one.add_argument("--tokenizer", type=file, help="of a prior that is told texts: its tokenizer.json")
+    one.add_argument(
+        "--text_encoder", type=file, help="of a U-Net that is told texts: CLIP's file, where --checkpoint has none"
+    )
 
 
 def add_export(under: Any) -> None:
@@ -99,6 +104,8 @@ def import_(given: argparse.Namespace) -> None:
         given.key,
         given.range,
         given.scale,
+        given.tokenizer,
+        given.text_encoder,
     )
     print(f"{given.workdir / stage}: {match.title}")
     for line in not_shown(given, stage, match):
@@ -106,6 +113,8 @@ def import_(given: argparse.Namespace) -> None:
     if stage == STACK:
         print("layers, or a network, alone: they can be compared and exported")
         return
+    for line in of_texts(given.workdir, match):
+        print(line)
     print(f"try it: python -m vqvae_jax {FIRST.get(stage, 'sample')} --workdir={given.workdir} --help")
     print(f"train on, with a fresh optimizer: {train_on(given.workdir, stage, configs.load(given.workdir))}")
 
@@ -147,6 +156,14 @@ def of_map(match: Any) -> Iterator[str]:
         yield f"maps of {height}x{width} of numbers, of Stable Diffusion's autoencoder where the weights are published"
     else:
         yield f"maps of {height}x{width}, drawn in {match.section['sample_steps']} steps as in the paper"
+
+
+def of_texts(workdir: Path, match: Any) -> Iterator[str]:
+    """What a prior that is told texts still wants."""
+    from vqvae_jax.facts import read
+
+    if "text" in match.facts and "tokenizer" not in read(workdir):
+        yield "it is told texts, whose words weights do not show: sample --text wants them, --tokenizer=tokenizer.json"
 
 
 def said(match: Any) -> Iterator[str]:

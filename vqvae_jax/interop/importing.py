@@ -5,20 +5,22 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from vqvae_jax import config as configs
 from vqvae_jax import facts as facts_file
 from vqvae_jax.checkpoint import Checkpoints
+from vqvae_jax.data.text import Tokenizer
 from vqvae_jax.files import check_place, write_checked_json, write_json
-from vqvae_jax.interop import files, latents, metadata
+from vqvae_jax.interop import clip, files, latents, metadata, stable_diffusion
 from vqvae_jax.interop.matches import Match
 from vqvae_jax.interop.places import from_torch
 from vqvae_jax.interop.recognise import recognise
 from vqvae_jax.interop.stages import NEW, fitting_facts, prior_section
-from vqvae_jax.interop.state_dicts import SCALE, unwrapped
+from vqvae_jax.interop.state_dicts import SCALE, first_stage, unwrapped
+from vqvae_jax.interop.texts import check_texts, keep, tokenizer_of
 from vqvae_jax.lock import LOCK, alone_in
 from vqvae_jax.parts import Parts
 from vqvae_jax.types import Model, UserError
@@ -37,11 +39,14 @@ def import_weights(
     key: str | None = None,
     value_range: tuple[float, float] | None = None,
     scale: float | None = None,
+    tokenizer: Path | None = None,
+    text_encoder: Path | None = None,
 ) -> tuple[str, Match]:
     """Writes the workdir, or adds a prior to one that holds its autoencoder.
 
     Args:
-        checkpoint: a PyTorch file, .safetensors, .npz or .msgpack of Flax; nothing in it is executed.
+        checkpoint: a PyTorch file, .safetensors, .npz or .msgpack of Flax; nothing in it is executed. Or a folder of
+            diffusers with all of Stable Diffusion 1.
         workdir: new; for a prior also that of its autoencoder, trained or imported.
         image_size: pixels, height and width; 0: the workdir's, else 28 for one level and 256 for more.
         heads: of attention; no shape shows them. 0: as the code that it comes from has it.
@@ -50,6 +55,8 @@ def import_weights(
             the code that it comes from does it.
         scale: of an autoencoder over numbers, what its means are times to be latents of deviation 1; None: as the
             file or a config.json of diffusers beside it says, else as usual, see latents.py.
+        tokenizer: of a prior that is told texts, its tokenizer.json.
+        text_encoder: of a U-Net that is told texts: CLIP's file, where its own has none.
 
     Returns:
         The stage it became, and what was recognised.
@@ -59,6 +66,9 @@ def import_weights(
             another range; the workdir holds something else.
     """
     check_place("--workdir", workdir)
+    given = Given(checkpoint, workdir, image_size, heads, value_range, scale, tokenizer)
+    if checkpoint.is_dir():
+        return import_whole(given, stable_diffusion.in_folder(checkpoint, text_encoder))
     tensors = files.read(checkpoint, key or None)
     told = None if key else metadata.read(checkpoint, tensors)
     factor = None
@@ -66,20 +76,77 @@ def import_weights(
         match = metadata.match(told, tensors, checkpoint)
     else:
         tensors = unwrapped(tensors)
+        if whole := stable_diffusion.in_file(tensors, checkpoint, text_encoder):
+            return import_whole(given, whole)
+        tensors = first_stage(tensors)
         factor = tensors.pop(SCALE, None)
-        match = recognise(tensors, checkpoint, heads)
-    match = in_range(match, value_range, checkpoint)
-    match = latents.scaled(match, checkpoint, factor, scale)
+        if text_encoder:
+            tensors = stable_diffusion.with_encoder(tensors, checkpoint, text_encoder)
+        match = recognised(tensors, given, text_encoder)
+    match = latents.scaled(in_range(match, value_range, checkpoint), checkpoint, factor, scale)
+    words = tokenizer_of(match, tokenizer)
     if match.kind == "prior" and (workdir / configs.FILE).is_file():
         match = of_the_codes(match, workdir)
-        return add_prior(match, tensors, workdir, image_size), match
+        return add_prior(match, tensors, workdir, image_size, words), match
     stage, config, facts = NEW[match.kind](match, image_size, workdir)
     with new_folder(workdir) as folder:
         write_stage(folder / stage, match, tensors, config)
         if facts:
-            write_checked_json(folder / facts_file.FILE, facts)
+            write_checked_json(folder / facts_file.FILE, facts | keep(words, folder))
         write_json(folder / configs.FILE, config)
     return stage, match
+
+
+class Given(NamedTuple):
+    """What the user says, see `import_weights`."""
+
+    checkpoint: Path
+    workdir: Path
+    image_size: int
+    heads: int
+    value_range: tuple[float, float] | None
+    scale: float | None
+    tokenizer: Path | None
+
+
+def recognised(tensors: Tensors, given: Given, text_encoder: Path | None) -> Match:
+    """What a file from outside is.
+
+    Raises:
+        UserError: nothing that is known, or a text encoder alone.
+    """
+    if clip.encoder_in(tensors):
+        raise UserError(
+            f"{given.checkpoint} is {clip.TITLE}: it goes beside a U-Net, --checkpoint=UNET "
+            f"--text_encoder={given.checkpoint}, or into a training: text_encoder.weights of a diffusion prior"
+        )
+    match = recognise(tensors, given.checkpoint, given.heads)
+    if match.title.startswith(stable_diffusion.TITLE):
+        match = stable_diffusion.as_told(match, text_encoder or given.checkpoint)
+        if (given.workdir / configs.FILE).is_file():
+            parts = Parts(configs.load(given.workdir), facts_file.read(given.workdir))
+            match = stable_diffusion.with_shape(match, parts.levels[0].shape)
+    return match
+
+
+def import_whole(given: Given, whole: stable_diffusion.Whole) -> tuple[str, Match]:
+    """An autoencoder and its prior, which came together: a new workdir; the prior's stage and match.
+
+    Raises:
+        UserError: as `import_weights`.
+    """
+    source, workdir = given.checkpoint, given.workdir
+    first = in_range(recognise(whole.first_stage, source, given.heads), given.value_range, source)
+    first = latents.scaled(first, whole.first_stage_file, whole.factor, given.scale)
+    size = given.image_size or stable_diffusion.SIDE * stable_diffusion.STRIDE
+    stage, config, facts = NEW[first.kind](first, size, workdir)
+    match = stable_diffusion.as_told(recognise(whole.prior, source, given.heads), whole.encoder_file)
+    match = stable_diffusion.with_shape(match, Parts(config, facts).levels[0].shape)
+    words = tokenizer_of(match, given.tokenizer or whole.tokenizer)
+    with new_folder(workdir) as folder:
+        write_stage(folder / stage, first, whole.first_stage, config)
+        level = joined(match, whole.prior, (config, facts), folder, workdir, words)
+    return level, match._replace(facts=match.facts | {"scale": first.facts["scale"], "tokenizer": words is not None})
 
 
 def in_range(match: Match, value_range: tuple[float, float] | None, checkpoint: Path) -> Match:
@@ -106,22 +173,41 @@ def of_the_codes(match: Match, workdir: Path) -> Match:
     return match.of_codes(codes) if codes else match  # a map of numbers is refused as others are
 
 
-def add_prior(match: Match, tensors: Tensors, workdir: Path, image_size: int) -> str:
+def add_prior(match: Match, tensors: Tensors, workdir: Path, image_size: int, words: Tokenizer | None = None) -> str:
     """A stage more in a workdir. Its config names the stage once all of it is there."""
     with alone_in(workdir):
         config, facts = configs.load(workdir), facts_file.read(workdir)
-        level = level_of(match, config, workdir)
         if image_size not in (0, facts["image_size"]):
             size = facts["image_size"]
             raise UserError(f"--image_size={image_size}: images of {workdir} have {size} pixels; leave it out")
-        facts = fitting_facts(match, config, facts, workdir)
-        section = prior_section(match, workdir)
-        config = configs.complete({**config, "priors": {**config["priors"], level: section}})
-        shutil.rmtree(workdir / level, ignore_errors=True)  # what the config does not name, a killed import left
-        with new_folder(workdir / level) as folder:
-            write_stage(folder, match, tensors, config)
-        write_checked_json(workdir / facts_file.FILE, facts)
-        configs.save(config, workdir)
+        return joined(match, tensors, (config, facts), workdir, workdir, words)
+
+
+def joined(
+    match: Match,
+    tensors: Tensors,
+    there: tuple[dict[str, Any], dict[str, Any]],
+    folder: Path,
+    workdir: Path,
+    words: Tokenizer | None,
+) -> str:
+    """A prior beside its autoencoder, in `folder`, which is or becomes the workdir; there: its config and facts.
+
+    Raises:
+        UserError: the prior is of other maps, or told other texts than those that are there.
+    """
+    config, facts = there
+    level = level_of(match, config, workdir)
+    facts = fitting_facts(match, config, facts, workdir)
+    check_texts(match, words, (config, facts), workdir)
+    priors = {**config["priors"], level: prior_section(match, workdir)}
+    text = {"text": match.facts["text"]} if "text" in match.facts else {}
+    config = configs.complete({**config, **text, "priors": priors})
+    shutil.rmtree(folder / level, ignore_errors=True)  # what the config does not name, a killed import left
+    with new_folder(folder / level) as inside:
+        write_stage(inside, match, tensors, config)
+    write_checked_json(folder / facts_file.FILE, facts | keep(words, folder))
+    configs.save(config, folder)
     return level
 
 

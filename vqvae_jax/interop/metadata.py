@@ -130,6 +130,7 @@ def prior(told: Told) -> Match:
         "range": config["dataset"]["range"],
         "autoencoder": config["autoencoder"],
         "levels": list(map(as_list, parts.levels)),
+        **({"text": config["text"]} if config["priors"][told.stage].get("text_condition") else {}),
     }
     title = f"the prior {told.stage!r} of a workdir, {config['priors'][told.stage]['name']}"
     return Match(title, "prior", config["priors"][told.stage], facts, module, like, places_of(module, like))

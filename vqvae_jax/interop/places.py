@@ -62,6 +62,16 @@ def of_params(params: Any, renames: Renames) -> Places:
     return found
 
 
+def under(start: str, places: Places, part: str) -> Places:
+    """Places in one part of a model's parameters, by names that begin with `start`."""
+    return {f"{start}{name}": place._replace(path=("params", part, *place.path[1:])) for name, place in places.items()}
+
+
+def inside(tensors: Mapping[str, Any], start: str) -> dict[str, Any]:
+    """Those whose names begin with `start`, by what follows."""
+    return {name.removeprefix(start): one for name, one in tensors.items() if name.startswith(start)}
+
+
 def renamed(name: str, renames: Renames) -> str:
     """PyTorch's name of one of our parameters."""
     for pattern, theirs in (*renames, *LEAVES):

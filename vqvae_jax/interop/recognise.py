@@ -2,7 +2,19 @@
 
 import re
 
-from vqvae_jax.interop import diffusers, diffusion, dvae, hierarchical, maskgit, pixelcnn, stacks, unet, vqgan, vqvae2
+from vqvae_jax.interop import (
+    diffusers,
+    diffusion,
+    dvae,
+    hierarchical,
+    maskgit,
+    pixelcnn,
+    stable_diffusion,
+    stacks,
+    unet,
+    vqgan,
+    vqvae2,
+)
 from vqvae_jax.interop.matches import Match, Matcher, Shapes, Tensors
 from vqvae_jax.interop.places import differences, shapes_of
 from vqvae_jax.interop.reading import plain
@@ -27,7 +39,7 @@ AXES = (  # of tensors by name
     (r"^(encoder|decoder)[/.].*Conv_\d+[/.]kernel$", 4),
     (r"^pos_embed$", 3),
     (r"^(model\.diffusion_model\.)?(input_blocks\.0\.0|out\.2|conv_in|conv_out)\.weight$", 4),
-    (r"\.attn2\.to_k\.weight$", 2),
+    (r"\.attn2\.to_k\.weight$|\.embeddings\.(token|position)_embedding\.weight$", 2),
     (r"\.out_layers\.3\.bias$|^down_blocks\.\d+\.resnets\.\d+\.conv2\.bias$", 1),
     (r"^x_embedder\.proj\.weight$", 4),
     (r"^y_embedder\.embedding_table\.weight$|^blocks\.\d+\..*weight$|^final_layer\..*weight$", 2),
@@ -46,6 +58,7 @@ MATCHERS: dict[str, Matcher] = {
     maskgit.TRANSFORMER: maskgit.match_transformer,
     diffusion.TITLE: diffusion.match,
     unet.TITLE: unet.match,
+    stable_diffusion.TITLE: stable_diffusion.match,
     "the reference's priors": pixelcnn.match,
     "layers of the reference's PixelCNN": stacks.match,
 }

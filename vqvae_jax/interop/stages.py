@@ -69,6 +69,7 @@ def told_prior(match: Match, image_size: int, workdir: Path) -> New:
         "dataset": {"name": "tokens", "image_size": facts["image_size"], "range": match.facts["range"]},
         "autoencoder": match.facts["autoencoder"],
         "priors": {level: prior_section(match, workdir)},
+        "text": match.facts.get("text", {}),
     }
     return level, configs.complete(config), facts | {"autoencoder": None}
 
@@ -90,6 +91,7 @@ def prior_of_one_map(match: Match, image_size: int, workdir: Path) -> New:
         "dataset": {"name": "tokens", "image_size": size},
         "autoencoder": section,
         "priors": {level: prior_section(match, workdir)},
+        "text": match.facts.get("text", {}),
     }
     facts = facts_of(size, 3, list(map(str, range(match.facts["num_labels"]))))
     levels = [[level, *as_list(match.module.maps[0])[1:]]]

@@ -7,7 +7,8 @@ from vqvae_jax.interop.reading import plain
 from vqvae_jax.types import UserError, unknown
 
 WRAPPERS = ("module.", "_orig_mod.", "params/", "params.")  # of DataParallel, of torch.compile, of Flax
-FIRST_STAGE = "first_stage_model."  # of latent diffusion's whole models: the autoencoder
+# Of latent diffusion's whole models: the autoencoder, the U-Net, and as Stable Diffusion 1 has it the text encoder.
+FIRST_STAGE, UNET, CLIP = "first_stage_model.", "model.diffusion_model.", "cond_stage_model.transformer."
 SCALE = "scale_factor"  # and beside it, in some, what its latents are multiplied by
 DEEPEST = 10  # dictionaries in dictionaries
 MOST = 1000  # dictionaries in a file
@@ -45,12 +46,19 @@ def state_dict(value: Any, key: str | None, path: object) -> Tensors:
 def unwrapped(tensors: dict[str, Any]) -> dict[str, Any]:
     """Without the prefixes of wrappers, where all names share them; torch's AveragedModel counts beside.
 
-    Of a whole model of latent diffusion its autoencoder is meant, and the scale of its latents.
+    Of a whole model of latent diffusion its autoencoder, U-Net and text encoder, and the scale of its latents.
     """
     tensors = {name: tensor for name, tensor in tensors.items() if name != "n_averaged"}
     for prefix in WRAPPERS:
         if tensors and all(name.startswith(prefix) and name != prefix for name in tensors):
             return unwrapped({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
+    if not any(name.startswith(FIRST_STAGE) for name in tensors):
+        return tensors
+    return {name: one for name, one in tensors.items() if name.startswith((FIRST_STAGE, UNET, CLIP)) or name == SCALE}
+
+
+def first_stage(tensors: dict[str, Any]) -> dict[str, Any]:
+    """Of a whole model of latent diffusion the autoencoder, and the scale of its latents; others as they are."""
     inside = {name.removeprefix(FIRST_STAGE): one for name, one in tensors.items() if name.startswith(FIRST_STAGE)}
     return inside | {name: one for name, one in tensors.items() if name == SCALE} if inside else tensors
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from vqvae_jax.autoencoders import DVAE, VQGAN, VQVAE2, HierarchicalVAE
-from vqvae_jax.interop import diffusion, dvae, hierarchical, maskgit, pixelcnn, vqgan, vqvae2
+from vqvae_jax.interop import dvae, hierarchical, maskgit, pixelcnn, stable_diffusion, vqgan, vqvae2
 from vqvae_jax.interop.places import AS_IT_IS, Place, Places
 from vqvae_jax.priors.diffusion import DiffusionPrior
 from vqvae_jax.priors.maskgit import MaskGITPrior
@@ -19,7 +19,7 @@ PLACES: dict[type, Any] = {
     DVAE: dvae.places,
     PixelCNNPrior: pixelcnn.places,
     MaskGITPrior: maskgit.transformer_places,
-    DiffusionPrior: diffusion.places,
+    DiffusionPrior: stable_diffusion.places,
 }
 
 

@@ -1,7 +1,7 @@
 """The U-Net of latent diffusion, as Stable Diffusion 1 has it, by its authors' names or diffusers'.
 
-It is told the states of a text encoder that is not here: it is imported as a bare network, whose workdir has no stages.
-Its config.json says the network, what it is given, and how wide what it attends to is:
+Without the text encoder whose states it is told (stable_diffusion.py has both) it is imported as a bare network, whose
+workdir has no stages. Its config.json says the network, what it is given, and how wide what it attends to is:
 
     {"stack": [{"layer": "unet", "names": "original", "given": 4, "context": 768, "channels": 4, "width": 320, …}]}
 """
@@ -14,13 +14,14 @@ import jax.numpy as jnp
 
 from vqvae_jax.interop.matches import Match, Shapes, Tensors
 from vqvae_jax.interop.places import Places, of_params, shapes_of
+from vqvae_jax.interop.state_dicts import UNET
 from vqvae_jax.interop.unet_names import NAMES
 from vqvae_jax.networks.unet import UNet
 from vqvae_jax.types import Model, UserError
 
 TITLE = "latent diffusion's U-Net"
 LAYER = "unet"
-PREFIX = "model.diffusion_model."  # in a file of the whole model
+TOLD = "attn2.to_k.weight"  # the end of the names of what sees a context
 HEADS = 8  # Stable Diffusion 1's
 
 
@@ -30,18 +31,28 @@ def match(tensors: Tensors, heads: int) -> Match | None:
     Raises:
         UserError: heads do not divide its widths.
     """
-    start = PREFIX if all(name.startswith(PREFIX) for name in tensors) else ""
+    start = UNET if all(name.startswith(UNET) for name in tensors) else ""
     shapes = {name.removeprefix(start): shape for name, shape in shapes_of(tensors).items()}
-    known = [kind for kind, names in NAMES.items() if {names.first, names.last} <= set(shapes)]
-    if not known:
+    if (kind := kind_of(shapes)) is None:
         return None
-    section = {"stack": [described(shapes, known[0], heads or HEADS)]}
+    section = {"stack": [described(shapes, kind, heads or HEADS)]}
     module, like, places = loaded(section)
     context = section["stack"][0]["context"]
     told = f", told vectors of {context}" if context else ""
     title = f"{TITLE}, {module.width} wide, {len(module.factors)} levels{told}"
     named = {f"{start}{name}": place for name, place in places.items()}
     return Match(title, "stack", section, {}, module, like, named)
+
+
+def kind_of(tensors: Mapping[str, Any]) -> str | None:
+    """By whose names it is a U-Net; None where it is none."""
+    return next((kind for kind, names in NAMES.items() if {names.first, names.last} <= set(tensors)), None)
+
+
+def context_of(tensors: Mapping[str, Any]) -> int:
+    """How wide the vectors are that it is told; 0 where it is told none."""
+    widths = [one.shape[-1] for name, one in tensors.items() if name.endswith(TOLD) and one.shape]
+    return widths[0] if widths else 0
 
 
 def described(shapes: Shapes, kind: str, heads: int) -> dict[str, Any]:
@@ -53,7 +64,7 @@ def described(shapes: Shapes, kind: str, heads: int) -> dict[str, Any]:
     widths = [shapes.get(f"{block}.{names.conv2}.bias", (width,))[0] for block, _ in parts]
     if uneven := [wide for wide in widths if wide % heads]:
         raise UserError(f"--heads={heads}: {uneven[0]} channels of {TITLE} do not divide among them; --heads=N")
-    contexts = [shape[-1] for name, shape in shapes.items() if name.endswith("attn2.to_k.weight")]
+    contexts = [shape[-1] for name, shape in shapes.items() if name.endswith(TOLD)]
     return {
         "layer": LAYER,
         "names": kind,

@@ -1,4 +1,4 @@
-"""Integers to vectors, as a Linen layer."""
+"""Integers to vectors, as a Linen layer, and the mean of those of a text."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -23,3 +23,9 @@ class Embed(nn.Module):
 
     def __call__(self, numbers: Array) -> Array:
         return rows(self.embedding, numbers, self.dtype)
+
+
+def mean_word(text: Array, words: Array) -> Array:
+    """The mean of the vectors of all places where something stands, zeros without any: [B, T], [B, T, V] → [B, V]."""
+    said = (text > 0)[..., None]
+    return jnp.sum(said * words, axis=1) / jnp.maximum(jnp.sum(said, axis=1), 1)

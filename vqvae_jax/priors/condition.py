@@ -47,12 +47,6 @@ def told_text(prior: Any, condition: Condition, count: int, train: bool) -> Arra
     return _some_hidden(prior, text, 0, prior.text_dropout if train else 0.0)
 
 
-def mean_word(text: Array, words: Array) -> Array:
-    """The mean of the vectors of all places where something stands, zeros without any: [B, T], [B, T, V] → [B, V]."""
-    said = (text > 0)[..., None]
-    return jnp.sum(said * words, axis=1) / jnp.maximum(jnp.sum(said, axis=1), 1)
-
-
 def _some_hidden(prior: Any, told: Array, none: int, share: float) -> Array:
     if not share:
         return told

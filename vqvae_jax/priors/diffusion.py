@@ -22,12 +22,13 @@ import numpy as np
 from jax import lax
 
 from vqvae_jax.limits import NotNegative, Several, Share
-from vqvae_jax.networks.dense import STD
+from vqvae_jax.networks.dense import STD, Dense
 from vqvae_jax.networks.embed import Embed
 from vqvae_jax.networks.likelihood import guide
 from vqvae_jax.priors import noise as mixing
-from vqvae_jax.priors.condition import check_pick, check_told, guided, mean_word, told_in, told_label, told_text
+from vqvae_jax.priors.condition import check_pick, check_told, guided, told_in
 from vqvae_jax.priors.noise import Foretold, Mixed, Path, Spacing, Steps
+from vqvae_jax.priors.reading import check_encoder, told
 from vqvae_jax.types import Array, Caption, Condition, Level, Pick, Tokens, UserError
 
 BINS = 8  # of times: in evaluation an example is seen once in each
@@ -42,7 +43,7 @@ class DiffusionPrior(nn.Module):
             what lies over it.
         network: what foretells, see `types.Network`.
         num_labels: labels of the data set, 0 where it has none.
-        text: what its texts are like; None where none are told. The network is told their mean, and attends to them.
+        text: what its texts are like; None where none are told. See `reading` for what becomes of them.
         path: from data to noise, see `noise`.
         foretold: what the network says of a map with noise.
         times: of the training: "uniform", or the "logit_normal" of https://arxiv.org/abs/2403.03206, which has most in
@@ -60,6 +61,7 @@ class DiffusionPrior(nn.Module):
             work in any case.
         sample_strength: 1 begins with noise; less, where a map is given, with that map and so much noise.
         dtype: of the network; parameters, times, and what is mixed, are float32.
+        text_encoder: what reads texts, see `types.TextEncoder`; None: they are told by their words.
     """
 
     maps: tuple[Level, ...]
@@ -82,8 +84,14 @@ class DiffusionPrior(nn.Module):
     sample_guided: tuple[float, float] = (0.0, 1.0)
     sample_strength: Share = 1.0
     dtype: jnp.dtype = jnp.float32
+    text_encoder: nn.Module | None = None
 
     any_order = True  # a place that is drawn is told of every kept one
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Names of its parameters that no training moves."""
+        return ("text_encoder",) if self.text_encoder is not None and self.text_encoder.frozen else ()
 
     @staticmethod
     def fits(maps: tuple[Level, ...], above: tuple[Level, ...]) -> None:
@@ -103,7 +111,10 @@ class DiffusionPrior(nn.Module):
         self._check()
         if self.label_condition:
             self.embed_label = Embed(self.num_labels + 1, self.network.vector_size, STD)  # the last means "no label"
-        if self.text:
+        check_encoder(self)
+        if self.text_encoder is not None and self.text_encoder.pooled:
+            self.from_encoder = Dense(self.network.vector_size)
+        elif self.text and self.text_encoder is None:
             self.embed_text = Embed(self.text.vocab_size, self.network.vector_size, STD)
             self.place_text = Embed(self.text.length, self.network.vector_size, STD)
         sizes = [level.vocab_size for level in self.above]
@@ -156,7 +167,7 @@ class DiffusionPrior(nn.Module):
         """What the network says of maps at times in 0 to 1: [B, h, w, C], [B] → float32 [B, h, w, C]."""
         if not train:
             check_told(self, Pick(), told_in(condition))
-        vector, context = self._told(condition, len(x), train)
+        vector, context = told(self, condition, len(x), train)
         x = jnp.concatenate([x, *self._above(condition)], axis=-1)
         answer: Array = self.network(x, mixing.heard(self.path, time), vector, context, train=train)
         return answer
@@ -261,19 +272,6 @@ class DiffusionPrior(nn.Module):
         when, what = jax.random.split(key)
         time = (jnp.arange(BINS) + jax.random.uniform(when)) / BINS
         return time, jax.random.normal(what, (BINS, *self.maps[0].form))
-
-    def _told(self, condition: Condition, count: int, train: bool) -> tuple[Array | None, Array | None]:
-        """Label and text as a vector [B, V], the text as vectors that are attended to, [B, T, V]; None of neither."""
-        vector = context = None
-        if self.label_condition:
-            vector = self.embed_label(told_label(self, condition, count, train))
-        if self.text:
-            text = told_text(self, condition, count, train)
-            words = self.embed_text(text)
-            mean = mean_word(text, words)
-            vector = mean if vector is None else vector + mean
-            context = words + self.place_text(jnp.arange(self.text.length))[None]
-        return vector, context
 
     def _above(self, condition: Condition) -> list[Array]:
         """What lies over each place, [B, h, w, C] a coarser map."""

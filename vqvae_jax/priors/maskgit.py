@@ -28,7 +28,7 @@ from jax import lax
 
 from vqvae_jax.limits import Count, NotNegative, Rate, Several, Share
 from vqvae_jax.networks.dense import STD, Dense
-from vqvae_jax.networks.embed import Embed
+from vqvae_jax.networks.embed import Embed, mean_word
 from vqvae_jax.networks.likelihood import cross_entropy, guide, pick_token
 from vqvae_jax.priors.bert import Block, layer_norm
 from vqvae_jax.priors.condition import (
@@ -36,7 +36,6 @@ from vqvae_jax.priors.condition import (
     check_told,
     guided,
     kept,
-    mean_word,
     stacked,
     told_in,
     told_label,

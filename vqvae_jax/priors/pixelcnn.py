@@ -22,7 +22,7 @@ from jax import lax
 
 from vqvae_jax.limits import Blocks, Count, Reach, Several, Share
 from vqvae_jax.networks.conv import Conv
-from vqvae_jax.networks.embed import Embed
+from vqvae_jax.networks.embed import Embed, mean_word
 from vqvae_jax.networks.likelihood import guide, gumbel, nll, pick_token
 from vqvae_jax.priors.blocks import Block, CoarseStack, DepthLogits, MergeStacks
 from vqvae_jax.priors.condition import (
@@ -31,7 +31,6 @@ from vqvae_jax.priors.condition import (
     copied,
     guided,
     kept,
-    mean_word,
     stacked,
     told_in,
     told_label,

@@ -26,7 +26,7 @@ from jax import lax
 from vqvae_jax.limits import Count, Several, Share
 from vqvae_jax.networks.attention import new_cache
 from vqvae_jax.networks.dense import STD, Dense
-from vqvae_jax.networks.embed import Embed
+from vqvae_jax.networks.embed import Embed, mean_word
 from vqvae_jax.networks.likelihood import guide, gumbel, nll, pick_token
 from vqvae_jax.priors.condition import (
     check_codes,
@@ -34,7 +34,6 @@ from vqvae_jax.priors.condition import (
     copied,
     guided,
     kept,
-    mean_word,
     stacked,
     told_in,
     told_label,

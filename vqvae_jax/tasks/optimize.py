@@ -5,7 +5,7 @@ own way of moving codes gives them no gradient, so the optimizer adds nothing.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -61,22 +61,29 @@ def network_only(tree: dict[str, Any]) -> dict[str, Any]:
     return {part: jax.tree.map(lambda _, yes=part == "network": yes, leaves) for part, leaves in tree.items()}
 
 
-def trainable(params: Any, codebooks: Mapping[str, Codebook]) -> dict[str, Any]:
-    """What the optimizer sees; statistics are not among it."""
-    return {"network": params, "codes": {name: (c.codes, c.params) for name, c in codebooks.items()}}
+def trainable(params: Any, codebooks: Mapping[str, Codebook], held: Collection[str] = ()) -> dict[str, Any]:
+    """What the optimizer sees: neither statistics, nor the parameters of the parts that are `held`."""
+    network = {name: part for name, part in params.items() if name not in held} if held else params
+    return {"network": network, "codes": {name: (c.codes, c.params) for name, c in codebooks.items()}}
 
 
-def new_state(key: Array, params: Any, codebooks: dict[str, Codebook], tx: Any, ema_rate: float) -> TrainState:
+def new_state(
+    key: Array, params: Any, codebooks: dict[str, Codebook], tx: Any, ema_rate: float, held: Collection[str] = ()
+) -> TrainState:
     """The state before the first step. Call it under jit: eagerly, one array may stand at two places."""
     average = jax.tree.map(jnp.copy, params) if ema_rate else None
-    opt_state = tx.init(trainable(params, codebooks))
+    opt_state = tx.init(trainable(params, codebooks, held))
     return TrainState(jnp.zeros((), jnp.int32), params, codebooks, opt_state, average, key)
 
 
 def with_model(state: TrainState, model: Model) -> TrainState:
-    """A new state that starts from a model's weights and codebooks; moments and steps are those of the beginning."""
-    average = None if state.ema_params is None else jax.tree.map(jnp.copy, model.params)
-    return state.replace(params=model.params, codebooks=model.codebooks, ema_params=average)
+    """A new state that starts from a model's weights and codebooks; moments and steps are those of the beginning.
+
+    Parts that the model has not are as they were.
+    """
+    params = {**state.params, **model.params}
+    average = None if state.ema_params is None else jax.tree.map(jnp.copy, params)
+    return state.replace(params=params, codebooks={**state.codebooks, **model.codebooks}, ema_params=average)
 
 
 def apply_gradients(
@@ -91,7 +98,7 @@ def apply_gradients(
 
     Args:
         state: before the step.
-        grads: like `trainable(state.params, state.codebooks)`.
+        grads: like `trainable(state.params, state.codebooks)`; parts that are held are in neither.
         tx: the optimizer.
         codebooks: as the quantizers left them; None where there are none.
         fresh: by level, bool [K], of several tables [depth, K]: codes revived in this step, whose moments are cleared
@@ -99,9 +106,10 @@ def apply_gradients(
         ema_rate: share of the old average of the weights that is kept, less in the first steps; 0 for no average.
     """
     codebooks = codebooks or {}
+    held = set(state.params) - set(grads["network"])
     opt_state = clear_moments(tx, state.opt_state, grads, fresh) if fresh else state.opt_state
-    updates, opt_state = tx.update(grads, opt_state, trainable(state.params, state.codebooks))
-    moved = optax.apply_updates(trainable(state.params, codebooks), updates)
+    updates, opt_state = tx.update(grads, opt_state, trainable(state.params, state.codebooks, held))
+    moved = optax.apply_updates(trainable(state.params, codebooks, held), updates)
     codebooks = {
         name: codebook.replace(codes=moved["codes"][name][0], params=moved["codes"][name][1])
         for name, codebook in codebooks.items()
@@ -109,9 +117,11 @@ def apply_gradients(
     average = state.ema_params
     if ema_rate:
         rate = jnp.minimum(ema_rate, (1.0 + state.step) / (10.0 + state.step))
-        average = optax.incremental_update(moved["network"], average, 1.0 - rate)
+        before = trainable(average, {}, held)["network"]
+        average = {**average, **optax.incremental_update(moved["network"], before, 1.0 - rate)}
+    params = {**state.params, **moved["network"]}
     return state.replace(
-        step=state.step + 1, params=moved["network"], codebooks=codebooks, opt_state=opt_state, ema_params=average
+        step=state.step + 1, params=params, codebooks=codebooks, opt_state=opt_state, ema_params=average
     )
 
 

@@ -63,7 +63,13 @@ class PriorTask:
         network, steps = jax.random.split(key)
         maps, condition = jax.tree.map(lambda x: x[:1], self._read(batch))
         params = self.prior.init(network, maps, condition, jax.random.split(steps, 1), method="loss")["params"]
-        return new_state(steps, params, {}, self.tx, self.ema_rate)
+        return new_state(steps, params, {}, self.tx, self.ema_rate, self.held)
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Names of parameters that no step moves."""
+        found: tuple[str, ...] = getattr(self.prior, "held", ())
+        return found
 
     def frozen(self) -> None:
         """Nothing that every step reads and none moves."""
@@ -80,11 +86,12 @@ class PriorTask:
         maps, condition = self._read(batch, keys)
 
         def loss(moving):
-            terms = self._terms({"params": moving["network"]}, (maps, condition, keys), key)
+            params = {**state.params, **moving["network"]}
+            terms = self._terms({"params": params}, (maps, condition, keys), key)
             means = jax.tree.map(jnp.mean, terms)
             return self.total(means, state.step), means
 
-        (total, terms), grads = jax.value_and_grad(loss, has_aux=True)(trainable(state.params, {}))
+        (total, terms), grads = jax.value_and_grad(loss, has_aux=True)(trainable(state.params, {}, self.held))
         new = apply_gradients(state, grads, self.tx, ema_rate=self.ema_rate)
         return kept_if_finite(state, new, {"loss": total, **terms, "grad_norm": optax.tree.norm(grads)})
 
