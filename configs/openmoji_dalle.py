@@ -74,13 +74,14 @@ def prior():
         "dropout": 0.2,
         "text_condition": True,
         "foretell_text": True,
+        "pooled_text": True,
         "loss_weights": {"nll": 7 / 8, "text": 1 / 8},
         "optimizer": {**openmoji_hierarchical.adam(2e-3), "b2": 0.99},
         "train": {
             "batch_size": 32,
-            "steps": 1200,
+            "steps": 1000,
             "evaluate_every": 100,
-            "pictures_every": 600,
+            "pictures_every": 1000,
             "checkpoint_every": 100,
         },
     }
