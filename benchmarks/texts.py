@@ -26,7 +26,7 @@ from vqvae_jax.endings import ended
 from vqvae_jax.files import write_json
 from vqvae_jax.flags import Parser, natural, positive
 from vqvae_jax.trained import Trained
-from vqvae_jax.types import UserError
+from vqvae_jax.types import Level, UserError
 
 AMONG = 16  # names that a drawing's own is among
 SHAPES = ("circle", "heart", "square", "book")
@@ -184,9 +184,14 @@ def run(given: argparse.Namespace) -> dict[str, dict[str, dict[str, float]]]:
     table = {"ridge": measured(Teller("ridge", ridge.score, lambda texts, _: ridge.sample(texts)), every[0], 0, given)}
     for model, parts in zip(models, every, strict=True):
         told = [prior for prior, _ in model.priors.values() if getattr(prior, "text", None)]
-        tokens = sum(int(np.prod(one.form)) for prior in told for one in prior.maps)
+        tokens = tokens_of([level for prior in told for level in prior.maps])
         table[model.workdir.name] = measured(teller_of(model, given.seed, given.looks), parts, tokens, given)
     return table
+
+
+def tokens_of(maps: Sequence[Level]) -> int:
+    """That the nats of a score are of; 1 where maps are of numbers, whose score is a mean of squared errors already."""
+    return sum(int(np.prod(one.shape)) for one in maps if one.vocab_size is not None) or 1
 
 
 def measured(teller: Teller, parts: Parts, tokens: int, given: argparse.Namespace) -> dict[str, dict[str, float]]:

@@ -319,6 +319,24 @@ def test_a_run_that_goes_on_keeps_its_words(run, tmp_path):
     assert evaluate.evaluate(copy)["priors"]["codes"]["nll"] > 0
 
 
+def test_captions_that_are_changed_are_told_as_they_are_now(run, tmp_path):
+    """By a run whose priors are trained again: its tokens are written anew, once."""
+    copy, said = shutil.copytree(run, tmp_path / "copy"), run.parent / "pictures" / "train" / "005.txt"
+    encoded = lambda: recipe.Recipe(recipe.configs.load(copy), copy)._encoded["train"]  # noqa: E731
+    written = lambda: (copy / "tokens" / token_files.FILE).stat().st_mtime_ns  # noqa: E731
+    first, times, before = encoded(), [written()], said.read_text()
+    said.write_text("a blue field on the left")
+    try:
+        for _ in range(2):
+            second, times = encoded(), [*times, written()]
+    finally:
+        said.write_text(before)
+    assert times[0] < times[1] == times[2]
+    row = first.name.index("005.png")
+    assert (first.text[row], second.text[row]) == (before, "a blue field on the left")
+    np.testing.assert_array_equal(first.maps[0], second.maps[0])
+
+
 def test_priors_on_tokens_are_told_the_texts_of_these(run, tmp_path):
     """Raw, of one picture one caption, of others two."""
     captions = run.parent / "pictures" / "captions.csv"

@@ -8,6 +8,7 @@ import pytest
 from benchmarks import texts
 from benchmarks.colours import NAMES, Colours
 from benchmarks.ridge import Ridge
+from vqvae_jax.types import Level
 
 RGB = dict(zip(NAMES, itertools.product((40, 130, 220), repeat=3), strict=False)) | {
     **{"red": (220, 40, 40), "orange": (235, 140, 50), "yellow": (250, 235, 40), "green": (60, 180, 60)},
@@ -52,6 +53,20 @@ def test_rows_tell_who_listens(teller, right):
     else:
         assert first.value < 0.25 and 0.3 < word.value < 0.7 and colour.value == pytest.approx(1 / 7)
         assert cost.low <= 0 <= cost.high
+
+
+def test_another_text_costs_what_the_score_falls_by_a_token():
+    """Of scores of 8 under the own text and 2 under others."""
+    some = texts.Drawings(np.arange(len(EVERY)), tuple(EVERY))
+    knows = lambda images, said: np.where([EVERY[i] == one for i, one in zip(images, said, strict=True)], 8.0, 2.0)  # noqa: E731
+    others = np.random.default_rng(0).permutation(len(EVERY)) != np.arange(len(EVERY))
+    found = texts.cost_of_another(texts.Teller("knows", knows, lambda said, best_of: said), some, 12)
+    assert found.value == pytest.approx(0.5 * others.mean()) and found.low <= found.value <= found.high
+
+
+def test_tokens_are_places_of_codes_and_a_mean_of_numbers_is_of_none():
+    codes, numbers = Level("top", (2, 3), 5), Level("codes", (8, 8), None, 4)
+    assert texts.tokens_of([codes, codes]) == 12 and texts.tokens_of([numbers]) == 1
 
 
 def test_ridge_puts_together_what_it_never_saw():

@@ -225,7 +225,10 @@ class Recipe:
     def _encoded(self) -> dict[str, Any]:
         """The training and held-out images as maps, written once; the first process writes, the others wait."""
         self._check_autoencoder()
-        folder, source = self.workdir / TOKENS, {"autoencoder": autoencoder_checksum(self.workdir, flag=GOES_ON)}
+        folder = self.workdir / TOKENS
+        source = {"autoencoder": autoencoder_checksum(self.workdir, flag=GOES_ON)}
+        if self.tokenizer:  # whoever changes captions wants the new ones told
+            source["texts"] = text_files.checksum(self.splits[split].text for split in SPLITS)
         model = self.parts.load(self.workdir, AUTOENCODER, flag=GOES_ON)
         if jax.process_index() == 0 and not token_files.is_written(folder, source):
             say("encoding the training images")

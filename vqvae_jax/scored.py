@@ -19,7 +19,7 @@ from vqvae_jax.types import Condition, UserError
 UNDRAWN = 2**32 - 1  # number of an image that is never drawn: its key is that of the scores
 
 
-def scored(priors: Priors, maps: tuple[Any, ...], text: Any, seed: int, looks: int) -> np.ndarray:
+def scored(priors: Priors, maps: tuple[Any, ...], text: Any, seed: int, looks: int, label: Any = None) -> np.ndarray:
     """The sum over the levels, float32 [N]; higher is better.
 
     All are looked at with the same keys: what a picture scores depends on it and its text, not on those beside it.
@@ -29,13 +29,15 @@ def scored(priors: Priors, maps: tuple[Any, ...], text: Any, seed: int, looks: i
         maps: of all their levels, checked.
         text: int32 [N, T].
         seed, looks: of the keys, see `priors.score`.
+        label: int32 [N], for priors that never learned to do without one.
     """
     total, size = np.zeros(len(text), np.float32), maps_at_once_scored(looks)
     key = jax.random.fold_in(jax.random.key(seed), UNDRAWN)
     keys = jnp.repeat(key[None], len(text), axis=0)
     for prior, model in told_texts(priors).values():
         start = len(prior.above)
-        own, condition = maps[start : start + len(prior.maps)], Condition(None, maps[:start], text)
+        own = maps[start : start + len(prior.maps)]
+        condition = Condition(label if prior.num_labels else None, maps[:start], text)
         total += codec.halving(partial(_fetched, prior, model, own, condition, keys, looks), size)
     return total
 
@@ -54,7 +56,7 @@ def best_drawn(asked: Asked, told: Told, best_of: int) -> Maps:
     maps = in_chunks(asked, several)
     if best_of == 1:
         return maps
-    found = scored(asked.priors, maps, several.text, asked.seed, LOOKS).reshape(-1, best_of)
+    found = scored(asked.priors, maps, several.text, asked.seed, LOOKS, several.label).reshape(-1, best_of)
     rows = np.arange(len(found)) * best_of + found.argmax(axis=1)
     return tuple(one[rows] for one in maps)
 

@@ -116,6 +116,19 @@ def test_other_quantizers_have_as_many_channels_as_they_like():
     assert variables["params"]["encoder"]["conv_out"]["kernel"].shape[-1] == 2
 
 
+def test_logits_of_many_codes_are_float32_whatever_the_layers_compute_in():
+    """In bfloat16 a place of 64 codes would have several that are the likeliest."""
+    module = DVAE((GumbelQuantizer(64, 8),), width=16, factors=(1, 2), blocks=1, dtype=jnp.bfloat16)
+    images, books = jax.random.uniform(jax.random.key(2), (2, 8, 8, 3)), module.init_codebooks(jax.random.key(0))
+    variables = quick(module.init)(jax.random.key(1), images, books)
+    logits = module.apply(variables, images, method=lambda module, x: module.encoder(module._seen(x)))
+    (indices,) = module.apply(variables, images, books, method="encode")
+    assert logits.dtype == jnp.float32
+    np.testing.assert_array_equal(indices, logits.argmax(-1))
+    coarse = logits.astype(jnp.bfloat16)
+    assert ((coarse == coarse.max(-1, keepdims=True)).sum(-1) > 1).any()
+
+
 @pytest.mark.parametrize("factors", [(), (1, 0), (1,) * 21], ids=["none", "zero", "many"])
 def test_factors_that_cannot_be_are_refused(factors):
     module = DVAE((GumbelQuantizer(8, 4),), width=16, factors=factors)

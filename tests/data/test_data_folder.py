@@ -224,6 +224,12 @@ def test_captions_of_a_table(root):
     assert read(root, "train").text is None  # none of these has one
 
 
+def test_a_quoted_caption_may_follow_a_space(root):
+    draw(root, "a.png", "b.png")
+    (root / "captions.csv").write_text('file, caption\na.png, "red, and round"\nb.png, "two"\n')
+    assert read(root, "all").text == ("red, and round", "two")
+
+
 @pytest.mark.parametrize(
     ("lines", "said"),
     [

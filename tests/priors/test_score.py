@@ -10,12 +10,15 @@ import pytest
 from small_models import quick
 from small_priors import CODES, LABEL, LABELS, TEXT, drawn, made
 
+from vqvae_jax.asked import Asked, Told
+from vqvae_jax.drawn import in_chunks
 from vqvae_jax.networks.dit import DiT
 from vqvae_jax.networks.likelihood import cross_entropy
 from vqvae_jax.priors import score
 from vqvae_jax.priors.diffusion import BINS, DiffusionPrior
 from vqvae_jax.priors.maskgit import STRATA
-from vqvae_jax.types import Caption, Condition, Level, Model, UserError
+from vqvae_jax.scored import best_drawn, scored
+from vqvae_jax.types import Caption, Condition, Level, Model, Pick, UserError
 
 COUNT, LOOKS = 3, 2
 KEYS = jax.random.split(jax.random.key(2), COUNT)
@@ -137,3 +140,20 @@ def test_who_never_did_without_has_no_score():
         score.scores(wants, model, maps, told._replace(label=None), KEYS)
     labelled = score.scores(wants, model, maps, told, KEYS)
     assert (labelled != score.scores(prior, model, maps, told, KEYS)).any()
+
+
+def test_the_best_of_several_is_told_the_label_that_its_prior_never_did_without():
+    """Drawn and scored under it; the best is that of all that are drawn."""
+    prior, rng = made("transformer", CODES, **{**LABEL, **SMALL, "label_dropout": 0.0}), np.random.default_rng(0)
+    told = Told(np.array([0, 1], np.int32), rng.integers(1, 7, (2, 3)).astype(np.int32))
+    several = Told(*(np.repeat(one, 3, axis=0) for one in told))
+    given = ((jnp.zeros((1, 2, 3), jnp.int32),), Condition(told.label[:1], (), told.text[:1]), KEYS[:1])
+    model = Model(drawn(lambda key: prior.init(key, *given, method="loss"))["params"], {})
+    asked = Asked(2, 0, Pick(), {"codes": (prior, model)})
+    (every,) = in_chunks(asked, several)
+    found = scored(asked.priors, (every,), several.text, 0, 1, several.label)
+    np.testing.assert_array_equal(
+        found, score.scores(prior, model, (every,), Condition(several.label, (), several.text), jnp.repeat(KEYS, 2))
+    )
+    rows = np.arange(2) * 3 + found.reshape(2, 3).argmax(axis=1)
+    np.testing.assert_array_equal(best_drawn(asked, told, 3)[0], every[rows])

@@ -189,7 +189,7 @@ class DVAE(nn.Module):
 
     def _quantize(self, images: Array, codebooks, key: Array | None = None, train: bool = False) -> Quantized:
         z_e = self.encoder(self._seen(images))
-        return self.quantizer(codebooks[LEVEL], z_e.astype(self.dtype), key=key, train=train)
+        return self.quantizer(codebooks[LEVEL], z_e, key=key, train=train)
 
     def _seen(self, images: Array) -> Array:
         return from_pixels(images) if self.likelihood == "logit_laplace" else images

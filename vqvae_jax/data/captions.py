@@ -54,7 +54,7 @@ def read(path: str, names: Collection[str]) -> dict[str, list[str]]:
 def _rows(path: str) -> Iterator[tuple[int, Sequence[str]]]:
     """Number of its first line, and cells, of each row that is not empty."""
     lines = _lines(path)
-    rows, line = csv.reader(lines, strict=True), 1
+    rows, line = csv.reader(lines, strict=True, skipinitialspace=True), 1
     try:
         for row in rows:
             if any(cell.strip() for cell in row):

@@ -10,6 +10,7 @@ The text of a picture is a string whose lines are its captions: mostly one, of s
 """
 
 import contextlib
+import json
 import re
 import unicodedata
 import zlib
@@ -93,6 +94,11 @@ def numbers_of(tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
     places = [(row, number) for row, several in enumerate(each) for number in range(len(several))]
     numbers[tuple(np.transpose(places))] = every
     return numbers
+
+
+def checksum(parts: Iterable[Sequence[str] | None]) -> int:
+    """CRC32 of the texts of some parts of the data."""
+    return zlib.crc32(json.dumps([list(texts or ()) for texts in parts]).encode())
 
 
 def words(texts: Iterable[str]) -> list[str]:
