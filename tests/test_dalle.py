@@ -10,6 +10,7 @@ import pytest
 import launch
 import vqvae_jax
 from vqvae_jax import __main__ as commands
+from vqvae_jax import nearness
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 220)}
 
@@ -53,6 +54,8 @@ def test_from_pictures_and_captions_to_pictures_of_a_text(tmp_path, capsys):
     assert commands.main(["sample", *asked]) == 0
     assert "'purple'" in capsys.readouterr().err
     model = vqvae_jax.load(run)
+    told = nearness.texts_of(model, 40)  # what samples are drawn under whose distance is measured
+    assert len(told) == 40 and set(told) <= {f"a {colour} square" for colour in COLOURS} and len(set(told)) == 3
     drawn = np.load(run / "two.npz")["arr_0"]
     every = model.sample(6, text="a purple field")
     assert drawn.shape == (2, 32, 32, 3)

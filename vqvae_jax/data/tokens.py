@@ -15,6 +15,7 @@ import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,10 +51,21 @@ class TokenArrays:
 
     def rows(self, index: np.ndarray) -> dict[str, Any]:
         """A batch: `tokens`, int32 [B, h, w] or float32 [B, h, w, C] a level; perhaps `label`, [B], `text`, of the form
-        of `numbers`."""
+        of `numbers`, and `another_text`, that of another image of the part.
+        """
         beside = {"label": self.label, "text": self.numbers}
         told = {name: values[index] for name, values in beside.items() if values is not None}
+        if self.numbers is not None:
+            told["another_text"] = self.numbers[self._another[index]]
         return {"tokens": tuple(_as_read(tokens[index]) for tokens in self.maps), **told}
+
+    @cached_property
+    def _another(self) -> np.ndarray:
+        """Another row for each, int [M], at random, all in one circle; the same at every evaluation."""
+        order = np.random.default_rng(0).permutation(len(self))
+        found = np.empty_like(order)
+        found[order] = np.roll(order, 1)
+        return found
 
     def told(self, tokenizer: Tokenizer | None) -> "TokenArrays":
         """With the texts as numbers, where a prior is told them."""

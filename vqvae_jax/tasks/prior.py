@@ -117,13 +117,12 @@ class PriorTask:
     def eval_step(self, model: Model, batch: Mapping[str, Any]) -> dict[str, Array]:
         """Sums over the maps that `mask` counts; to be jitted. An example's noise is the same at every evaluation.
 
-        Of a prior that is told texts also `with_another_text`, the nll under the text of another image of the batch, or
-        the loss where there is no nll: no higher than with its own, and the text is not heard.
+        Of a prior that is told texts also `with_another_text`, the nll under the text of another image, or the loss
+        where there is no nll: no higher than with its own, and the text is not heard.
         """
         terms = self._looked_at(model, batch, "loss")
-        if getattr(self.prior, "text", None) and "text" in batch:
-            other = {**batch, "text": jnp.take(batch["text"], another(batch["mask"]), axis=0)}
-            under = self._looked_at(model, other, "loss")
+        if getattr(self.prior, "text", None) and "another_text" in batch:
+            under = self._looked_at(model, {**batch, "text": batch["another_text"]}, "loss")
             terms = {**terms, ANOTHER: under["nll"] if "nll" in under else self.total(under)}
         return self._summed(batch, terms)
 
@@ -194,17 +193,6 @@ def one_caption(text: Array, keys: Array) -> Array:
     chance = jax.vmap(lambda key: jax.random.uniform(key, text.shape[1:2]))(own)
     chosen = jnp.argmax(jnp.where(jnp.any(text > 0, axis=-1), chance, -1.0), axis=1)
     return jnp.take_along_axis(text, chosen[:, None, None], axis=1)[:, 0]
-
-
-def another(mask: Array) -> Array:
-    """For each example that `mask` counts another one of these, at random, all in one circle: bool [B] → int32 [B].
-
-    At random, since neighbours are often alike, and so is what lies at an even distance where kinds take turns. One
-    alone has what follows it, in an evaluation the first image of the split.
-    """
-    order = jnp.argsort(jnp.where(mask, jax.random.uniform(jax.random.key(0), mask.shape), 2.0))  # the others last
-    follows = order[(jnp.arange(len(order)) + 1) % jnp.maximum(jnp.sum(mask), 2)]
-    return jnp.zeros_like(order).at[order].set(follows)
 
 
 def example_keys(key: Array, numbers: Array) -> Array:
