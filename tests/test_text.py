@@ -137,6 +137,17 @@ def test_priors_of_a_run_have_the_same_words(tmp_path):
     assert text.of_run(section, origins[:2], TEXTS).crc32 == text.read(tmp_path / "a" / text.FILE, 4).crc32
 
 
+def test_of_very_many_captions_the_first_are_read_and_that_is_said():
+    """A file of 2,000 lines beside one picture would take the room of 2,000 captions for each."""
+    made, many = tokenizer(), "\n".join(f"red heart {i}" for i in range(2000))
+    numbers = text.numbers_of(made, ["green circle", many])
+    assert numbers.shape == (2, text.MOST, 24)
+    np.testing.assert_array_equal(numbers[1, -1], made.numbers([f"red heart {text.MOST - 1}"])[0])
+    assert f"1 of 2 images have more than {text.MOST} texts: the first {text.MOST} of each are read" in text.remarks(
+        made, ["green circle", many]
+    )
+
+
 def test_what_is_longer_loses_its_end_and_that_is_said():
     short, long = tokenizer(3), tokenizer()
     np.testing.assert_array_equal(short.numbers(TEXTS), long.numbers(TEXTS)[:, :3])

@@ -23,6 +23,7 @@ import numpy as np
 from vqvae_jax.types import UserError
 
 FILE = "tokenizer.json"
+MOST = 16  # captions of a picture: all pictures have room for as many as any of them has
 WORDS = "words.txt"  # beside it: those of the training's captions, one a line
 WORD = re.compile(r"[^\W_]+")
 SIDE = re.compile(r"(?<![^\W_])(left|right)(?=\b|[-_]|wards?)", re.IGNORECASE)
@@ -80,7 +81,11 @@ class Tokenizer:
 
 
 def captions(text: str) -> list[str]:
-    """Those of a picture: the lines of its text that are not empty."""
+    """Those of a picture: the first MOST lines of its text that are not empty."""
+    return _lines(text)[:MOST]
+
+
+def _lines(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
@@ -181,6 +186,8 @@ def remarks(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
     said = [f"{none} of {len(each)} images have no text"] if none else []
     if (count := len(every) - none) > len(each) - none:
         said += [f"{len(each) - none} images have {count} texts: of several a step draws one"]
+    if many := sum(len(_lines(text)) > MOST for text in texts):
+        said += [f"{many} of {len(each)} images have more than {MOST} texts: the first {MOST} of each are read"]
     if cut:
         places = f"config.text.length={tokenizer.length}"
         said += [f"{cut} of {len(every)} texts lose their end: they are longer than {places}"]
