@@ -98,6 +98,7 @@ def text(config):
     config.dataset.split = "told"
     config.text = ConfigDict({"length": 20})
     config.priors.codes.update(label_condition=False, text_condition=True)
+    config.priors.codes.train.update(steps=7000, pictures_every=7000)
     config.sample.guidance = 3.0
 
 
