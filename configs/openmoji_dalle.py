@@ -96,9 +96,7 @@ def tiny(config):
     config.autoencoder.quantizer.update(codebook_size=32, code_dim=16, ramp_steps=4)
     config.priors.codes.update(width=16, layers=1, heads=2)
     config.sample.count = 4
-    for stage in (config, config.priors.codes):
-        stage.optimizer.warmup_steps = 2
-        stage.train.update(openmoji_hierarchical.FEW_STEPS)
+    openmoji_hierarchical.few_steps(config)
 
 
 VARIANTS = {"tiny": tiny}

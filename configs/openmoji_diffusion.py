@@ -88,16 +88,12 @@ def tiny(config):
     config.priors.codes.network.update(width=16, layers=1, heads=2)
     config.priors.codes.sample_steps = 3
     config.sample.count = 4
-    for stage in (config, config.priors.codes):
-        stage.optimizer.warmup_steps = 2
-        stage.train.update(openmoji_hierarchical.FEW_STEPS)
+    openmoji_hierarchical.few_steps(config)
 
 
 def text(config):
-    """Names in place of groups; those of the split "composed" are never told, so that they can be asked for."""
-    config.dataset.split = "told"
-    config.text = ConfigDict({"length": 20})
-    config.priors.codes.update(label_condition=False, text_condition=True)
+    """As `text` of the demo."""
+    openmoji_hierarchical.text(config)
     config.priors.codes.train.update(steps=7000, pictures_every=7000)
     config.sample.guidance = 3.0
 

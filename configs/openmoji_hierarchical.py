@@ -118,7 +118,12 @@ def small(config):
     config.autoencoder.width = 16
     config.autoencoder.quantizer.update(codebook_size=32, code_dim=16)
     config.sample.count = 4
-    for stage in (config, config.priors.top, config.priors.bottom):
+    few_steps(config)
+
+
+def few_steps(config):
+    """Of any recipe, a stage in seconds."""
+    for stage in (config, *config.priors.values()):
         stage.optimizer.warmup_steps = 2
         stage.train.update(FEW_STEPS)
 

@@ -53,11 +53,10 @@ def tiny(config):
 
 
 def text(config):
-    """Names in place of groups; those of the split "composed" are never told, so that they can be asked for."""
-    config.dataset.split = "told"
-    config.text = ConfigDict({"length": 20})
+    """As `text` of the demo, and the mean of a name's words at every place."""
+    openmoji_hierarchical.text(config)
     for level in config.priors.values():
-        level.update(label_condition=False, text_condition=True, pooled_text=True)
+        level.pooled_text = True
     config.priors.top.train.update(steps=4000, pictures_every=4000)
     config.priors.bottom.train.update(steps=1600, pictures_every=1600)
     config.sample.guidance = 2.0

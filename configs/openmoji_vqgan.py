@@ -89,9 +89,7 @@ def small(config):
     config.task.update(start=3, lead=0, ramp=2, critic_width=8, critic_layers=1)
     config.priors.codes.update(width=16, layers=1, heads=2)
     config.update({"sample": {"count": 4}})
-    for stage in (config, config.priors.codes):
-        stage.optimizer.warmup_steps = 2
-        stage.train.update(openmoji_hierarchical.FEW_STEPS)
+    openmoji_hierarchical.few_steps(config)
 
 
 def plain(config):

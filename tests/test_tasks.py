@@ -310,12 +310,12 @@ def test_another_text_is_that_of_any_other_image_of_the_part():
     """Of a part in the order of its classes most have a text of another class, whatever the batches."""
     classes = np.repeat(np.arange(3, dtype=np.int32), 100)[:, None]
     arrays = TokenArrays((np.zeros((300, 1, 1), np.uint8),), numbers=classes)
-    rows = arrays.rows(np.arange(300))
-    assert sorted(rows["another_text"][:, 0]) == classes[:, 0].tolist()
-    assert 0.55 < np.mean(rows["another_text"] != rows["text"]) < 0.8
+    every = arrays.beside(np.arange(300))
+    assert sorted(every["another_text"][:, 0]) == classes[:, 0].tolist()
+    assert 0.55 < np.mean(every["another_text"] != classes) < 0.8
     one_each = TokenArrays((np.zeros((300, 1, 1), np.uint8),), numbers=np.arange(300, dtype=np.int32)[:, None])
-    assert (one_each.rows(np.arange(300))["another_text"][:, 0] != np.arange(300)).all()
-    np.testing.assert_array_equal(arrays.rows(np.array([7]))["another_text"], rows["another_text"][[7]])
+    assert (one_each.beside(np.arange(300))["another_text"][:, 0] != np.arange(300)).all()
+    np.testing.assert_array_equal(arrays.beside(np.array([7]))["another_text"], every["another_text"][[7]])
 
 
 def test_entropy_of_codes():

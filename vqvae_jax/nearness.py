@@ -13,7 +13,7 @@ import numpy as np
 
 from vqvae_jax import codec, data
 from vqvae_jax import config as configs
-from vqvae_jax.data.text import captions
+from vqvae_jax.data.text import first_captions
 from vqvae_jax.distance.pictures import between
 from vqvae_jax.features import file
 from vqvae_jax.features.frozen import Frozen, load
@@ -104,8 +104,7 @@ def texts_of(model: Trained, count: int) -> list[str] | None:
     """For each image that of a training image at random, as labels are; None where no prior is told any."""
     if model.tokenizer is None:
         return None
-    every = data.load(model.config["dataset"], "train").text or ()
-    said = [one[0] for one in map(captions, every) if one]
+    said = first_captions(data.load(model.config["dataset"], "train").text or ())
     return [said[row] for row in np.random.default_rng(SEED).integers(0, len(said), count)] if said else None
 
 

@@ -215,7 +215,7 @@ class Recipe:
         say("sampling")
         count = self.config["sample"]["count"]
         held_out, seen = (self.splits[split].text or () for split in ("validation", "train"))
-        first = lambda texts: [one[0] for one in map(text_files.captions, texts) if one]  # noqa: E731
+        first = text_files.first_captions
         texts = list(islice(cycle(first(held_out) or first(seen) if self.tokenizer else []), count))
         images = model.sample(count, self.config["seed"], text=texts or None)
         sample.save(images, self.workdir / "samples.png")

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from vqvae_jax.limits import Count, Several
-from vqvae_jax.networks.fast import conv
+from vqvae_jax.networks.fast import conv, doubled
 from vqvae_jax.networks.likelihood import logit_laplace
 from vqvae_jax.quantizers import codebook as cb
 from vqvae_jax.types import Array, Codebook, Quantized, Quantizer, Reconstruction, Tokens, UserError, reconstruction
@@ -64,7 +64,7 @@ class Block(nn.Module):
         if x.shape[-1] != self.features:
             x = Conv(self.features, 1, self.dtype, name="shortcut")(x)
         if self.doubled:
-            x, h = twice(x), twice(h)
+            x, h = doubled(x), doubled(h)
         for i, (features, size) in enumerate(zip((inner, inner, self.features), self.sizes[1:], strict=True), 2):
             h = Conv(features, size, self.dtype, name=f"conv{i}")(nn.relu(h))
         return x + self.gain * h
@@ -167,7 +167,7 @@ class DVAE(nn.Module):
         self.decoder = Decoder(widths[::-1], self.blocks, made, self.dtype)
 
     def init_codebooks(self, key: Array) -> dict[str, Codebook]:
-        """A new codebook."""
+        """A new codebook of the one level, by its name."""
         return {LEVEL: self.quantizers[0].init(key)}
 
     def __call__(
@@ -224,9 +224,3 @@ def largest_of_four(x: Array) -> Array:
     # Not jnp.max: its gradient looks where x is the largest, and is 0 / 0 where XLA has rounded x otherwise there.
     rows = jnp.maximum(x[:, :, 0], x[:, :, 1])
     return jnp.maximum(rows[:, :, :, 0], rows[:, :, :, 1])
-
-
-def twice(x: Array) -> Array:
-    """Each pixel four times: twice the height and width."""
-    b, h, w, c = x.shape
-    return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)

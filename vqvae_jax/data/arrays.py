@@ -106,6 +106,10 @@ class Arrays:
         batch = {"image": self.image[index]}
         return batch if self.label is None else {**batch, "label": self.label[index]}
 
+    def beside(self, index: np.ndarray) -> Batch:
+        """What an evaluation reads beside `rows`: nothing."""
+        return {}
+
     def with_labels(self, names: Sequence[str]) -> "Arrays":
         """With the labels counted in the order of these names; as it is, unless they are its own in another order."""
         if self.label is None or sorted(names) != sorted(self.label_names) or tuple(names) == self.label_names:
@@ -147,6 +151,8 @@ class Rows(Protocol):
     def __len__(self) -> int: ...
 
     def rows(self, index: np.ndarray) -> dict[str, Any]: ...
+
+    def beside(self, index: np.ndarray) -> dict[str, Any]: ...  # what an evaluation reads as well
 
 
 class ArrayData:
@@ -192,7 +198,7 @@ class ArrayData:
     def evaluation(self, batch_size: int | None = None) -> Iterator[Batch]:
         """Batches that cover the split once, in order; `mask` bool [B] is False where the last repeats row 0."""
         for index, mask in self.cover(batch_size):
-            yield {**self._gather(index), "mask": mask}
+            yield {**self._gather(index), **self.arrays.beside(index), "mask": mask}
 
     def cover(self, batch_size: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The rows and the mask of each batch of `evaluation`, both [B of this process]."""

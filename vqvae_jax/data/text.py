@@ -85,6 +85,11 @@ def captions(text: str) -> list[str]:
     return _lines(text)[:MOST]
 
 
+def first_captions(texts: Iterable[str]) -> list[str]:
+    """The first of each picture that has any."""
+    return [one[0] for one in map(captions, texts) if one]
+
+
 def _lines(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 

@@ -51,13 +51,15 @@ class TokenArrays:
 
     def rows(self, index: np.ndarray) -> dict[str, Any]:
         """A batch: `tokens`, int32 [B, h, w] or float32 [B, h, w, C] a level; perhaps `label`, [B], `text`, of the form
-        of `numbers`, and `another_text`, that of another image of the part.
+        of `numbers`.
         """
         beside = {"label": self.label, "text": self.numbers}
         told = {name: values[index] for name, values in beside.items() if values is not None}
-        if self.numbers is not None:
-            told["another_text"] = self.numbers[self._another[index]]
         return {"tokens": tuple(_as_read(tokens[index]) for tokens in self.maps), **told}
+
+    def beside(self, index: np.ndarray) -> dict[str, Any]:
+        """`another_text`, that of another image of the part, of the form of `numbers`; nothing where there are none."""
+        return {} if self.numbers is None else {"another_text": self.numbers[self._another[index]]}
 
     @cached_property
     def _another(self) -> np.ndarray:

@@ -83,9 +83,13 @@ def doubled_conv(x: Array, kernel: Array) -> Array:
     if fast():
         twice = jnp.asarray(MEETING, kernel.dtype)
         return conv_transpose(x, jnp.einsum("at,bu,tucd->abcd", twice, twice, kernel))
+    return _lax_conv(doubled(x), kernel, 1, AROUND)
+
+
+def doubled(x: Array) -> Array:
+    """Each pixel four times: [B, H, W, C] → [B, 2H, 2W, C]."""
     b, h, w, c = x.shape
-    x = jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
-    return _lax_conv(x, kernel, 1, AROUND)
+    return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
 
 
 def conv_transpose(x: Array, kernel: Array) -> Array:

@@ -113,7 +113,7 @@ class TransformerPrior(nn.Module):
 
     @property
     def length(self) -> int:
-        """T, own tokens."""
+        """T, how many tokens its own maps hold together."""
         return self.depths * self.shape[0] * self.shape[1]
 
     def setup(self):
