@@ -19,10 +19,10 @@ import optax
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.results import keep
 from vqvae_jax import data, evaluate
 from vqvae_jax.devices import use_compilation_cache
 from vqvae_jax.endings import ended
-from vqvae_jax.files import write_json
 from vqvae_jax.flags import Parser, positive
 from vqvae_jax.trained import Trained
 from vqvae_jax.types import UserError
@@ -103,11 +103,6 @@ def main() -> int:
     given = flags.parse_args()
     use_compilation_cache()
     return ended(lambda: keep(run(given), given.json))
-
-
-def keep(found: dict[str, float], path: Path | None) -> None:
-    if path:
-        write_json(path, found)
 
 
 if __name__ == "__main__":

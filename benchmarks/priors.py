@@ -13,7 +13,6 @@ of each lasts, and so how many steps each has: the schedules end when the time i
 import argparse
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from turns import milliseconds, turns_of
 
+from benchmarks.results import keep
 from vqvae_jax import codec, data, evaluate, parts
 from vqvae_jax import config as configs
 from vqvae_jax.data.tokens import TokenArrays, entropies
 from vqvae_jax.devices import use_compilation_cache
 from vqvae_jax.endings import ended
-from vqvae_jax.files import write_json
 from vqvae_jax.flags import Parser, positive
 from vqvae_jax.tasks.optimize import make_optimizer
 from vqvae_jax.tasks.prior import PriorTask
@@ -119,11 +118,6 @@ def main() -> int:
     given = flags.parse_args()
     use_compilation_cache()
     return ended(lambda: keep(run(given), given.json))
-
-
-def keep(found: Mapping[str, Any], path: Path | None) -> None:
-    if path:
-        write_json(path, found)
 
 
 if __name__ == "__main__":

@@ -25,13 +25,13 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from turns import repeated
 
+from benchmarks.results import keep
 from vqvae_jax import config as configs
 from vqvae_jax import data, evaluate, nearness
 from vqvae_jax.data import tokens as token_files
 from vqvae_jax.devices import use_compilation_cache
 from vqvae_jax.distance.pictures import between
 from vqvae_jax.endings import ended
-from vqvae_jax.files import write_json
 from vqvae_jax.flags import Parser, natural, positive
 from vqvae_jax.logs import grid, save_png
 from vqvae_jax.parts import Parts
@@ -128,11 +128,6 @@ def main() -> int:
     given, given.overrides = flags.parse_known_args()
     use_compilation_cache()
     return ended(lambda: keep(run(given), given.json))
-
-
-def keep(found: dict[str, Any], path: Path | None) -> None:
-    if path:
-        write_json(path, found)
 
 
 if __name__ == "__main__":

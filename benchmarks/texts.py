@@ -19,12 +19,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.colours import NAMES, Colours
+from benchmarks.results import keep
 from benchmarks.ridge import Ridge
 from vqvae_jax import data
 from vqvae_jax.data.text import words
 from vqvae_jax.devices import use_compilation_cache
 from vqvae_jax.endings import ended
-from vqvae_jax.files import write_json
 from vqvae_jax.flags import Parser, natural, positive
 from vqvae_jax.trained import Trained
 from vqvae_jax.types import Level, UserError
@@ -218,11 +218,6 @@ def main() -> int:
     given = flags.parse_args()
     use_compilation_cache()
     return ended(lambda: keep(run(given), given.json))
-
-
-def keep(found: dict[str, Any], path: Path | None) -> None:
-    if path:
-        write_json(path, found)
 
 
 if __name__ == "__main__":
