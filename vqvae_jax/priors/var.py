@@ -88,7 +88,8 @@ class VARPrior(nn.Module):
     sample_growing_guidance: bool = False
     dtype: jnp.dtype = jnp.float32
 
-    any_order = False  # no field: a place is told of what is kept on the maps before its own, there of all
+    any_order = False  # no fields
+    sees = "map after map, so that a place sees, of what is kept on its level, only the maps before its own, each whole"
 
     @staticmethod
     def fits(maps: tuple[Level, ...], above: tuple[Level, ...]) -> None:
