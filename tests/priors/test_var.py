@@ -21,7 +21,7 @@ SMALL = {"width": 16, "layers": 2, "heads": 2, "code_dim": 4, "phis": 2}
 CASES = {
     "plain": {},
     "label, coarse": {**LABEL, "coarse_sizes": (5, 4), "coarse_shapes": ((2, 2), (4, 5))},
-    "text, label, a table a scale": {**LABEL, **TEXT, "shared": False, "l2_norm": False},
+    "text, label, a table a scale": {**LABEL, **TEXT, "shared": False, "l2_norm": False, "local": True},
 }
 EVERY = pytest.mark.parametrize("case", [case for case in CASES if case != "plain"])
 KEYS = jax.random.split(jax.random.key(5), 3)
@@ -205,7 +205,7 @@ def test_bfloat16_is_near_float32():
 
 def test_drop_path_leaves_branches_out_by_a_coin_each():
     """400 like examples: with and without attention, with and without MLP, a quarter each; those left stand double."""
-    block = Block(8, 2, 16, 0.0, 0.5, True, 0.3, 0.3, (1, 3))
+    block = Block(8, 2, 16, 0.0, 0.5, True, 0.3, 0.3, 0, ((1, 1), (1, 3)))
     x, vector = (jnp.asarray(np.random.default_rng(0).normal(size=s), jnp.float32) for s in ((1, 4, 8), (1, 8)))
     params = drawn(lambda key: block.init(key, x, vector))
     many = lambda one: jnp.broadcast_to(one, (400, *one.shape[1:]))  # noqa: E731
