@@ -12,6 +12,7 @@ from vqvae_jax.interop import (
     stable_diffusion,
     stacks,
     unet,
+    var,
     vqgan,
     vqvae2,
 )
@@ -52,6 +53,7 @@ MATCHERS: dict[str, Matcher] = {
     vqgan.GUMBEL.title: vqgan.match_gumbel,
     vqgan.FIRST_STAGE.title: vqgan.match_first_stage,
     diffusers.TITLE: diffusers.match,
+    var.TOKENIZER: var.match_tokenizer,
     "LlamaGen's VQ-GAN": vqgan.match_llamagen,
     dvae.TITLE: dvae.match,
     maskgit.TOKENIZER: maskgit.match_tokenizer,
