@@ -5,6 +5,7 @@ import math
 import jax
 import numpy as np
 import pytest
+from interop import torch_bytes as tb
 from interop import var_names as names
 
 import vqvae_jax
@@ -12,8 +13,9 @@ from vqvae_jax import config as configs
 from vqvae_jax import parts
 from vqvae_jax.__main__ import main
 from vqvae_jax.autoencoders.published import PRESETS, SCALES
-from vqvae_jax.interop import files
+from vqvae_jax.interop import files, var_prior
 from vqvae_jax.interop.recognise import recognise
+from vqvae_jax.types import UserError
 
 SIDES = (1, 2, 4)
 SMALL = names.tokenizer(4, (1, 2), 12, 6, len(SIDES), 1)
@@ -122,3 +124,121 @@ def test_other_scales_are_one_line(tmp_path, capsys, more, message):
         code = ended.code
     said = capsys.readouterr().err
     assert code == 2 and message in said and said.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+PRIOR = names.transformer(2, 8, 12, 6, 3, SIDES)
+
+
+def workdir_of(folder, **more):
+    """A workdir with a tokenizer of SIDES, and the tensors of both."""
+    tensors = {"vae": random(SMALL), "var": random(PRIOR, 1)}
+    for name, one in tensors.items():
+        files.write(folder / f"{name}.npz", one)
+    assert bring(folder / "vae.npz", folder / "run", "--scales=1,2,4") == 0
+    return folder / "run", tensors
+
+
+@pytest.mark.parametrize("depth, millions", [(16, 310), (30, 2010)])
+def test_the_published_transformers_are_recognised_at_full_size(depth, millions):
+    tensors = without_memory(names.transformer(depth)) | var_prior.buffers(SCALES[256], depth, 64 * depth)
+    match = recognise(tensors, "file", 0)
+    assert (match.module.width, match.module.heads, match.module.num_labels) == (64 * depth, depth, 1000)
+    assert [level.shape[0] for level in match.module.maps] == list(SCALES[256])
+    assert match.facts["sides"] == SCALES[256] and set(match.unused) == set(var_prior.buffers(SCALES[256], depth))
+    learned = sum(leaf.size for leaf in jax.tree.leaves({**match.like.params, "features": {}}))
+    assert round(learned / 1e6) == millions
+
+
+def test_both_files_become_one_workdir_and_files_again(tmp_path, capsys):
+    run, tensors = workdir_of(tmp_path)
+    assert bring(tmp_path / "var.npz", run) == 0
+    assert "drawn map by map; with the authors' guidance of 1.5: --guidance=2.5" in capsys.readouterr().out
+    section = configs.load(run)["priors"]["codes"]
+    assert section["held_features"] and section["sample_growing_guidance"] and section["optimizer"]["b2"] == 0.95
+    for stage, name in (("autoencoder", "vae"), ("codes", "var")):
+        output = tmp_path / f"{name}.safetensors"
+        assert main(["export", f"--workdir={run}", f"--stage={stage}", f"--output={output}"]) == 0
+        check_same(output, tensors[name])
+    assert "Long [N], labels of which 3 means none, and float32 [N, 20, 6]" in capsys.readouterr().out
+    trained = vqvae_jax.load(run)
+    (_, tokenizer), prior = trained.autoencoder, trained.parts.load(run, "codes")
+    features, book = prior.params["features"], tokenizer.codebooks["codes"]
+    np.testing.assert_array_equal(features["codes"], book.codes)
+    for one in ("kernel", "bias"):
+        np.testing.assert_array_equal(features[one], book.params[one])
+    drawn = trained.sample(2, label=1)
+    assert drawn.shape == (2, 8, 8, 3) and drawn.dtype == np.uint8
+    again = tmp_path / "again"  # what was exported says itself what it is, but has no codes
+    assert bring(tmp_path / "var.safetensors", again) == 2
+    assert "import that one first" in capsys.readouterr().err
+    assert bring(tmp_path / "vae.safetensors", again) == bring(tmp_path / "var.safetensors", again) == 0
+    np.testing.assert_array_equal(vqvae_jax.load(again).sample(2, label=1), drawn)
+
+
+def test_what_its_trainer_saves_is_both(tmp_path):
+    tensors, storages, described = {"vae_local": random(SMALL), "var_wo_ddp": random(PRIOR, 1)}, {}, {}
+    for part, own in tensors.items():
+        each = {}
+        for name, array in own.items():
+            key = f"{part}{len(each)}"
+            kind = "LongStorage" if array.dtype == np.int64 else "FloatStorage"
+            strides = tuple(stride // array.itemsize for stride in array.strides)
+            each[name] = tb.tensor(key, array.size, array.shape, strides, kind=kind)
+            storages[key] = array.tobytes()
+        described[part] = tb.dictionary(each)
+    optimizer = tb.plain({"optimizer": {"state": {}, "param_groups": []}})
+    trainer = tb.dictionary({"config": tb.plain({"patch_nums": list(SIDES)}), **described, "var_opt": optimizer})
+    beside = {"epoch": tb.plain(3), "iter": tb.plain(0), "trainer": trainer, "args": tb.plain({"depth": 2})}
+    (tmp_path / "ar-ckpt-best.pth").write_bytes(tb.zipped(tb.program(tb.dictionary(beside)), storages))
+    run = tmp_path / "run"
+    assert bring(tmp_path / "ar-ckpt-best.pth", run) == 0  # the transformer says the scales
+    for stage, part in (("autoencoder", "vae_local"), ("codes", "var_wo_ddp")):
+        assert main(["export", f"--workdir={run}", f"--stage={stage}", f"--output={tmp_path / 'back.npz'}"]) == 0
+        check_same(tmp_path / "back.npz", tensors[part])
+    alone = tmp_path / "alone"  # one of the two by its name
+    assert bring(tmp_path / "ar-ckpt-best.pth", alone, "--key=trainer.vae_local", "--scales=1,2,4") == 0
+
+
+def test_buffers_may_be_missing_and_are_made(tmp_path):
+    run, tensors = workdir_of(tmp_path)
+    learned = {name: one for name, one in tensors["var"].items() if not var_prior.is_buffer(name)}
+    files.write(tmp_path / "var.npz", learned)
+    assert bring(tmp_path / "var.npz", run) == 0
+    assert main(["export", f"--workdir={run}", "--stage=codes", f"--output={tmp_path / 'back.npz'}"]) == 0
+    check_same(tmp_path / "back.npz", tensors["var"])
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"lvl_1L": np.zeros((1, 21), int)}, "lvl_1L is not that of 3 square maps of 21 places in all"),
+        ({"attn_bias_for_masking": np.zeros((1, 1, 21, 21), np.float32)}, "attn_bias_for_masking is not VAR's"),
+        ({"shared_ada_lin.1.weight": np.ones((48, 8), np.float32)}, "var_d36.pth, is not known; var_d16"),
+        ({"head.bias": np.ones(13, np.float32)}, r"head.weight is \[12, 8\], not \[13, 8\]"),
+        ({"pos_start": np.ones((1, 8), np.float32)}, "pos_start is .1, 8., not of 3 axes"),
+        ({"word_embed.weight": np.ones((8, 5), np.float32)}, "is of codes of 5 numbers, those of .* are of 6"),
+        (
+            random(names.transformer(1, 8, 12, 6, 3, (1, 2, 3)), sides=(1, 2, 3)),
+            "of sides 1,2,3, .* makes maps of 1x1, 2x2, 4x4",
+        ),
+        (random(names.transformer(1, 8, 13, 6, 3, SIDES)), r"models codes of \[13\] a level"),
+    ],
+)
+def test_what_does_not_fit_is_said(tmp_path, capsys, changed, message):
+    run, tensors = workdir_of(tmp_path)
+    whole = {"lvl_1L", "pos_1LC"} <= set(changed)
+    files.write(tmp_path / "var.npz", changed if whole else {**tensors["var"], **changed})
+    capsys.readouterr()
+    assert bring(tmp_path / "var.npz", run) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "codes" not in configs.load(run)["priors"]
+    with pytest.raises(UserError, match=message):
+        raise UserError(said.strip())
+
+
+def test_a_transformer_alone_is_refused(tmp_path, capsys):
+    files.write(tmp_path / "var.npz", random(PRIOR))
+    assert bring(tmp_path / "var.npz", tmp_path / "run") == 2
+    said = capsys.readouterr().err
+    assert "import that one first, vae_ch160v4096z32.pth, into the same --workdir=" in said and said.count("\n") == 1
+    assert not (tmp_path / "run").exists()

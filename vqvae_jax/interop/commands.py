@@ -143,7 +143,9 @@ def not_shown(given: argparse.Namespace, stage: str, match: Any) -> Iterator[str
         yield f"{heads} heads of attention; weights do not show it: --heads=N"
     if match.section.get("label_condition") and not match.section["label_dropout"]:
         yield "label_dropout=0, so no guidance: that labels were hidden in its training, weights do not show"
-    if "shape" in match.facts:
+    if "sides" in match.facts:
+        yield "drawn map by map; with the authors' guidance of 1.5: --guidance=2.5 --top_k=900 --top_p=0.96"
+    elif "shape" in match.facts:
         yield from of_map(match)
     elif stage != "stack" and not given.image_size:
         from vqvae_jax.facts import read

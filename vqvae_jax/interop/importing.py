@@ -14,7 +14,7 @@ from vqvae_jax import facts as facts_file
 from vqvae_jax.checkpoint import Checkpoints
 from vqvae_jax.data.text import Tokenizer
 from vqvae_jax.files import check_place, write_checked_json, write_json
-from vqvae_jax.interop import clip, files, latents, metadata, stable_diffusion, var
+from vqvae_jax.interop import clip, files, latents, metadata, stable_diffusion, var, var_prior
 from vqvae_jax.interop.matches import Match
 from vqvae_jax.interop.places import from_torch
 from vqvae_jax.interop.recognise import recognise
@@ -93,6 +93,8 @@ def import_weights(
     if match.kind == "prior" and (workdir / configs.FILE).is_file():
         match = of_the_codes(match, workdir)
         return add_prior(match, tensors, workdir, image_size, words), match
+    if var_prior.wants_tokenizer(match):
+        raise var_prior.refused(match, workdir)
     stage, config, facts = NEW[match.kind](match, image_size, workdir)
     with new_folder(workdir) as folder:
         write_stage(folder / stage, match, tensors, config)
@@ -224,6 +226,12 @@ def joined(
     level = level_of(match, config, workdir)
     facts = fitting_facts(match, config, facts, workdir)
     check_texts(match, words, (config, facts), workdir)
+    if var_prior.wants_tokenizer(match):
+        if not (folder / configs.AUTOENCODER).is_dir():
+            raise var_prior.refused(match, workdir)
+        parts = Parts(config, facts)
+        model = parts.load(folder, configs.AUTOENCODER, None)
+        match = var_prior.with_tokenizer(match, level, parts, model, workdir)
     priors = {**config["priors"], level: prior_section(match, workdir)}
     text = {"text": match.facts["text"]} if "text" in match.facts else {}
     config = configs.complete({**config, **text, "priors": priors})
@@ -253,7 +261,7 @@ def write_stage(folder: Path, match: Match, tensors: Tensors, config: Mapping[st
     """A checkpoint of step 0, without a train state: the optimizer's moments are in no such file."""
     with Checkpoints(folder / "checkpoints") as checkpoints:
         model = from_torch(tensors, match.places, match.like)
-        model = Model(model.params, with_averages(model, match))
+        model = Model({**model.params, **match.borrowed}, with_averages(model, match))
         checkpoints.save(0, model, {}, dict(config))
     if match.unused:
         files.write(folder / UNUSED, {name: tensors[name] for name in match.unused})

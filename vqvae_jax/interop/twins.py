@@ -5,11 +5,12 @@ from typing import Any
 import numpy as np
 
 from vqvae_jax.autoencoders import DVAE, VQGAN, VQVAE2, HierarchicalVAE
-from vqvae_jax.interop import dvae, hierarchical, maskgit, pixelcnn, stable_diffusion, var, vqgan, vqvae2
+from vqvae_jax.interop import dvae, hierarchical, maskgit, pixelcnn, stable_diffusion, var, var_prior, vqgan, vqvae2
 from vqvae_jax.interop.places import AS_IT_IS, Place, Places
 from vqvae_jax.priors.diffusion import DiffusionPrior
 from vqvae_jax.priors.maskgit import MaskGITPrior
 from vqvae_jax.priors.pixelcnn import PixelCNNPrior
+from vqvae_jax.priors.var import VARPrior
 from vqvae_jax.types import Model, UserError
 
 
@@ -25,6 +26,7 @@ PLACES: dict[type, Any] = {
     DVAE: dvae.places,
     PixelCNNPrior: pixelcnn.places,
     MaskGITPrior: maskgit.transformer_places,
+    VARPrior: var_prior.places,
     DiffusionPrior: stable_diffusion.places,
 }
 
