@@ -1,5 +1,6 @@
 """Names and shapes of VAR's published files, written from their description alone."""
 
+import numpy as np
 from interop.vqgan_names import conv, published
 
 HITS = "quantize.ema_vocab_hit_SV"
@@ -44,11 +45,9 @@ def transformer(depth=16, width=0, codes=4096, code_dim=32, labels=1000, sides=(
 
 def given(shapes, sides, random):
     """Random arrays of such names, the buffers as they are."""
-    import numpy as np
-
     found = {name: random.normal(size=shape, scale=0.2).astype(np.float32) for name, shape in shapes.items()}
-    scale = np.concatenate([np.full(side**2, i) for i, side in enumerate(sides)])
     if "lvl_1L" in found:
+        scale = np.concatenate([np.full(side**2, i) for i, side in enumerate(sides)])
         found["lvl_1L"] = scale[None]
         found["attn_bias_for_masking"] = np.where(scale[:, None] >= scale, 0, -np.inf)[None, None].astype(np.float32)
         found |= {name: np.zeros_like(one) for name, one in found.items() if name.endswith("zero_k_bias")}

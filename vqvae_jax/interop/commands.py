@@ -135,7 +135,8 @@ def not_shown(given: argparse.Namespace, stage: str, match: Any) -> Iterator[str
         low, high = match.facts["range"]
         why = "" if match.range_shown else "; weights do not show it: --range=A,B"
         yield f"uint8 0 and 255 become {low} and {high}{why}"
-    if scales := getattr(match.module.quantizers[0], "scales", ()) if match.kind == "autoencoder" else ():
+    scales = getattr(match.module.quantizers[0], "scales", ()) if match.kind == "autoencoder" else ()
+    if scales:
         yield f"maps of sides {', '.join(map(str, scales))}; weights do not show it: --scales=A,B,…"
     if "scale" in match.facts:
         yield match.facts["scale"]
@@ -147,7 +148,7 @@ def not_shown(given: argparse.Namespace, stage: str, match: Any) -> Iterator[str
         yield "drawn map by map; with the authors' guidance of 1.5: --guidance=2.5 --top_k=900 --top_p=0.96"
     elif "shape" in match.facts:
         yield from of_map(match)
-    elif stage != "stack" and not given.image_size:
+    elif stage != "stack" and not given.image_size and not scales:
         from vqvae_jax.facts import read
 
         yield f"{read(given.workdir)['image_size']} pixels; weights do not show it: --image_size=N"

@@ -13,7 +13,19 @@ from vqvae_jax.autoencoders.dvae import DVAE
 from vqvae_jax.autoencoders.vqgan import LEVEL, VQGAN
 from vqvae_jax.checkpoint import Checkpoints, Step
 from vqvae_jax.files import check_file, read_json
-from vqvae_jax.interop import diffusers, diffusion, files, latents, maskgit, metadata, pixelcnn, stacks, unet, var_prior
+from vqvae_jax.interop import (
+    diffusers,
+    diffusion,
+    files,
+    latents,
+    maskgit,
+    metadata,
+    pixelcnn,
+    stacks,
+    unet,
+    var,
+    var_prior,
+)
 from vqvae_jax.interop.importing import DIFFUSERS, UNUSED
 from vqvae_jax.interop.places import Places, to_torch
 from vqvae_jax.interop.stages import STACK
@@ -195,7 +207,8 @@ def load_stack(workdir: Path) -> tuple[Any, Model, Places]:
     """(module, Model, Places) of imported layers, or of a network alone."""
     try:
         config = read_json(workdir / configs.FILE)
-        module, like, places = (unet if unet.is_one(config) else stacks).loaded(config)
+        kind: Any = next((one for one in (unet, var) if one.is_one(config)), stacks)
+        module, like, places = kind.loaded(config)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{workdir / configs.FILE} is damaged ({error}); import the file again") from error
     with Checkpoints(workdir / STACK / "checkpoints", flag="") as checkpoints:

@@ -28,7 +28,7 @@ AXES = (  # of tensors by name
     (r"(^|\.)(vertical_conv|horizontal_conv|vert_to_horiz|horiz_residual)\.weight$", 4),
     (r"\.vq\.usage_count$|^quantize_[tb]\.cluster_size$|_norm\.norm\.(weight|bias)$", 1),
     (r"^(encoder|decoder)_\d+\..*bias$|^(enc|dec)(_[tb])?\.blocks\..*bias$|layer_\d+\..*bias$", 1),
-    (r"^quantize\.embed(ding)?\.weight$", 2),
+    (r"^(quantize\.)?embed(ding)?\.weight$", 2),
     (r"^(encoder|decoder)\.blocks\..*\.w$|^quantize\.proj\.weight$", 4),
     (r"^(encoder|decoder)\.blocks\..*\.b$|^quantize\.proj\.bias$", 1),
     (r"^(encoder|decoder)\..*(norm\d?|norm_out)\.weight$|^((encoder|decoder)\.|(post_)?quant_conv\.).*bias$", 1),
@@ -39,8 +39,8 @@ AXES = (  # of tensors by name
     (r"^quantizer[/.]codebook$|[/.](word|position)_embeddings[/.]embedding$|[/.]intermediate_output[/.]kernel$", 2),
     (r"[/.]self_attention[/.](query|key|value|out)[/.]kernel$", 3),
     (r"^(encoder|decoder)[/.].*Conv_\d+[/.]kernel$", 4),
-    (r"^quantize\.quant_resi\..*weight$|\.scale_mul_1H11$|^attn_bias_for_masking$", 4),
-    (r"^quantize\.quant_resi\..*bias$", 1),
+    (r"^(quantize\.)?quant_resi\..*weight$|\.scale_mul_1H11$|^attn_bias_for_masking$", 4),
+    (r"^(quantize\.)?quant_resi\..*bias$", 1),
     (r"^(word_embed|lvl_embed|class_emb|head|head_nm\..*)\.weight$|^quantize\.ema_vocab_hit_SV$", 2),
     (r"^pos_embed$|^pos_start$|^pos_1LC$", 3),
     (r"^(model\.diffusion_model\.)?(input_blocks\.0\.0|out\.2|conv_in|conv_out)\.weight$", 4),
@@ -68,6 +68,7 @@ MATCHERS: dict[str, Matcher] = {
     stable_diffusion.TITLE: stable_diffusion.match,
     "the reference's priors": pixelcnn.match,
     "layers of the reference's PixelCNN": stacks.match,
+    var.QUANTIZER: var.match_quantizer,
 }
 
 

@@ -5,8 +5,10 @@ The tokenizer is taming's network with its attention's three layers in one, and 
 each code was taken at each scale, which it counts beside, is kept for `export`.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from vqvae_jax import parts
@@ -17,9 +19,11 @@ from vqvae_jax.interop.matches import Match, Shapes, Tensors
 from vqvae_jax.interop.places import AS_IT_IS, CONV, Place, Places, fused, inside, numbers, of_params, shapes_of
 from vqvae_jax.interop.state_dicts import TRAINED
 from vqvae_jax.quantizers.multiscale import MultiscaleQuantizer
+from vqvae_jax.quantizers.vq import VectorQuantizer
 from vqvae_jax.types import Model, UserError
 
-TOKENIZER = "VAR's tokenizer"  # begins the title
+TOKENIZER, QUANTIZER = "VAR's tokenizer", "VAR's quantizer"  # begin the titles
+LAYER = "multiscale"
 NAMES = vqgan.TAMING._replace(
     title=TOKENIZER, middle_attention="mid.attn_1.qkv", quantizer="multiscale", loss_weights=vqgan.LOSS_WEIGHTS
 )
@@ -79,6 +83,36 @@ def quantizer_places(like: Model, start: str = "") -> Places:
         found[f"{name}.weight"] = Place((*path, "params", "kernel"), CONV, i)
         found[f"{name}.bias"] = Place((*path, "params", "bias"), AS_IT_IS, i)
     return found
+
+
+# The quantizer alone, whose workdir has no stages: {"stack": [{"layer": "multiscale", "codebook_size": 4096, …}]}
+
+
+def match_quantizer(tensors: Tensors, heads: int) -> Match | None:
+    """Any codes and φ; of what scales they are a recording says. facts are empty."""
+    shapes = shapes_of(tensors)
+    if "embedding.weight" not in shapes or not any(name.startswith(PHIS) for name in shapes):
+        return None
+    found = quantizer(shapes, (1,), "")
+    sizes = {name: found["inner"][name] for name in ("codebook_size", "code_dim")}
+    section = {"stack": [{"layer": LAYER, **sizes, "phis": found["phis"]}]}
+    module, like, own = loaded(section)
+    title = f"{QUANTIZER}, {sizes['codebook_size']} codes of {sizes['code_dim']} numbers"
+    return Match(title, "stack", section, {}, module, like, own)
+
+
+def is_one(config: Mapping[str, Any]) -> bool:
+    """Whether a workdir's config says a quantizer alone."""
+    return bool(config["stack"][0]["layer"] == LAYER)
+
+
+def loaded(config: Mapping[str, Any]) -> tuple[MultiscaleQuantizer, Model, Places]:
+    """The quantizer of a workdir's config, shapes of its codes and φ, and where the tensors of its twin lie."""
+    (layer,) = config["stack"]
+    inner = VectorQuantizer(layer["codebook_size"], layer["code_dim"], revive_after=0)
+    module = MultiscaleQuantizer(inner, (1,), phis=layer["phis"], shared=True)
+    like = Model({}, {LEVEL: jax.eval_shape(module.init, jax.random.key(0))})
+    return module, like, quantizer_places(like)
 
 
 def with_scales(match: Match, asked: tuple[int, ...] | None, image_size: int, source: object) -> Match:
