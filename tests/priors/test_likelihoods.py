@@ -28,7 +28,7 @@ IN_ORDER = {
     "transformer": {**PLACES, **SMALL, **LABEL, "coarse_sizes": (3,)},
     "transformer-depths": {**DEPTHS, **SMALL},
     "var": {"shape": ((1, 1), (1, 3)), **SMALL, **LABEL, "coarse_sizes": (3,), "coarse_shapes": ((2, 2),)},
-    "var-places": {**PLACES, **SMALL, "shared": False, "phis": 0, "l2_norm": False},
+    "var-places": {**PLACES, **SMALL, "shared": False, "phis": 0, "l2_norm": False, "local": True},
 }
 ONE_A_STEP = {"sample_steps": 4, "sample_choice_temperature": 1e6}  # in an order that is all noise
 AT_RANDOM = {
