@@ -27,7 +27,7 @@ def get_config(variant=None):
                 "residual_blocks": 2,
                 "residual_width": 32,
                 "smooth_start": True,
-                "quantizer": multiscale((1, 2, 4, 8, 16), codebook_size=256),
+                "quantizer": {**multiscale((1, 2, 4, 8, 16), codebook_size=256), "dropout": 0.1},
             },
             "loss_weights": LOSS_WEIGHTS,
             "optimizer": {
@@ -45,8 +45,8 @@ def get_config(variant=None):
                 "evaluate_every": 2000,
                 "checkpoint_every": 1000,
             },
-            "priors": {"codes": prior(128, 5, batch_size=16, steps=1500)},
-            "sample": {"temperature": 0.9, "top_p": 0.9, "guidance": 2.0},
+            "priors": {"codes": prior(64, 4, batch_size=16, steps=1500)},
+            "sample": {"temperature": 0.7, "top_p": 0.9, "guidance": 2.0},
         }
     )
     if variant:
@@ -61,17 +61,17 @@ def multiscale(scales, codebook_size):
 
 
 def prior(width, layers, batch_size, steps):
-    """It begins with the codes of the autoencoder, whose form it names."""
+    """Narrow and long, for few images. It begins with the codes of the autoencoder, whose form it names."""
     return {
         "name": "var",
         "code_dim": D,
-        "shared": False,
         "width": width,
         "layers": layers,
         "heads": 4,
+        "local": True,
         "dropout": 0.1,
         "label_condition": True,
-        "optimizer": openmoji_hierarchical.adam(2e-3),
+        "optimizer": openmoji_hierarchical.adam(4e-3),
         "train": {
             "batch_size": batch_size,
             "steps": steps,

@@ -27,8 +27,15 @@ IN_ORDER = {
     "bottom_prior": {**PLACES, **LAYERS, "coarse_sizes": (3,), "condition_blocks": 1},
     "transformer": {**PLACES, **SMALL, **LABEL, "coarse_sizes": (3,)},
     "transformer-depths": {**DEPTHS, **SMALL},
-    "var": {"shape": ((1, 1), (1, 3)), **SMALL, **LABEL, "coarse_sizes": (3,), "coarse_shapes": ((2, 2),)},
-    "var-places": {**PLACES, **SMALL, "shared": False, "phis": 0, "l2_norm": False, "local": True},
+    "var": {
+        "shape": ((1, 1), (1, 3)),
+        "shared": True,
+        **SMALL,
+        **LABEL,
+        "coarse_sizes": (3,),
+        "coarse_shapes": ((2, 2),),
+    },
+    "var-places": {**PLACES, **SMALL, "phis": 0, "l2_norm": False, "local": True},
 }
 ONE_A_STEP = {"sample_steps": 4, "sample_choice_temperature": 1e6}  # in an order that is all noise
 AT_RANDOM = {

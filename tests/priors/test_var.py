@@ -20,8 +20,8 @@ GROWING = ((1, 1), (2, 2), (2, 3), (4, 5))
 SMALL = {"width": 16, "layers": 2, "heads": 2, "code_dim": 4, "phis": 2}
 CASES = {
     "plain": {},
-    "label, coarse": {**LABEL, "coarse_sizes": (5, 4), "coarse_shapes": ((2, 2), (4, 5))},
-    "text, label, a table a scale": {**LABEL, **TEXT, "shared": False, "l2_norm": False, "local": True},
+    "label, coarse": {**LABEL, "shared": True, "coarse_sizes": (5, 4), "coarse_shapes": ((2, 2), (4, 5))},
+    "text, label, a table a scale": {**LABEL, **TEXT, "l2_norm": False, "local": True},
 }
 EVERY = pytest.mark.parametrize("case", [case for case in CASES if case != "plain"])
 KEYS = jax.random.split(jax.random.key(5), 3)

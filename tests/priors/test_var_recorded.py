@@ -72,7 +72,7 @@ def built(recorded):
     book = features(under(recorded, "quantizer/"))
     codes, code_dim = book["codes"].shape
     levels = tuple(Level(f"codes.{i}", (int(side), int(side)), codes) for i, side in enumerate(scales))
-    size = {"width": 64, "layers": 2, "heads": int(recorded["meta/num_heads"]), "code_dim": code_dim}
+    size = {"width": 64, "layers": 2, "heads": int(recorded["meta/num_heads"]), "code_dim": code_dim, "shared": True}
     prior = var.VARPrior(levels, num_labels=labels, label_condition=True, sample_growing_guidance=True, **size)
     return prior, jax.tree.map(jnp.asarray, {**ours(under(recorded, "param/")), "features": book})
 

@@ -43,7 +43,7 @@ class VARPrior(nn.Module):
         num_labels: labels of the data set, 0 where it has none.
         text: what its texts are like; None where none are told.
         code_dim: D, numbers of a code in the running map f̂.
-        shared: whether all scales have one table of codes.
+        shared: whether all scales have one table of codes, as those of a quantizer with `shared` are.
         phis: convolutions that mend what is enlarged, which scales share; 0 for none.
         held_features: whether codes and φ stay as they begin, or were imported.
         width: of the residual stream.
@@ -72,7 +72,7 @@ class VARPrior(nn.Module):
     num_labels: int = 0
     text: Caption | None = None
     code_dim: Count = 32
-    shared: bool = True
+    shared: bool = False
     phis: Natural = 4
     held_features: bool = False
     width: Count = 128
