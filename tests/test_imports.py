@@ -45,6 +45,7 @@ STOREYS = (
         "drawn",
         "edit",
         "interop",
+        "likelihood",
         "masks",
         "nearness",
         "prompts",
@@ -61,6 +62,7 @@ STOREYS = (
         "reconstruct",
     ),
     ("recipe",),
+    ("fitted",),
     ("__main__", "__init__"),
 )
 STOREY = {room: i for i, rooms in enumerate(STOREYS) for room in rooms}
@@ -88,6 +90,7 @@ CORE = (
     "drawn",
     "prompts",
     "scored",
+    "likelihood",
     "masks",
     "encode",
     "reconstruct",
@@ -95,6 +98,7 @@ CORE = (
     "interop",
     "compare",
     "recipe",
+    "fitted",
     "features",
     "distance",
 )

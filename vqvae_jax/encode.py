@@ -208,7 +208,7 @@ def _decoded(model: Trained, tokens: TokenArrays, levels: int, bar: Any) -> Iter
     size = _chunk(*model.pixels(tokens.maps[0]))
     for start in range(0, len(tokens), size):
         maps = tokens.rows(np.arange(start, min(start + size, len(tokens))))["tokens"]
-        yield model.decode(maps[:levels] if levels else maps)
+        yield model.decode(maps[:levels] if levels else maps, size=model.pixels(maps[0]))
         bar.add(len(maps[0]))
 
 

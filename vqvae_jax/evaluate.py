@@ -200,6 +200,8 @@ def prior_metrics(
     if seen is not None:
         yardstick = token_files.entropies(maps, seen.maps[own], codes)["position_entropy"]
         found |= {"position_entropy": yardstick, "nll_over_position_entropy": ratio(nll, yardstick)}
+    if model.facts.get("own"):  # tokens of no images
+        return found
     count, pixels = sum(math.prod(one.shape[1:]) for one in maps), model.facts["image_size"] ** 2
     return found | {"bits_per_pixel": nll * count / math.log(2) / pixels}
 
