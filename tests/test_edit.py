@@ -177,7 +177,7 @@ def test_a_prior_of_the_top_alone(trained, images, hole):  # noqa: F811
     del model.config["priors"]["bottom"]
     new = model.edit(images, hole)[:, 0]
     np.testing.assert_array_equal(new[~hole], images[~hole])
-    with pytest.raises(UserError, match="has a prior of 'top' alone; say which part is drawn anew: --mask=FILE"):
+    with pytest.raises(UserError, match="has a prior of 'top' alone; say which part is drawn anew: edit"):
         model.variations(images)
 
 
@@ -227,7 +227,7 @@ def test_edit_refuses(model, images, hole):
         model.edit(np.tile(images, (1, 2, 2, 1)), hole)
     with pytest.raises(UserError, match="the prior 'top' draws codes, which have none: take a diffusion prior, or say"):
         model.redraw(images, 0.5)
-    with pytest.raises(UserError, match="the prior 'top' draws codes; leave --to_seed out"):
+    with pytest.raises(UserError, match="the prior 'top' draws codes; leave to_seed out"):
         model.interpolate(1, 2)
 
 

@@ -46,6 +46,7 @@ STOREYS = (
         "drawn",
         "edit",
         "interop",
+        "likelihood",
         "masks",
         "nearness",
         "prompts",
@@ -62,6 +63,7 @@ STOREYS = (
         "reconstruct",
     ),
     ("recipe",),
+    ("fitted",),
     ("__main__", "__init__"),
 )
 STOREY = {room: i for i, rooms in enumerate(STOREYS) for room in rooms}
@@ -90,6 +92,7 @@ CORE = (
     "drawn",
     "prompts",
     "scored",
+    "likelihood",
     "masks",
     "encode",
     "reconstruct",
@@ -97,6 +100,7 @@ CORE = (
     "interop",
     "compare",
     "recipe",
+    "fitted",
     "features",
     "distance",
 )

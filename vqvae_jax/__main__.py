@@ -14,6 +14,7 @@ from vqvae_jax.compare.commands import add_compare
 from vqvae_jax.endings import ended
 from vqvae_jax.flags import (
     DATASET,
+    DRAWING,
     MEASURED,
     SAMPLER,
     Parser,
@@ -280,7 +281,10 @@ def run(argv: list[str] | None) -> int | None:
     use_compilation_cache()
     if given.command is not report:  # which computes nothing
         check_platform()
-    return given.command(given)
+    if given.command is not sample:
+        return given.command(given)
+    with flags_in_place_of(DRAWING):
+        return sample(given)
 
 
 if __name__ == "__main__":

@@ -76,9 +76,16 @@ def noise_between(asked: Asked, to_seed: int) -> Maps:
     return tuple(found)
 
 
+def key_of(seed: int) -> Array:
+    """Of a whole number of up to 64 bits. What lies beyond 32 is folded in: JAX would cut it off."""
+    high, low = divmod(int(seed) + 2**31, 2**32)
+    key = jax.random.key(low - 2**31)
+    return jax.random.fold_in(key, np.uint32(high % 2**32)) if high else key
+
+
 def image_keys(seed: int, start: int, count: int) -> Array:
     """The keys of the images from number `start` on, [count]."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(start, start + count))
+    return jax.vmap(jax.random.fold_in, (None, 0))(key_of(seed), jnp.arange(start, start + count))
 
 
 def level_keys(keys: Array, number: int) -> Array:

@@ -1,6 +1,5 @@
 """Images to a folder of tokens with a trained autoencoder, and a folder of tokens back to pictures."""
 
-import dataclasses
 import hashlib
 import json
 import zipfile
@@ -14,9 +13,9 @@ from vqvae_jax import codec, data, logs
 from vqvae_jax.checkpoint import Step
 from vqvae_jax.data import folder
 from vqvae_jax.data import tokens as token_files
-from vqvae_jax.data.arrays import Grey, shares, wants
+from vqvae_jax.data.arrays import shares, wants
 from vqvae_jax.data.tokens import TokenArrays
-from vqvae_jax.facts import facts_of
+from vqvae_jax.facts import as_grey, facts_of
 from vqvae_jax.files import atomically, check_file, check_new_folder, check_place, png_names
 from vqvae_jax.parts import Parts
 from vqvae_jax.trained import Flags, Trained
@@ -48,7 +47,7 @@ def encode(workdir: Path, output: Path, dataset: Mapping[str, Any] | None = None
     """
     model = Trained(workdir, autoencoder_step=step, flags=FLAGS)
     _refuse_strangers(output)
-    asked = {**model.config["dataset"], **(dataset or {})}
+    asked = data.changed(model.config["dataset"], dataset)
     _check_model(model, asked)
     splits = {name: arrays for name, arrays in _splits(asked, model.facts) if len(arrays)}
     _check(model, asked, splits)
@@ -106,9 +105,7 @@ def _splits(dataset: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[tu
     """Name and images of each split, labels counted as the run does; for an autoencoder of grey images grey."""
     for split in dict.fromkeys((dataset["split"], dataset["test_split"])):
         if split:
-            arrays = data.read(dataset, split).with_labels(facts["label_names"])
-            if arrays.image.shape[3] == 3 and facts["channels"] == 1:
-                arrays = dataclasses.replace(arrays, image=Grey(arrays.image))
+            arrays = data.read(as_grey(dataset, facts), split).with_labels(facts["label_names"])
             yield "train" if split == folder.ALL else split, arrays
 
 
@@ -211,7 +208,7 @@ def _decoded(model: Trained, tokens: TokenArrays, levels: int, bar: Any) -> Iter
     size = _chunk(*model.pixels(tokens.maps[0]))
     for start in range(0, len(tokens), size):
         maps = tokens.rows(np.arange(start, min(start + size, len(tokens))))["tokens"]
-        yield model.decode(maps[:levels] if levels else maps)
+        yield model.decode(maps[:levels] if levels else maps, size=model.pixels(maps[0]))
         bar.add(len(maps[0]))
 
 

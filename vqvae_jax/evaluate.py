@@ -14,7 +14,7 @@ from vqvae_jax import config as configs
 from vqvae_jax.checkpoint import Step, Steps
 from vqvae_jax.data import tokens as token_files
 from vqvae_jax.data.arrays import wants
-from vqvae_jax.facts import facts_of
+from vqvae_jax.facts import as_grey, facts_of
 from vqvae_jax.files import atomically, check_file, write_json
 from vqvae_jax.parts import facts_of_tokens
 from vqvae_jax.stages import task_of
@@ -62,7 +62,7 @@ def evaluate(
 
 def measure(model: Trained, images: Mapping[str, str] | None = None, samples: int = nearness.SAMPLES) -> dict[str, Any]:
     """As `evaluate`, of what is loaded already."""
-    asked = {**model.config["dataset"], **(images or {})}
+    asked = data.changed(model.config["dataset"], images)
     suffix = "".join(f"_{Path(asked[name]).stem}" for name in SAID if asked[name] != model.config["dataset"][name])
     suffix += _steps_said(model)
     check_file("", model.workdir / f"metrics{suffix}.json")
@@ -99,7 +99,7 @@ def _steps_said(model: Trained) -> str:
 
 def load_images(model: Trained, asked: Mapping[str, Any]) -> data.Arrays:
     """The test images of a section `dataset`, of the kind that the model was trained on."""
-    arrays = data.load(asked, "test").with_labels(model.facts["label_names"])
+    arrays = data.load(as_grey(asked, model.facts), "test").with_labels(model.facts["label_names"])
     if not len(arrays):
         split = asked["test_split"]
         raise UserError(f"the split {split!r} holds no images; choose another: --config.dataset.test_split=SPLIT")
@@ -200,6 +200,8 @@ def prior_metrics(
     if seen is not None:
         yardstick = token_files.entropies(maps, seen.maps[own], codes)["position_entropy"]
         found |= {"position_entropy": yardstick, "nll_over_position_entropy": ratio(nll, yardstick)}
+    if model.facts.get("own"):  # tokens of no images
+        return found
     count, pixels = sum(math.prod(one.shape[1:]) for one in maps), model.facts["image_size"] ** 2
     return found | {"bits_per_pixel": nll * count / math.log(2) / pixels}
 

@@ -276,7 +276,7 @@ class Recipe:
         if test != trained:
             raise UserError(
                 f"images of the test split are {list(test)}, those of training {list(trained)}; "
-                "use images of one size, all grey or all in colour"
+                "use images of one size; --config.dataset.channels=1 takes all as grey, 3 all in colour"
             )
 
     def _check_priors(self) -> None:

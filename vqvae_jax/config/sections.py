@@ -31,7 +31,9 @@ class Dataset:
     test_split: str = "test"  # read by evaluation only
     label: str = ""  # which feature of a TFDS set is the label: "attributes/Male"; else its first class label
     text: str = ""  # which feature of a TFDS set is the text: "captions/text"; else one called text, caption or title
+    keys: str = ""  # which arrays of an .npz are which, "train_image=A,train_label=B"; else as their names say
     image_size: Count = 64  # pixels, height and width
+    channels: Literal[0, 1, 3] = 0  # of the images: 1 grey, 3 colour; 0 as the data have them, colour of a folder
     range: tuple[float, float] = (0.0, 1.0)  # of the values that the model sees; uint8 0 and 255 go there
     flip: bool = False  # left and right at random
     crop: Natural = 0  # pixels of random shift, at most; 0 none
