@@ -21,6 +21,7 @@ from vqvae_jax.config.sections import (
     stages,
     told_texts,
 )
+from vqvae_jax.config.switching import Switch
 from vqvae_jax.config.workdir import BEGUN_IN, FILE, agree, check_saved, differs, load, located, save
 from vqvae_jax.limits import WHOLE
 
@@ -34,6 +35,7 @@ __all__ = [
     "Dataset",
     "Optimizer",
     "Sample",
+    "Switch",
     "Train",
     "agree",
     "as_it_was_meant",

@@ -216,14 +216,16 @@ def _training_blocks(config: dict[str, Any], path: str) -> Iterator[Block]:
 def _known_levels(config: dict[str, Any], path: str) -> list[str]:
     for level in (found := section(config, path)):
         if level not in levels(config):
-            raise UserError(unknown(f"{path} has no level", level, levels(config)))
+            without = f"; without it: --{path}.{level}="
+            raise UserError(unknown(f"{path} has no level", level, levels(config)) + without)
     return list(found)
 
 
 def _part(config: dict[str, Any], path: str, table: Mapping[str, Any], inside: tuple[str, ...] = ()) -> Block:
     values = section(config, path)
     if "name" not in values:
-        raise UserError(f"{path}.name is missing: it says which one. There are: {', '.join(table)}")
+        which = f"it says which one, --{path}.name={next(iter(table))}"
+        raise UserError(f"{path}.name is missing: {which}. There are: {', '.join(table)}")
     if not isinstance(values["name"], str) or values["name"] not in table:
         raise UserError(unknown(f"{path}.name: there is no", values["name"], table, "There are"))
     return Block(path, values, table[values["name"]], table, inside)
@@ -244,6 +246,11 @@ def fields(kind: Any) -> dict[str, tuple[Any, Any]]:
     hints = typing.get_type_hints(kind)
     skipped = set() if kind in (Dataset, Optimizer, Train, Text, Sample) else FILLED | {INNER, NETWORK, TEXT_ENCODER}
     return {f.name: (hints[f.name], _default(f)) for f in dataclasses.fields(kind) if f.init and f.name not in skipped}
+
+
+def names(block: Block) -> tuple[str, ...]:
+    """All that may stand in a section."""
+    return (*(["name"] if block.table else []), *fields(block.kind), *block.inside)
 
 
 def _default(field: Any) -> Any:

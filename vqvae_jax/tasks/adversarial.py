@@ -107,6 +107,11 @@ class AdversarialTask:
     lecam: NotNegative = 0.0
     lecam_rate: Rate = 0.99
 
+    @staticmethod
+    def terms(fields: Mapping[str, Any]) -> dict[str, float]:
+        """Its loss terms beside the autoencoder's, each with its usual weight."""
+        return {ADVERSARIAL: 0.2}
+
     @property
     def plain(self) -> AutoencodeTask:
         """The same training without a critic."""
