@@ -27,6 +27,7 @@ COUNTS = "code_counts.npz"
 BATCH = 64  # images at once, at least
 SAID = ("name", "path", "test_split")  # what of other images stands in the names of files
 SHOWN = 16  # images in the strip
+MANY = 100  # images; means over fewer go by which images these are
 FLAGS = Flags("--prior_step={stage}:{step}", "--step={step}")
 
 
@@ -219,10 +220,18 @@ def ratio(nll: float, entropy: float) -> float:
 
 
 def lines(metrics: Mapping[str, Any]) -> list[str]:
-    """The metrics as text, a line each."""
+    """The metrics as text, a line each, and what to think of them where the images are few."""
     rows = [(name, f"{value:.4f}" if isinstance(value, float) else value) for name, value in flat(metrics)]
     width = max([45, *(len(name) for name, _ in rows)])
-    return [f"{name:{width}} {value}" for name, value in rows]
+    return [*(f"{name:{width}} {value}" for name, value in rows), *few(metrics["images"])]
+
+
+def few(images: int) -> list[str]:
+    """A line where there are too few test images to tell models apart by their metrics."""
+    if images >= MANY:
+        return []
+    said = "1 image" if images == 1 else f"{images} images"
+    return [f"these are means over {said} alone: other test images would give others; {MANY} or more say more"]
 
 
 def flat(metrics: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

@@ -64,7 +64,7 @@ class Train:
     log_every: Count = 50  # steps
     evaluate_every: Count = 500  # steps
     checkpoint_every: Count = 500  # steps
-    pictures_every: Natural = 0  # steps; 0 at each epoch's end
+    pictures_every: Natural = 0  # steps; 0 at the ends of epochs, twenty times a training or less
     keep: Count = 2  # newest checkpoints that stay, beside the best
     init_from: str = ""  # workdir of another run: start from the weights of its stage of the same name
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the networks; codebooks are float32 always
