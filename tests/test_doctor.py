@@ -1,5 +1,6 @@
 """Collapse is told once, with its level and the step it began at; what is healthy is left in peace."""
 
+import json
 import re
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 from small_quantizers import CASES, has_table, small
 from test_configs import facts
 
+from vqvae_jax import __main__ as package
+from vqvae_jax import checkup
 from vqvae_jax import config as configs
 from vqvae_jax import doctor as advice
 from vqvae_jax.config.sections import like
@@ -154,3 +157,41 @@ def test_no_advice_is_left_out():
     assert set(re.findall(r"--config[\w.=]*\w", text)) == {
         flag for said, _ in ADVICE for flag in re.findall(r"--config[\w.=]*\w", said)
     }
+
+
+# --- the command
+
+
+def log(workdir, stage, *entries):
+    (workdir / stage).mkdir(parents=True, exist_ok=True)
+    (workdir / stage / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+
+
+def logged(step, **seen):
+    return {"step": step, **{f"train/{name}": value for name, value in values(**seen).items()}}
+
+
+def test_the_command_says_of_each_stage_what_is_wrong(tmp_path, capsys):
+    configs.save(configs.read(f"{DEMO}:tiny"), tmp_path)
+    collapse = [logged(step, usage=0.1) for step in (200, 250, 300)]
+    log(tmp_path, "autoencoder", logged(150), *collapse, {"step": 300, "held_out/mse": 0.1})
+    log(tmp_path, "top", {"step": 6, "train/nll": 3.0})
+    assert package.main(["doctor", f"--workdir={tmp_path}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("autoencoder: top: only 10% of its codes were used in 100 steps, since step 200; try --")
+    assert lines[1].startswith("top: 6 steps; nothing in it is watched") and lines[2] == "bottom: nothing is logged yet"
+
+
+def test_what_has_passed_is_said_as_well_and_health_too(tmp_path):
+    configs.save(configs.read(f"{DEMO}:tiny"), tmp_path)
+    log(tmp_path, "autoencoder", *(logged(step, usage=0.1) for step in (200, 250, 300)), logged(350))
+    assert checkup.of_stage(tmp_path, "autoencoder")[0].startswith(
+        "autoencoder: was ill, and is no more: top: only 10%"
+    )
+    log(tmp_path, "autoencoder", logged(200))
+    assert checkup.of_stage(tmp_path, "autoencoder") == ["autoencoder: 200 steps, nothing is wrong"]
+
+
+def test_a_folder_that_is_no_workdir(tmp_path, capsys):
+    assert package.main(["doctor", f"--workdir={tmp_path}"]) == 2
+    assert "is not a workdir" in capsys.readouterr().err

@@ -30,6 +30,7 @@ STOREYS = (
         "loss_weights",
         "lock",
         "profiling",
+        "progress",
         "room",
     ),
     ("autoencoders", "priors", "quantizers"),
@@ -41,6 +42,7 @@ STOREYS = (
     ("parts",),
     (
         "asked",
+        "checkup",
         "compare",
         "drawn",
         "edit",

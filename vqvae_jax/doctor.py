@@ -52,8 +52,12 @@ class Doctor:
     def __init__(self, entries: Iterable[Mapping[str, Any]] = ()):
         self._ill: dict[str, list[tuple[int, Illness]]] = {}  # level → the logged steps of its present illness
         for entry in entries:
-            values = {name.removeprefix("train/"): v for name, v in entry.items() if name.startswith("train/")}
-            self.see(entry["step"], values)
+            self.see(entry["step"], self.read(entry))
+
+    @staticmethod
+    def read(entry: Mapping[str, Any]) -> dict[str, Any]:
+        """What a line of the log says of training."""
+        return {name.removeprefix("train/"): v for name, v in entry.items() if name.startswith("train/")}
 
     def see(self, step: int, values: Mapping[str, Any]) -> list[Illness]:
         """What becomes certain with this logged step: an illness is told once, when it has lasted."""
