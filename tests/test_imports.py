@@ -63,6 +63,7 @@ STOREYS = (
         "reconstruct",
     ),
     ("recipe",),
+    ("dry_run",),
     ("__main__", "__init__"),
 )
 STOREY = {room: i for i, rooms in enumerate(STOREYS) for room in rooms}

@@ -6,6 +6,7 @@ ml_collections.
 """
 
 from vqvae_jax.config.checking import check, check_part, check_stage, nearest_size
+from vqvae_jax.config.meanings import explained
 from vqvae_jax.config.reading import ROOT, as_it_was_meant, available, complete, read
 from vqvae_jax.config.sections import (
     AUTOENCODER,
@@ -47,6 +48,7 @@ __all__ = [
     "check_stage",
     "complete",
     "differs",
+    "explained",
     "levels",
     "load",
     "located",
