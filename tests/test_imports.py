@@ -30,6 +30,7 @@ STOREYS = (
         "loss_weights",
         "lock",
         "profiling",
+        "progress",
         "room",
     ),
     ("autoencoders", "priors", "quantizers"),
@@ -42,6 +43,7 @@ STOREYS = (
     (
         "asked",
         "code_features",
+        "checkup",
         "compare",
         "drawn",
         "edit",
@@ -63,7 +65,7 @@ STOREYS = (
         "reconstruct",
     ),
     ("recipe",),
-    ("fitted",),
+    ("fitted", "dry_run"),
     ("__main__", "__init__"),
 )
 STOREY = {room: i for i, rooms in enumerate(STOREYS) for room in rooms}
