@@ -36,7 +36,14 @@ from vqvae_jax.types import Codebook
 ROOT = Path(__file__).resolve().parents[2]
 EVERY = pytest.mark.parametrize("name", CASES)
 WAYS = ("vq", "ema-kmeans", "cvq-random", "cvq-probabilistic", "cvq-cos", "cosine", "fsq", "residual-dropout")
-WAYS += ("gumbel", "kl", "residual-cvq")  # each kind, each way of moving codes: for tests that cost seconds
+WAYS += (
+    "gumbel",
+    "kl",
+    "residual-cvq",
+    "lfq-groups",
+    "bsq",
+    "simvq",
+)  # each kind, each way of moving codes: for tests that cost seconds
 EACH_WAY = pytest.mark.parametrize("name", WAYS)
 NEAREST = pytest.mark.parametrize("name", ["vq", "ema", "cvq"])  # one table of codes, used by nearest distance
 REVIVING = pytest.mark.parametrize("name", ["vq", "ema"])  # and drawn anew after a time
@@ -524,7 +531,8 @@ def test_every_product_has_all_bits_of_float32(name, platform, blocks, train, mo
 
     z_e = jax.ShapeDtypeStruct((2, 4, 6, quantizer.input_dim), jnp.float32)
     found = precisions(jax.grad(step, (0, 1), has_aux=True), book.codes, z_e, book, jax.random.key(0))
-    multiplied = has_table(name) and (train or name not in ("gumbel", "gumbel-straight"))  # a look-up is no product
+    multiplied = has_table(name) or any(kind in name for kind in ("lfq", "bsq", "simvq"))
+    multiplied &= train or name not in ("gumbel", "gumbel-straight")  # a look-up is no product
     assert set(found) == ({(EXACT, EXACT)} if multiplied else set())
 
 
