@@ -251,7 +251,7 @@ def distance(code_norm: Array, commitment: Array, dim: int) -> dict[str, Array]:
 
 
 def age_and_size(codebook: Codebook) -> dict[str, Array]:
-    """What `doctor` watches: share of codes used lately, steps unused, lengths in a table; of numbers, how many vary."""
+    """What `doctor` watches: codes used lately, steps unused, lengths in a table; of numbers, how many vary."""
     if {"mean", "square"} <= codebook.stats.keys():
         _, deviation = mean_and_deviation(codebook)
         return {"active": jnp.mean(deviation > doctor.STILL)}
