@@ -41,6 +41,7 @@ STOREYS = (
     ("parts",),
     (
         "asked",
+        "code_features",
         "compare",
         "drawn",
         "edit",
@@ -76,6 +77,7 @@ CORE = (
     "parts",
     "stages",
     "text_weights",
+    "code_features",
     "tasks",
     "train",
     "sample",

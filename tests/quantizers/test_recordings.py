@@ -236,8 +236,8 @@ def test_drawn_codes_are_taming_s(name, monkeypatch):
 
 
 def test_each_quantizer_is_recorded():
-    """One that comes later is to be held against somebody's code too; CVQ-VAE's authors' is in test_cvq.py."""
-    found = {path.stem.split("_")[0] for path in RECORDED.glob("*.npz")} | {"cvq"}
+    """One that comes later is to be held against somebody's code too; see test_cvq.py, test_multiscale.py."""
+    found = {path.stem.split("_")[0] for path in RECORDED.glob("*.npz")} | {"cvq", "multiscale"}
     assert found == set(QUANTIZERS)
 
 

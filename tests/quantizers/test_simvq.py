@@ -16,27 +16,27 @@ BETA = 0.25
 
 
 def test_it_is_lucidrains():
-    """Codes, indices, loss, and all gradients; the kernel's is of the loss alone, so z_q passes none to it."""
+    """Codes, indices, loss, and all gradients; the matrix's is of the loss alone, so z_q passes none to it."""
     at = below(recorded("simvq"), "simvq")
     quantizer = SimVQuantizer(*at["codes"].shape)
     book = quantizer.init(jax.random.key(0))
-    kernel = jnp.asarray(at["param/code_transform.weight"].T)
+    matrix = jnp.asarray(at["param/code_transform.weight"].T)
     book = book.replace(
-        params={"kernel": kernel}, stats=book.stats | {"table": jnp.asarray(at["param/frozen_codebook"])}
+        params={"matrix": matrix}, stats=book.stats | {"table": jnp.asarray(at["param/frozen_codebook"])}
     )
 
-    def total(x, kernel):
-        out = quantizer(book.replace(params={"kernel": kernel}), x, train=True)
+    def total(x, matrix):
+        out = quantizer(book.replace(params={"matrix": matrix}), x, train=True)
         loss = out.losses["codebook"] + BETA * out.losses["commitment"]
         return jnp.mean(out.z_q * at["weight_on_z_q"]) + loss, (out, loss)
 
-    (to_x, to_kernel), (out, loss) = jax.jit(jax.grad(total, (0, 1), has_aux=True))(at["x"], kernel)
+    (to_x, to_matrix), (out, loss) = jax.jit(jax.grad(total, (0, 1), has_aux=True))(at["x"], matrix)
     near(codes_of(book), at["codes"])
     np.testing.assert_array_equal(out.indices[0], at["indices"])
     near(out.z_q, at["z_q"])
     near(loss, at["loss"])
     near(to_x, at["grad_x"])
-    near(to_kernel.T, at["grad/code_transform.weight"])
+    near(to_matrix.T, at["grad/code_transform.weight"])
 
 
 def test_a_step_moves_all_codes_and_the_table_never():
@@ -49,7 +49,7 @@ def test_a_step_moves_all_codes_and_the_table_never():
 
     grads, moved = jax.grad(loss, has_aux=True)(book.params)
     np.testing.assert_array_equal(moved.stats["table"], book.stats["table"])
-    after = moved.replace(params={"kernel": book.params["kernel"] - 0.1 * grads["kernel"]})
+    after = moved.replace(params={"matrix": book.params["matrix"] - 0.1 * grads["matrix"]})
     assert np.all(np.abs(codes_of(after) - codes_of(book)).max(-1) > 0)
     to_table = jax.grad(
         lambda table: quantizer(book.replace(stats=book.stats | {"table": table}), z_e).losses["codebook"]
@@ -66,11 +66,11 @@ def test_it_counts_how_long_a_code_is_unused():
     np.testing.assert_array_equal(out.codebook.stats["idle"], np.where(np.isin(np.arange(12), used), 0, 1))
 
 
-def test_kernel_and_codes_stay_float32_in_a_bfloat16_network():
+def test_matrix_and_codes_stay_float32_in_a_bfloat16_network():
     quantizer = small("simvq")
     book = quantizer.init(jax.random.key(0))
     out = quantizer(book, jnp.asarray(vectors(1, 2, 3, 4), jnp.bfloat16), train=True)
-    assert codes_of(book).dtype == book.params["kernel"].dtype == jnp.float32 and out.z_q.dtype == jnp.bfloat16
+    assert codes_of(book).dtype == book.params["matrix"].dtype == jnp.float32 and out.z_q.dtype == jnp.bfloat16
 
 
 # --- the rotation trick

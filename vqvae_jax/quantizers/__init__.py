@@ -10,6 +10,7 @@ from vqvae_jax.quantizers.fsq import FiniteScalarQuantizer
 from vqvae_jax.quantizers.gumbel import GumbelQuantizer
 from vqvae_jax.quantizers.kl import KLBottleneck
 from vqvae_jax.quantizers.lfq import LookupFreeQuantizer
+from vqvae_jax.quantizers.multiscale import MultiscaleQuantizer
 from vqvae_jax.quantizers.residual import ResidualQuantizer
 from vqvae_jax.quantizers.simvq import SimVQuantizer
 from vqvae_jax.quantizers.vq import VectorQuantizer
@@ -25,6 +26,7 @@ QUANTIZERS: dict[str, Any] = {
     "simvq": SimVQuantizer,
     "gumbel": GumbelQuantizer,
     "kl": KLBottleneck,
+    "multiscale": MultiscaleQuantizer,
     "residual": ResidualQuantizer,
 }
 # Which of them a residual quantizer may have inside.

@@ -17,10 +17,10 @@ from vqvae_jax.types import Array, Codebook, Quantized, Tokens
 
 @dataclasses.dataclass(frozen=True)
 class SimVQuantizer:
-    """Nearest of the codes table · kernel; the `codebook` loss moves the kernel alone, `commitment` the encoder.
+    """Nearest of the codes table · matrix; the `codebook` loss moves the matrix alone, `commitment` the encoder.
 
     A code that nobody uses moves with all others, so none has to be revived. The table, N(0, 1/D), is in
-    `stats["table"]` and never moves; the kernel [D, D] is in `params`, its transpose is the paper's matrix. The
+    `stats["table"]` and never moves; the matrix [D, D] is in `params`, its transpose is the paper's matrix. The
     codebook's own `codes` are empty: what codes are is computed where it is needed.
 
     Attributes:
@@ -49,9 +49,9 @@ class SimVQuantizer:
         return True
 
     def init(self, key: Array) -> Codebook:
-        table, kernel = jax.random.split(key)
+        table, matrix = jax.random.split(key)
         size, dim = self.codebook_size, self.code_dim
-        params = {"kernel": jax.random.uniform(kernel, (dim, dim), minval=-(dim**-0.5), maxval=dim**-0.5)}
+        params = {"matrix": jax.random.uniform(matrix, (dim, dim), minval=-(dim**-0.5), maxval=dim**-0.5)}
         drawn = jax.random.normal(table, (size, dim)) * dim**-0.5
         return Codebook(jnp.zeros((0, dim)), params, {"table": drawn, "idle": jnp.zeros(size, jnp.int32)})
 
@@ -72,6 +72,6 @@ class SimVQuantizer:
 
 @jax.jit  # without jit around it XLA may round otherwise, and lookup(indices) were not quite z_q
 def codes_of(codebook: Codebook) -> Array:
-    """float32 [K, D], with gradient to the kernel alone."""
+    """float32 [K, D], with gradient to the matrix alone."""
     table = lax.stop_gradient(codebook.stats["table"])
-    return jnp.matmul(table, codebook.params["kernel"], precision=lax.Precision.HIGHEST)
+    return jnp.matmul(table, codebook.params["matrix"], precision=lax.Precision.HIGHEST)
