@@ -35,8 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from turns import milliseconds, turns_of
-
+from benchmarks.turns import milliseconds, turns_of
 from vqvae_jax import codec, data, evaluate, parts
 from vqvae_jax import config as configs
 from vqvae_jax.data.augment import normalise

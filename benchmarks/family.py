@@ -36,10 +36,9 @@ import jax.numpy as jnp
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import codebooks
-import family_plot
-from turns import milliseconds, turns_of
-
+from benchmarks import codebooks, family_plot
+from benchmarks.results import keep
+from benchmarks.turns import milliseconds, turns_of
 from vqvae_jax import codec, data, nearness
 from vqvae_jax import config as configs
 from vqvae_jax.devices import use_compilation_cache
@@ -48,9 +47,6 @@ from vqvae_jax.endings import ended
 from vqvae_jax.files import read_json
 from vqvae_jax.flags import Parser, file, positive
 from vqvae_jax.types import Model, UserError
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from results import keep
 
 BITS = 8, 10, 16  # a place
 LEVELS = {8: (8, 8, 4), 10: (8, 8, 4, 4), 16: (8, 8, 8, 8, 4, 4)}  # finite scalars of so many bits
@@ -177,7 +173,7 @@ def wanted(given: argparse.Namespace, found: Mapping[str, Any]) -> Iterator[tupl
     """Bits, seed and quantizer of what is missing, in order; `kl`, which has no bits, at the first alone."""
     for bits in BITS if given.bits is None else (given.bits,):
         for seed in range(given.seeds):
-            for name in NAMES if given.only is None else (given.only,):
+            for name in given.only or NAMES:
                 there = found["runs"].get(str(bits), {}).get(name, {})
                 if str(seed) not in there and not (name == "kl" and bits != BITS[0]):
                     yield bits, seed, name
@@ -302,7 +298,7 @@ def parser() -> Parser:
             one.add_argument("--prior_steps", metavar="N", type=positive, help="of the prior")
             one.add_argument("--bits", type=int, choices=BITS, help="a place (default: all)")
         if command is train:
-            one.add_argument("--only", choices=NAMES, help="one quantizer (default: all)")
+            one.add_argument("--only", choices=NAMES, action="append", help="one quantizer, or several (default: all)")
             one.add_argument("--seeds", metavar="N", type=positive, default=3, help="how many (default: 3)")
     return flags
 

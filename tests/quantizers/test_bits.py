@@ -1,9 +1,9 @@
 """Codes that are signs, LFQ and BSQ: beside others' code, beside all 2^D codes written out, and what is refused.
 
-The recordings are lucidrains' vector-quantize-pytorch 1.32 and Open-MAGVIT2. Where a softmax is nearly sure, the first
-takes log(max(p, 1e-5)), of places and of the batch alike: up to 2e-4 off in `entropy`, and since small shares then have
-another gradient, 1e-3 in the gradient of a loss, 9e-3 where all places are sure. So the tests compute the formula over
-all 2^D codes: with the cut it is theirs, without it ours.
+The recordings are lucidrains' vector-quantize-pytorch 1.32 and Open-MAGVIT2, by scripts/record_signs.py. Where a
+softmax is nearly sure, the first takes log(max(p, 1e-5)), of places and of the batch alike: up to 2e-4 off in
+`entropy`, and since small shares then have another gradient, 1e-3 in the gradient of a loss, 9e-3 where all places
+are sure. So the tests compute the formula over all 2^D codes: with the cut it is theirs, without it ours.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ EITHER = pytest.mark.parametrize("name", ["lfq", "bsq"])
 @functools.cache
 def made(name):
     """The recording; our quantizer, its codebook, and what it makes of x."""
-    at = below(recorded(name.partition("_")[0]), name)
+    at = below(recorded(name if "magvit" in name else name.partition("_")[0]), name)
     if name == "lfq_open_magvit2":  # channels come second there
         at |= {key: np.moveaxis(at[key], 1, -1) for key in ("x", "weight_on_z_q", "z_q", "grad_x")}
     kind = BinarySphericalQuantizer if name == "bsq" else LookupFreeQuantizer
