@@ -18,7 +18,8 @@ it was stopped: 8 bits before 10, of each the first seed of all quantizers befor
     bits_per_pixel    of the codes under a small transformer prior, the same for all; none reads maps of several sizes
     ms, MB            a training step, medians of rounds in which the quantizers take turns, and what it holds (`time`)
 
-`kl` has numbers in place of codes: the ceiling. `multiscale` has as many codes at the last scale, and those of all
+`lfq` and `bsq` have weights that were found here, beside the published ones: docs/codebooks.md. `kl` has numbers in
+place of codes: the ceiling. `multiscale` has as many codes at the last scale, and those of all
 scales before as well.
 """
 
@@ -37,6 +38,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import codebooks, family_plot
+from benchmarks.family_rows import BITS, NAMES, SIZE, TASKS, quantizers
 from benchmarks.results import keep
 from benchmarks.turns import milliseconds, turns_of
 from vqvae_jax import codec, data, nearness
@@ -48,8 +50,6 @@ from vqvae_jax.files import read_json
 from vqvae_jax.flags import Parser, file, positive
 from vqvae_jax.types import Model, UserError
 
-BITS = 8, 10, 16  # a place
-LEVELS = {8: (8, 8, 4), 10: (8, 8, 4, 4), 16: (8, 8, 8, 8, 4, 4)}  # finite scalars of so many bits
 COLUMNS = {  # of the table: heading, form
     "psnr": ("PSNR, dB", ".2f"),
     "ssim": ("SSIM", ".3f"),
@@ -59,56 +59,6 @@ COLUMNS = {  # of the table: heading, form
     "perplexity": ("perplexity", ".0f"),
     "bits_per_pixel": ("bits a pixel", ".3f"),
 }
-SHORT = codebooks.Recipe(
-    autoencoder={"name": "vqvae", "width": 64, "residual_width": 16},
-    optimizer={"learning_rate": 2e-3, "warmup_steps": 50, "schedule": "cosine", "clip": 1.0},
-    range=(-1.0, 1.0),
-    batch_size=16,
-    steps=800,
-    prior={"name": "transformer", "width": 64, "layers": 2, "heads": 4, "dropout": 0.1},
-    prior_batch=16,
-    prior_steps=250,
-)
-FULL = SHORT._replace(
-    autoencoder={"name": "vqvae", "width": 128, "residual_width": 32},
-    batch_size=128,
-    steps=20000,
-    prior={"name": "transformer", "width": 256, "layers": 6, "heads": 8, "dropout": 0.1},
-    prior_batch=64,
-    prior_steps=10000,
-)
-TASKS = {  # data set, recipe
-    "openmoji": ({"name": "openmoji"}, SHORT),
-    "cifar": ({"name": "npz"}, SHORT),
-    "cifar_full": ({"name": "cifar10"}, FULL),
-}
-SIZE = 32  # pixels
-
-
-def quantizers(bits: int, steps: int) -> dict[str, tuple[dict[str, Any], dict[str, float]]]:
-    """Each one's fields, and the weights of its terms beside `codebooks.WEIGHTS`, at so many bits a place."""
-    table = {"codebook_size": 2**bits, "code_dim": 32}
-    inner = {"name": "ema", "codebook_size": 2 ** (bits // 2), "code_dim": 32}
-    drawn = {"name": "gumbel", **table, "ramp_steps": 3 * steps // 4}
-    entropy = {"entropy": 0.1}
-    return {
-        "ema": ({"name": "ema", **table}, {}),
-        "vq": ({"name": "vq", **table}, {}),
-        "vq, rotation": ({"name": "vq", "rotation": True, **table}, {}),
-        "cvq": ({"name": "cvq", "distance": "sphere", "decay": 0.9, **table}, {}),
-        "cosine": ({"name": "cosine", "codebook_size": 2**bits, "code_dim": 8}, {}),
-        "fsq": ({"name": "fsq", "levels": LEVELS[bits]}, {}),
-        "lfq": ({"name": "lfq", "code_dim": bits}, entropy),
-        "bsq": ({"name": "bsq", "code_dim": bits}, entropy),
-        "simvq": ({"name": "simvq", **table}, {}),
-        "gumbel": (drawn, {"kl": 1.2e-2}),
-        "residual": ({"name": "residual", "depth": 2, "inner": inner}, {}),
-        "multiscale": ({"name": "multiscale", "scales": (1, 2, 4, 8), "inner": {"name": "ema", **table}}, {}),
-        "kl": ({"name": "kl", "code_dim": 4}, {"kl": 1e-4}),
-    }
-
-
-NAMES = tuple(quantizers(BITS[0], 1))
 
 
 class Near:
