@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vqvae_jax.networks.attention import attention, attention_by_groups
 from vqvae_jax.networks.dense import Dense
 from vqvae_jax.networks.dit import modulated
+from vqvae_jax.networks.neighbours import neighbours
 from vqvae_jax.networks.scales import embedded, new_phis, running
 from vqvae_jax.types import Array, Tokens
 
@@ -61,7 +63,8 @@ class Block(nn.Module):
         drop_path: share of examples whose attention, or MLP, is left out in training.
         l2_norm: whether queries and keys have length 1, and a learned sharpness a head.
         std, residual_std: of fresh kernels, and of those that end in the residual stream.
-        sizes: positions of each scale; one sees its own scale and those before.
+        words, shapes: positions of a text before all maps; (h, w) of these. A position sees its map and those before.
+        local: whether a depthwise 3x3 over each map stands before all that. Not the authors'.
         dtype: what it computes in.
     """
 
@@ -73,7 +76,9 @@ class Block(nn.Module):
     l2_norm: bool
     std: float
     residual_std: float
-    sizes: tuple[int, ...]
+    words: int
+    shapes: tuple[tuple[int, int], ...]
+    local: bool = False
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
@@ -87,21 +92,39 @@ class Block(nn.Module):
         self.mix_heads = Dense(self.width, self.dtype, self.residual_std)
         self.up, self.down = Dense(self.mlp, self.dtype, self.std), Dense(self.width, self.dtype, self.residual_std)
         self.drop = nn.Dropout(self.dropout)
+        if self.local:
+            self.taps = self.param("taps", nn.initializers.zeros, (3, 3, self.width))
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Positions that see each other: the text with the first map, then a map each."""
+        first, *rest = (math.prod(shape) for shape in self.shapes)
+        return (self.words + first, *rest)
 
     def __call__(self, x: Array, vector: Array, train: bool = False) -> Array:
         """All scales, [B, P, W], and what they are told, [B, W] → [B, P, W]."""
         said = self._said(vector)
+        if self.local:
+            starts = np.cumsum(self.sizes)[:-1].tolist()
+            x = jnp.concatenate([self._heard(one, i) for i, one in enumerate(jnp.split(x, starts, axis=1))], axis=1)
         q, k, v = self._queries_keys_values(x, said)
         attended = attention_by_groups(q, k, v, self.sizes)
         return self._after(x, attended, said, train)
 
-    def part(self, x: Array, vector: Array, past: Past | None) -> tuple[Array, Past]:
+    def part(self, x: Array, vector: Array, scale: int, past: Past | None) -> tuple[Array, Past]:
         """One scale, [B, n, W] → [B, n, W], and the past with it; None before the first."""
         said = self._said(vector)
+        x = self._heard(x, scale) if self.local else x
         q, k, v = self._queries_keys_values(x, said)
         if past is not None:
             k, v = (jnp.concatenate(both, axis=1) for both in ((past.keys, k), (past.values, v)))
         return self._after(x, attention(q, k, v), said, False), Past(k, v)
+
+    def _heard(self, x: Array, scale: int) -> Array:
+        """One scale with what each of its places hears of the nine around it."""
+        words = self.words if scale == 0 else 0
+        own = neighbours(x[:, words:].reshape(len(x), *self.shapes[scale], self.width), self.taps)
+        return x + jnp.pad(own.reshape(len(x), -1, self.width), ((0, 0), (words, 0), (0, 0)))
 
     def _said(self, vector: Array) -> list[Array]:
         """Two gates, two scales, two shifts: of the attention and of the MLP, [B, 1, W] each."""
