@@ -16,7 +16,7 @@ from jax import lax
 
 from vqvae_jax.limits import Natural, Share
 from vqvae_jax.networks.resize import enlarged, shrunk
-from vqvae_jax.networks.scales import new_phis, phi, running
+from vqvae_jax.networks.scales import PHI, new_phis, phi, running
 from vqvae_jax.quantizers import codebook as cb
 from vqvae_jax.types import Array, Codebook, Quantized, Quantizer, Tokens, UserError
 
@@ -39,7 +39,7 @@ class MultiscaleQuantizer:
     A map of n times the last scale's side has n times all others: larger images are coded in the same way.
 
     Attributes:
-        inner: the quantizer of one scale, one that is `subtractable`: vq, ema, cvq with distance l2.
+        inner: the quantizer of one scale, one that is `subtractable`: vq, ema, simvq, cvq with distance l2.
         scales: sides of the maps, as they grow; the last is the side of the code map in training.
         phis: how many φ, which neighbouring scales share; 0: what is enlarged is added as it is.
         shared: one table for all scales.
@@ -56,7 +56,7 @@ class MultiscaleQuantizer:
         if not getattr(self.inner, "subtractable", False):
             raise UserError(
                 f"a multi-scale quantizer subtracts codes from z_e, but {self.inner} does not code z_e as it is; "
-                "inner may be vq, ema, or cvq with distance='l2'"
+                "inner may be vq, ema, simvq, or cvq with distance='l2'"
             )
         if self.shared and getattr(self.inner, "kmeans_iterations", 0):
             raise UserError("with shared=True the first residuals are of random codes: set inner.kmeans_iterations=0")
@@ -128,7 +128,7 @@ class MultiscaleQuantizer:
 
     def _table(self, codebook: Codebook, scale: int) -> Codebook:
         """What a scale quantizes with."""
-        book = codebook.replace(params={})
+        book = codebook.replace(params={name: x for name, x in codebook.params.items() if name not in PHI})
         return book if self.shared else jax.tree.map(lambda x: x[scale], book)
 
     def _with_a_table_each(self, codebook: Codebook, f: Array, shape: tuple[int, int], keys: Array | None):

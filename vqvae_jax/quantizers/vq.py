@@ -23,12 +23,15 @@ class VectorQuantizer:
         revive_after: steps unused after which a code becomes one of the batch's encoder outputs; 0 never.
         kmeans_iterations: of Lloyd's algorithm over the first training batch's encoder outputs, from which the codes
             then start; 0: from normal noise.
+        rotation: the gradient of z_q reaches z_e turned and scaled as z_e is to its code, the rotation trick,
+            https://arxiv.org/abs/2410.06424; False: as it is. z_q and the losses are the same.
     """
 
     codebook_size: Count = 512
     code_dim: Count = 64
     revive_after: Natural = 100
     kmeans_iterations: Natural = 0
+    rotation: bool = False
 
     @staticmethod
     def terms(fields: Mapping[str, Any]) -> dict[str, float]:
@@ -68,7 +71,8 @@ class VectorQuantizer:
         fresh = None
         if train:
             codebook, fresh = cb.revive(codebook, flat, indices, key, self.revive_after)
-        return Quantized(cb.straight_through(z_e, z_q), (indices,), losses, codebook, fresh)
+        passed_on = cb.rotated if self.rotation else cb.straight_through
+        return Quantized(passed_on(z_e, z_q), (indices,), losses, codebook, fresh)
 
     def lookup(self, codebook: Codebook, indices: Tokens) -> Array:
         return codebook.codes[indices[0]]
