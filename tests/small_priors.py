@@ -55,7 +55,13 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def levels(vocab_size, shape, coarse_sizes=(), coarse_shapes=(), depths=1):
-    """The fields `maps` and `above`; each map above is half of the next where its shape is not said."""
+    """The fields `maps` and `above`; each map above is half of the next where its shape is not said.
+
+    shape: of every own map; or, ((h, w), …), one of each.
+    """
+    if isinstance(shape[0], tuple):
+        own = tuple(Level(f"own.{i}", one, vocab_size) for i, one in enumerate(shape))
+        return levels(vocab_size, shape[-1], coarse_sizes, coarse_shapes) | {"maps": own}
     shapes = coarse_shapes or [(shape[0] >> n, shape[1] >> n) for n in range(len(coarse_sizes), 0, -1)]
     above = tuple(Level(f"above {i}", *level) for i, level in enumerate(zip(shapes, coarse_sizes, strict=True)))
     return {"maps": tuple(Level(f"own.{i}", tuple(shape), vocab_size) for i in range(depths)), "above": above}

@@ -7,7 +7,7 @@ import numpy as np
 
 from vqvae_jax.quantizers import QUANTIZERS
 
-SMALL = {"codebook_size": 12, "code_dim": 4, "revive_after": 5, "levels": (5, 4, 3)}
+SMALL = {"codebook_size": 12, "code_dim": 4, "revive_after": 5, "levels": (5, 4, 3), "scales": (1, 2)}
 # Case: kind, then what its fields are beside SMALL; every kind of the table has one. `inner` is a case too.
 CASES = {name: {} for name in QUANTIZERS} | {
     "vq-kmeans": {"kmeans_iterations": 3},
@@ -19,6 +19,10 @@ CASES = {name: {} for name in QUANTIZERS} | {
     "cosine-kmeans": {"kmeans_iterations": 3},
     "gumbel-straight": {"straight_through": True},
     "gumbel-vectors": {"vector_dim": 6},
+    "multiscale": {"inner": "ema"},
+    "multiscale-vq": {"inner": "vq", "phis": 2, "dropout": 0.5},
+    "multiscale-kmeans": {"inner": "ema-kmeans", "phis": 0},
+    "multiscale-shared": {"inner": "vq", "shared": True},
     "residual": {"depth": 3, "inner": "vq"},
     "residual-kmeans": {"depth": 2, "inner": "ema-kmeans"},
     "residual-dropout": {"depth": 3, "inner": "ema", "dropout": 0.7},
@@ -40,6 +44,14 @@ def small(case, **fields):
 def has_table(case):
     """Whether there are codes at all: finite scalars and numbers have none."""
     return small(case).init(jax.random.key(0)).codes.size > 0
+
+
+def map_sizes(quantizer, height, width):
+    """(h, w) of each map of indices."""
+    if not hasattr(quantizer, "scales"):
+        return [(height, width)] * len(quantizer.vocab_sizes)
+    side = quantizer.scales[-1]
+    return [(height * scale // side, width * scale // side) for scale in quantizer.scales]
 
 
 def vectors(seed, *shape, dtype=np.float32):

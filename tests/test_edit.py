@@ -1,6 +1,7 @@
 """Any part of a picture drawn anew. The run is the one of test_recipe.py: 16 pixels, maps 2×2 and 4×4."""
 
 import itertools
+import types
 
 import numpy as np
 import PIL.Image
@@ -9,9 +10,11 @@ from test_encode import pictures, refuse, run, trained  # noqa: F401
 from test_recipe import picture
 
 import vqvae_jax
-from vqvae_jax import data, logs, masks
+from vqvae_jax import data, edit, logs, masks
 from vqvae_jax import drawn as drawing
+from vqvae_jax.priors.maskgit import MaskGITPrior
 from vqvae_jax.priors.pixelcnn import PixelCNNPrior
+from vqvae_jax.priors.var import VARPrior
 from vqvae_jax.types import UserError
 
 NOISE = np.random.default_rng(0)
@@ -66,20 +69,21 @@ def test_a_picture_that_is_a_hole_is_grey():
     assert (masks.filled(NOISE.integers(0, 256, (1, 6, 6, 1), np.uint8), everything) == 128).all()
 
 
-@pytest.mark.parametrize("shape", [(2, 2), (4, 8), (1, 1)])
+@pytest.mark.parametrize("shape", [(2, 2), (4, 8), (1, 1), (3, 5)])
 @pytest.mark.parametrize("grow", [0, 1, 2, 9])
 def test_a_token_is_kept_unless_its_cell_or_one_near_it_touches_the_hole(shape, grow):
     mask = NOISE.random((4, 8, 16)) < [[[0.005]], [[0.02]], [[0.1]], [[1.0]]]
     got = masks.kept(mask, shape, grow)
     assert got.shape == (4, *shape)
-    cell = 8 // shape[0], 16 // shape[1]
+
+    def inside(i, cells, size):
+        """Pixels with a part in a cell; two cells may share one."""
+        return [p for p in range(size) if p * cells < (i + 1) * size and (p + 1) * cells > i * size]
+
+    rows, columns = ([inside(i, cells, size) for i in range(cells)] for cells, size in zip(shape, (8, 16), strict=True))
     for n, r, c in np.ndindex(got.shape):
-        white = (
-            mask[n, row, column]
-            for row, column in np.ndindex(8, 16)
-            if abs(row // cell[0] - r) <= grow and abs(column // cell[1] - c) <= grow
-        )
-        assert got[n, r, c] == (not any(white))
+        near = ((a, b) for a, b in np.ndindex(shape) if max(abs(a - r), abs(b - c)) <= grow)
+        assert got[n, r, c] == (not any(mask[n][np.ix_(rows[a], columns[b])].any() for a, b in near))
 
 
 @pytest.mark.parametrize("seam", [0, 1, 3])
@@ -355,3 +359,12 @@ def test_the_command_refuses(case, trained, refuse, tmp_path):  # noqa: F811
     line = refuse("sample", f"--workdir={trained[0]}", *argv, f"--output={tmp_path / 'x.png'}")
     assert all(word in line for word in words), line
     assert not (tmp_path / "x.png").exists()
+
+
+def test_each_order_of_drawing_is_told_in_a_line(capsys):
+    model = types.SimpleNamespace(
+        priors={"top": (VARPrior, None), "bottom": (MaskGITPrior, None), "a": (PixelCNNPrior, None)}
+    )
+    edit._tell_order(model)
+    scales, raster = capsys.readouterr().err.splitlines()
+    assert scales.startswith("top: the prior draws map after map") and raster.startswith("a: the prior draws in raster")

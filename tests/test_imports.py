@@ -43,6 +43,7 @@ STOREYS = (
     (
         "asked",
         "checkup",
+        "code_features",
         "compare",
         "drawn",
         "edit",
@@ -79,6 +80,7 @@ CORE = (
     "parts",
     "stages",
     "text_weights",
+    "code_features",
     "tasks",
     "train",
     "sample",

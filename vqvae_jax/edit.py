@@ -18,6 +18,10 @@ from vqvae_jax.reconstruct import found, read
 from vqvae_jax.trained import Trained
 from vqvae_jax.types import UserError
 
+RASTER = (
+    "in raster order, so that a place sees, of what is kept on its level, only what lies above it and to its left; a "
+    "maskgit prior sees all"
+)
 WHITE = 128  # grey value of a mask from which on it is white
 
 
@@ -179,10 +183,10 @@ def _white(mask: Path) -> np.ndarray:
 
 
 def _tell_order(model: Trained) -> None:
-    """One line on standard error, where a prior is not told of all that is kept."""
-    if levels := [level for level, (prior, _) in model.priors.items() if not prior.any_order]:
-        print(
-            f"{' and '.join(levels)}: the prior draws in raster order, so that a place sees, of what is kept on its "
-            "level, only what lies above it and to its left; a maskgit prior sees all",
-            file=sys.stderr,
-        )
+    """One line on standard error, where priors are not told of all that is kept; of another order another line."""
+    orders: dict[str, list[str]] = {}
+    for level, (prior, _) in model.priors.items():
+        if not prior.any_order:
+            orders.setdefault(getattr(prior, "sees", RASTER), []).append(level)
+    for sees, levels in orders.items():
+        print(f"{' and '.join(levels)}: the prior draws {sees}", file=sys.stderr)

@@ -209,7 +209,7 @@ def decode(workdir: Path, tokens: Path, output: Path, levels: int = 0, step: Ste
 
 def _decoded(model: Trained, tokens: TokenArrays, levels: int, bar: Any) -> Iterator[np.ndarray]:
     """uint8 [n, H, W, C], chunk after chunk."""
-    size = _chunk(*(model.stride * side for side in tokens.maps[0].shape[1:3]))
+    size = _chunk(*model.pixels(tokens.maps[0]))
     for start in range(0, len(tokens), size):
         maps = tokens.rows(np.arange(start, min(start + size, len(tokens))))["tokens"]
         yield model.decode(maps[:levels] if levels else maps)

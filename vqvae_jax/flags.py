@@ -201,6 +201,13 @@ def pixels(text: str) -> tuple[int, int]:
     return both
 
 
+def sides(text: str) -> tuple[int, ...]:
+    """Whole numbers above 0, with commas between."""
+    if not re.fullmatch(r"[1-9]\d{0,5}(,[1-9]\d{0,5})*", text):
+        raise argparse.ArgumentTypeError(f"wants whole numbers above 0, such as 1,2,4; got {text!r}")
+    return tuple(map(int, text.split(",")))
+
+
 def value_range(text: str) -> tuple[float, float]:
     """Two numbers, the lower one first."""
     try:

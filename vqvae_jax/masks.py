@@ -98,13 +98,14 @@ def kept(mask: np.ndarray, shape: tuple[int, int], grow: int = 0) -> np.ndarray:
 
     Args:
         mask: bool [N, H, W].
-        shape: (h, w), which H and W are multiples of.
+        shape: (h, w), no larger; where H and W are no multiples of it, cells share the pixels between them.
         grow: tokens around these that are drawn anew as well, in each direction.
     """
-    count, height, width = mask.shape
-    h, w = shape
-    touched = np.any(mask.reshape(count, h, height // h, w, width // w), axis=(2, 4))
-    return ~grown(touched, grow)
+    for axis, cells in enumerate(shape, start=1):
+        size = mask.shape[axis]
+        pixels = [range(i * size // cells, -(-(i + 1) * size // cells)) for i in range(cells)]
+        mask = np.stack([mask.take(cell, axis).any(axis) for cell in pixels], axis)
+    return ~grown(mask, grow)
 
 
 def grown(mask: np.ndarray, by: int) -> np.ndarray:

@@ -17,7 +17,17 @@ from vqvae_jax.data import tokens
 from vqvae_jax.networks import NETWORKS, TEXT_ENCODERS
 from vqvae_jax.priors import PRIORS
 from vqvae_jax.quantizers import QUANTIZERS
-from vqvae_jax.types import Caption, Condition, Level, Model, Reconstruction, UserError, map_names, unknown
+from vqvae_jax.types import (
+    Caption,
+    Condition,
+    Level,
+    Model,
+    Reconstruction,
+    UserError,
+    by_level,
+    map_names,
+    unknown,
+)
 
 # Fields of a section that no constructor takes as they are.
 INSIDE = ("name", "quantizer", "quantizers", "inner", "network", "text_encoder", "optimizer", "train", "loss_weights")
@@ -39,6 +49,15 @@ class Parts:
     def autoencoder(self) -> Any:
         """The module with its quantizers, one a level."""
         return build_autoencoder(self.config, self.facts)
+
+    @property
+    def stride(self) -> int:
+        """What the sides of an image are multiples of, in pixels: levels halve them, scales divide the maps."""
+        if any(hasattr(quantizer, "scales") for quantizer in self.autoencoder.quantizers):
+            return int(self.facts["image_size"])  # where the last scale is a whole map
+        section = self.config["autoencoder"]
+        kind: Any = AUTOENCODERS[section["name"]]
+        return int(kind.stride(section))
 
     @cached_property
     def levels(self) -> tuple[Level, ...]:
@@ -170,7 +189,26 @@ def _traced(autoencoder: Any, size: int, channels: int) -> tuple[Model, Reconstr
         return Model(variables["params"], codebooks), out
 
     image = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
-    return jax.eval_shape(init, jax.random.key(0), image)
+    model, out = jax.eval_shape(init, jax.random.key(0), image)
+    _check_scales(autoencoder, out, size)
+    return model, out
+
+
+def _check_scales(autoencoder: Any, out: Reconstruction, size: int) -> None:
+    """UserError unless the scales of a quantizer end at the side of its level's map."""
+    maps = by_level(out.tokens, autoencoder.quantizers)
+    for name, quantizer, own in zip(autoencoder.level_names, autoencoder.quantizers, maps, strict=True):
+        if hasattr(quantizer, "scales") and (side := own[-1].shape[1]) != quantizer.side:
+            raise UserError(
+                f"scales={','.join(map(str, quantizer.scales))} end at {quantizer.side}, but of images of {size} "
+                f"pixels the code map {name!r} is {side}x{side}; end them at {side}: "
+                f"--config.autoencoder.quantizer.scales={','.join(map(str, _ending(quantizer.scales, side)))}"
+            )
+
+
+def _ending(scales: tuple[int, ...], side: int) -> tuple[int, ...]:
+    """Those below a side, and it."""
+    return (*(scale for scale in scales if scale < side), side)
 
 
 def abstract_prior(prior: Any) -> Model:

@@ -13,8 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from vqvae_jax import code_features, data, room, scale, text_weights, train
 from vqvae_jax import config as configs
-from vqvae_jax import data, room, scale, text_weights, train
 from vqvae_jax.checkpoint import GOES_ON, Checkpoints, Step
 from vqvae_jax.config import AUTOENCODER
 from vqvae_jax.data import tokens as token_files
@@ -97,6 +97,7 @@ class Stage:
             raise UserError(f"{self.folder} holds imported weights; to train on: --workdir=NEW {field}")
         if self.latest is None and self.name != AUTOENCODER:
             text_weights.check(self.parts.config, self.name)
+            code_features.check(self.parts, self.name)
         check_parts(self.path, self.section["batch_size"], self.section["accumulate"])
         if self.section["init_from"] and self.latest is None:
             with checkpoints_of(self.section["init_from"], self.name, "") as checkpoints:
@@ -160,7 +161,8 @@ def of_prior(parts: Parts, workdir: Path, level: str, examples: int, maps: Calla
         return task_of(parts, level, steps, decode=decoder(parts, workdir), entropies=entropies)
 
     number = 1 + configs.levels(parts.config).index(level)
-    return Stage(level, parts, workdir, examples, number, maps, task, "best", text_weights.given(parts, level))
+    given = text_weights.given(parts, level) or code_features.given(parts, workdir, level)
+    return Stage(level, parts, workdir, examples, number, maps, task, "best", given)
 
 
 def task_of(parts: Parts, stage: str, steps: int | None = None, **more: Any) -> Any:

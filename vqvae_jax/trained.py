@@ -137,7 +137,7 @@ class Trained:
     @property
     def stride(self) -> int:
         """What the height and width of an image must be multiples of, in pixels."""
-        return configs.autoencoder_kind(self.config).stride(self.config["autoencoder"])
+        return self.parts.stride
 
     def encode(self, images: Any) -> Maps:
         """uint8 [N, H, W, C] → int32 maps [N, h, w], of numbers float32 [N, h, w, C], coarse to fine.
@@ -159,8 +159,14 @@ class Trained:
         tokens = [np.asarray(one) for one in tokens]
         codec.check_tokens(tokens, self.parts.levels)
         decode = self._apply(codec.decode)
-        size = codec.batch_size(*(self.stride * side for side in tokens[0].shape[1:3]))
+        size = codec.batch_size(*self.pixels(tokens[0]))
         return codec.in_batches(lambda *maps: decode(maps), *tokens, size=size)
+
+    def pixels(self, coarsest: Any) -> tuple[int, int]:
+        """(H, W) of the images whose first maps these are, [N, h, w] or [N, h, w, C]."""
+        height, width = coarsest.shape[1:3]
+        trained, (h, w) = self.facts["image_size"], self.parts.levels[0].shape
+        return trained * height // h, trained * width // w
 
     def reconstruct(self, images: Any) -> list[np.ndarray]:
         """uint8 [N, H, W, C] → as many: from the top level alone, from the top two, …, from all."""

@@ -260,7 +260,8 @@ class Prior(Protocol):
     dtype: Any  # what the layers compute in
     label_condition: bool  # whether it is told the label,
     label_dropout: float  # and from how many training examples that is hidden: 0 means it always wants one
-    # Whether a place that is drawn is told of every kept one; False: of those before it in raster order.
+    # Whether a place that is drawn is told of every kept one; False: of those before it in raster order, or, where the
+    # prior has `sees`, a text for users, of what that says.
     any_order: bool
 
     @staticmethod

@@ -4,7 +4,10 @@ The recordings in tests/reference come from https://github.com/unixpickle/vq-vae
 https://github.com/rosinality/vq-vae-2-pytorch; those of VQ-GAN from https://github.com/CompVis/taming-transformers
 (3ba01b2), https://github.com/FoundationVision/LlamaGen (ce98ec4) and, without codes,
 https://github.com/CompVis/latent-diffusion (a506df5) by scripts/record_vqgan.py, of the gradients some; that of
-DALL-E's dVAE from https://github.com/openai/DALL-E (5be4b23), by a script like scripts/record_dvae.py.
+DALL-E's dVAE from https://github.com/openai/DALL-E (5be4b23), by a script like scripts/record_dvae.py; those of VAR
+from https://github.com/FoundationVision/VAR (78b9539), the tokenizer's by scripts/record_var.py --factors=1,1
+--seed=3 (without the gradient of decoder.conv_in.bias, which the norms behind it leave little of), the others by
+scripts like it.
 Three whole priors are too large to lie there: pytest --reference=DIR.
 """
 
@@ -14,6 +17,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from interop import var_names
 from jaxprs import EXACT, precisions
 
 from vqvae_jax.__main__ import main
@@ -27,6 +31,7 @@ HERE = (
     "rosinality_vqvae2",
     "vqgan",
     "llamagen_vq",
+    "var_tokenizer",
     "kl_autoencoder",
     "dalle_dvae",
     "pixel_conv_a",
@@ -36,6 +41,7 @@ HERE = (
 )
 LARGE = ("mnist_generator", "top_prior", "bottom_prior")
 HEADS = {"pixel_cnn_spatial_condition": "4", "unet": "4"}  # else 2, as weights do not show
+MORE = {"var_tokenizer": ["--scales=1,2,3,4"]}
 BEHIND = ("grad", "train", "trained")  # sections
 REACHED = 2e-5  # outputs, gradients and losses come this near; the command allows more
 
@@ -50,7 +56,8 @@ def recording(name, pytestconfig):
 def bring(path, workdir):
     """The file as a workdir."""
     heads = HEADS.get(path.stem, "2")
-    assert main(["import", f"--checkpoint={path}", f"--workdir={workdir}", f"--heads={heads}"]) == 0
+    more = MORE.get(path.stem, [])
+    assert main(["import", f"--checkpoint={path}", f"--workdir={workdir}", f"--heads={heads}", *more]) == 0
 
 
 def changed(path, to, arrays=None, without=()):
@@ -92,13 +99,62 @@ def check_same_bits(path, exported):
             assert there[name].dtype == here[name].dtype and np.array_equal(there[name], here[name]), name
 
 
-@pytest.mark.parametrize("name", [name for name in HERE if name not in ("llamagen_vq", "unet", "dalle_dvae")])
+@pytest.mark.parametrize(
+    "name", [name for name in HERE if name not in ("llamagen_vq", "var_tokenizer", "unet", "dalle_dvae")]
+)
 def test_convolutions_as_elsewhere(name, tmp_path):
     """Outputs and gradients with the convolutions that run where there is no CPU."""
     path = changed(RECORDINGS / f"{name}.npz", tmp_path / f"{name}.npz", without=("train", "trained"))
     bring(path, tmp_path / "run")
     with fast.plain():
         assert main(["compare", f"--workdir={tmp_path / 'run'}", f"--reference={path}"]) == 0
+
+
+@pytest.mark.parametrize("key", ["small", "wide"])
+def test_a_quantizer_of_many_scales_by_itself(key, tmp_path, capsys):
+    path, workdir, report = RECORDINGS / "var_quantizer.npz", tmp_path / "run", tmp_path / "report.json"
+    assert main(["import", f"--checkpoint={path}", f"--key={key}/param", f"--workdir={workdir}"]) == 0
+    compare = ["compare", f"--workdir={workdir}", f"--reference={path}"]
+    assert main([*compare, f"--key={key}", f"--report={report}"]) == 0
+    with np.load(path) as file:
+        arrays = {name.partition("/")[2]: file[name] for name in file if name.startswith(key)}
+    found = json.loads(report.read_text())["rows"]
+    wanted = {name for name in arrays if name.split("/")[0] in ("output", "grad", "train")}
+    assert wanted <= {row["tensor"] for row in found} and max(row["relative"] for row in found) <= REACHED
+    assert main(["export", f"--workdir={workdir}", f"--output={tmp_path / 'back.npz'}"]) == 0
+    with np.load(tmp_path / "back.npz") as here:
+        for name in here.files:
+            np.testing.assert_array_equal(here[name], arrays[name])
+    capsys.readouterr()
+    assert main(compare) == 2
+    assert "holds several recordings; choose one by --key=NAME: small, wide" in capsys.readouterr().err
+    arrays["output/indices/2"] = (arrays["output/indices/2"] + 1) % 32
+    np.savez(tmp_path / "other.npz", **arrays)
+    assert main(["compare", f"--workdir={workdir}", f"--reference={tmp_path / 'other.npz'}"]) == 1
+    assert next(line for line in capsys.readouterr().out.splitlines() if "FAIL" in line).startswith("output/indices/2")
+
+
+def test_a_transformer_of_scales_with_its_tokenizer(tmp_path, capsys):
+    """The recording has the codes and φ that it heard by, and no networks around them: these are random here."""
+    path, workdir, report = RECORDINGS / "var_transformer.npz", tmp_path / "run", tmp_path / "report.json"
+    tensors = var_names.given(var_names.tokenizer(4, (1, 2), 32, 8, 4, 1), (), np.random.default_rng(0))
+    with np.load(path) as file:
+        tensors |= {
+            name.replace("quantizer/", "quantize."): file[name] for name in file if name.startswith("quantizer/")
+        }
+        wanted = {name for name in file if name.split("/")[0] in ("output", "grad", "greedy")}
+    np.savez(tmp_path / "tokenizer.npz", **tensors)
+    assert (
+        main(["import", f"--checkpoint={tmp_path / 'tokenizer.npz'}", f"--workdir={workdir}", "--scales=1,2,3,4"]) == 0
+    )
+    bring(path, workdir)
+    assert main(["compare", f"--workdir={workdir}", f"--reference={path}", f"--report={report}"]) == 0
+    found = json.loads(report.read_text())["rows"]
+    assert {name for name in wanted if "smallest_gap" not in name} <= {row["tensor"] for row in found}
+    assert max(row["relative"] for row in found) <= REACHED
+    bring(RECORDINGS / "mnist_vae.npz", tmp_path / "other")
+    assert main(["compare", f"--workdir={tmp_path / 'other'}", f"--reference={path}"]) == 2
+    assert "records a prior, and" in capsys.readouterr().err
 
 
 def test_a_unet_and_layers_are_no_twins(tmp_path, capsys):

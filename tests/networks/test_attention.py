@@ -79,6 +79,18 @@ def test_masked_attention_sees_what_it_is_shown(qkv):
     np.testing.assert_allclose(got, slow_attention(q[:, :4], k, v, seen), atol=1e-5)
 
 
+@pytest.mark.parametrize("sizes", [(1, 2, 8), (1, 1, 2, 3, 4), (6, 5), (11,)], ids=str)
+def test_groups_see_themselves_and_those_before(qkv, sizes):
+    """With a mask up to four positions, or the first group, and without one beyond; with the gradients of one mask."""
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    seen = group[:, None] >= group[None]
+    both = lambda attend: jax.value_and_grad(lambda *a: jnp.sum(jnp.sin(attend(*a))), (0, 1, 2))  # noqa: E731
+    grouped = lambda *a: attention.attention_by_groups(*a, sizes)  # noqa: E731
+    np.testing.assert_allclose(jax.jit(grouped)(*qkv), slow_attention(*qkv, seen), atol=1e-5)
+    got, want = jax.jit(both(grouped))(*qkv), both(lambda *a: attention.masked_attention(*a, seen))(*qkv)
+    jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, atol=1e-5), got, want)
+
+
 @pytest.mark.parametrize(
     ("platform", "dtype", "head_size", "capability", "how"),
     [

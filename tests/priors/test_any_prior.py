@@ -26,6 +26,7 @@ PRIORS = {
     "pixelcnn": made("pixelcnn", CODES, **CASES["pixelcnn-depths, coarse"]),
     "transformer": made("transformer", CODES, **CASES["transformer"]),
     "maskgit": made("maskgit", CODES, (2, 3), (5,), depths=2, **LABEL, width=16, layers=1, heads=2, sample_steps=3),
+    "var": made("var", CODES, ((1, 1), (2, 2), (2, 3)), (5,), **LABEL, width=16, layers=1, heads=2, phis=1),
     "diffusion": DiffusionPrior(
         (Level("bottom", (4, 4), None, 2),), DiT(2, 16, 1, 2, patch=2), (COARSE,), **LABEL, sample_steps=3
     ),
@@ -41,6 +42,7 @@ SPOKEN_TO = {
     "pixelcnn": made("pixelcnn", CODES, (2, 2), **LABEL, **TEXT, depth=8, layers=1),
     "transformer": made("transformer", CODES, (2, 2), **LABEL, **TEXT, **HEARD, **SMALL),
     "maskgit": made("maskgit", CODES, (2, 2), **LABEL, **TEXT, **SMALL, pooled_text=True, sample_steps=3),
+    "var": made("var", CODES, ((1, 1), (2, 2)), **LABEL, **TEXT, **SMALL, phis=0, local=True),
     "diffusion": DiffusionPrior((Level("a", (2, 2), None, 2),), DiT(2, 16, 1, 2), **LABEL, **TEXT, sample_steps=3),
 }
 EVERY = pytest.mark.parametrize("kind", PRIORS)

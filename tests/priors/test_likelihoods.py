@@ -27,6 +27,15 @@ IN_ORDER = {
     "bottom_prior": {**PLACES, **LAYERS, "coarse_sizes": (3,), "condition_blocks": 1},
     "transformer": {**PLACES, **SMALL, **LABEL, "coarse_sizes": (3,)},
     "transformer-depths": {**DEPTHS, **SMALL},
+    "var": {
+        "shape": ((1, 1), (1, 3)),
+        "shared": True,
+        **SMALL,
+        **LABEL,
+        "coarse_sizes": (3,),
+        "coarse_shapes": ((2, 2),),
+    },
+    "var-places": {**PLACES, **SMALL, "phis": 0, "l2_norm": False, "local": True},
 }
 ONE_A_STEP = {"sample_steps": 4, "sample_choice_temperature": 1e6}  # in an order that is all noise
 AT_RANDOM = {
@@ -60,7 +69,10 @@ def condition(prior, count):
 
 
 def maps_of(prior, rows):
-    """Rows of tokens, place by place and depth by depth, as the prior takes them."""
+    """Rows of tokens, place by place and depth by depth, or map by map where these grow, as the prior takes them."""
+    if len({level.shape for level in prior.maps}) > 1:
+        parts = np.split(np.asarray(rows), np.cumsum([np.prod(level.shape) for level in prior.maps])[:-1], axis=1)
+        return tuple(jnp.asarray(x).reshape(-1, *level.shape) for x, level in zip(parts, prior.maps, strict=True))
     shape = (*prior.maps[0].shape, len(prior.maps))
     tokens = jnp.asarray(rows).reshape(-1, *shape)
     return unstacked(tokens) if shape[2] > 1 else (tokens[..., 0],)
@@ -110,7 +122,8 @@ def test_samples_follow_them(case):
     prior, params, _ = built(case)
     draw = quick(lambda p, keys, told: prior.apply(p, keys, told, Pick(), method="sample"))
     maps = draw(params, jax.random.split(jax.random.key(1), COUNT), condition(prior, COUNT))
-    rows = np.stack(maps, axis=-1).reshape(COUNT, 4)
+    apart = [np.reshape(one, (COUNT, -1)) for one in maps]
+    rows = np.concatenate(apart, 1) if len({x.shape for x in apart}) > 1 else np.stack(apart, -1).reshape(COUNT, 4)
     seen = np.bincount(rows @ (8, 4, 2, 1), minlength=16)
     expected = COUNT * probabilities(case)
     assert np.sum((seen - expected) ** 2 / expected) < 44

@@ -17,6 +17,7 @@ from vqvae_jax.networks.likelihood import cross_entropy
 from vqvae_jax.priors import score
 from vqvae_jax.priors.diffusion import BINS, DiffusionPrior
 from vqvae_jax.priors.maskgit import STRATA
+from vqvae_jax.priors.var import VARPrior
 from vqvae_jax.scored import best_drawn, scored
 from vqvae_jax.types import Caption, Condition, Level, Model, Pick, UserError
 
@@ -26,6 +27,7 @@ SMALL = {"shape": (2, 3), "width": 16, "layers": 1, "heads": 2, **TEXT}
 KINDS = {
     "transformer": lambda: made("transformer", CODES, coarse_sizes=(5,), depths=2, **LABEL, **SMALL),
     "maskgit": lambda: made("maskgit", CODES, coarse_sizes=(5,), depths=2, **LABEL, **SMALL),
+    "var": lambda: made("var", CODES, coarse_sizes=(5,), **LABEL, **{**SMALL, "shape": ((1, 2), (2, 3))}, code_dim=4),
     "diffusion": lambda: DiffusionPrior((Level("codes", (2, 4), None, 3),), DiT(3, 16, 1, 2, patch=2), **LABEL, **TEXT),
 }
 ASKED = {}  # by prior, what it says, compiled
@@ -45,7 +47,7 @@ def built(kind):
 
 def by_hand(prior, model, maps, told, keys):
     """What maps cost under one key each: nats of each, or squared errors. Only the network is compiled."""
-    method = "foretell" if isinstance(prior, DiffusionPrior) else "logits" if hasattr(prior, "schedule") else "__call__"
+    method = "foretell" if isinstance(prior, DiffusionPrior) else "logits" if hasattr(prior, "logits") else "__call__"
     network = ASKED.setdefault(prior, quick(lambda *given: prior.apply(*given, method=method)))
     weights = {"params": model.params}
     ask = lambda *given: np.asarray(network(weights, *given, told))  # noqa: E731
@@ -55,6 +57,10 @@ def by_hand(prior, model, maps, told, keys):
         at = lambda i: ask((1 - t[:, i]) * maps[0] + t[:, i] * noise[:, i], time[:, i])  # noqa: E731
         bins = [np.square(at(i) - (noise[:, i] - maps[0])).mean((1, 2, 3)) for i in range(BINS)]
         return np.mean(bins, axis=0)
+    if isinstance(prior, VARPrior):
+        heard = jnp.concatenate(prior.apply(weights, maps[:-1], method="heard"), axis=1)
+        tokens = jnp.concatenate([one.reshape(COUNT, -1) for one in maps], axis=1)
+        return cross_entropy(ask(heard), tokens).sum(1)
     tokens = jnp.stack(maps, axis=-1)
     if not hasattr(prior, "schedule"):
         return cross_entropy(ask(tokens), tokens).reshape(COUNT, -1).sum(1)

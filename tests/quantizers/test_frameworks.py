@@ -97,7 +97,7 @@ def test_linen(name):
 def test_the_linen_layer_is_the_quantizer(name):
     """Also after an optimizer has moved the codes: what the quantizer leaves, and its step on top."""
     quantizer = small(name)
-    layer, z_e = QuantizerLayer(quantizer), vectors(1, 2, 3, 5, quantizer.input_dim)
+    layer, z_e = QuantizerLayer(quantizer), vectors(1, 2, 4, 6, quantizer.input_dim)
     variables = layer.init(jax.random.key(0), z_e)
     book = variables["codebook"]["kept"]
     np.testing.assert_array_equal(layer.apply(variables, z_e).z_q, quantizer(book, z_e).z_q)

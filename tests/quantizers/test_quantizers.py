@@ -23,6 +23,7 @@ from small_quantizers import (
     is_row_of,
     kinds,
     losses_of,
+    map_sizes,
     nearest_by_hand,
     small,
     stepper,
@@ -36,8 +37,14 @@ from vqvae_jax.types import Codebook
 ROOT = Path(__file__).resolve().parents[2]
 EVERY = pytest.mark.parametrize("name", CASES)
 WAYS = ("vq", "ema-kmeans", "cvq-random", "cvq-probabilistic", "cvq-cos", "cosine", "fsq", "residual-dropout")
-WAYS += ("gumbel", "kl", "residual-cvq")  # each kind, each way of moving codes: for tests that cost seconds
-EACH_WAY = pytest.mark.parametrize("name", WAYS)
+WAYS += (
+    "gumbel",
+    "kl",
+    "residual-cvq",
+    "multiscale",
+    "multiscale-shared",
+)  # each kind, each way of moving codes: for tests that cost seconds
+EACH_WAY = pytest.mark.parametrize("name", [name for name in WAYS if "multiscale" not in name])  # of any shape
 NEAREST = pytest.mark.parametrize("name", ["vq", "ema", "cvq"])  # one table of codes, used by nearest distance
 REVIVING = pytest.mark.parametrize("name", ["vq", "ema"])  # and drawn anew after a time
 
@@ -63,11 +70,12 @@ def test_shapes_and_dtypes(name, train, dtype):
     """Codes and statistics stay float32 inside a bfloat16 network."""
     quantizer = small(name)
     book = jax.eval_shape(quantizer.init, jax.random.key(0))
-    z_e = jax.ShapeDtypeStruct((2, 3, 5, quantizer.input_dim), dtype)
+    z_e = jax.ShapeDtypeStruct((2, 4, 6, quantizer.input_dim), dtype)
     out = jax.eval_shape(lambda b, z, k: quantizer(b, z, key=k, train=train), book, z_e, jax.random.key(0))
-    assert kinds(out.z_q) == ((2, 3, 5, quantizer.output_dim), str(jnp.dtype(dtype)))
+    assert kinds(out.z_q) == ((2, 4, 6, quantizer.output_dim), str(jnp.dtype(dtype)))
+    maps = zip(quantizer.vocab_sizes, map_sizes(quantizer, 4, 6), strict=True)
     assert kinds(out.indices) == tuple(
-        ((2, 3, 5), "int32") if size else ((2, 3, 5, quantizer.output_dim), "float32") for size in quantizer.vocab_sizes
+        ((2, *side), "int32") if size else ((2, *side, quantizer.output_dim), "float32") for size, side in maps
     )
     assert out.losses or not book.codes.size  # without a table there is nothing to learn
     assert all(kinds(loss) == ((), "float32") for loss in out.losses.values())
@@ -83,9 +91,10 @@ def test_shapes_and_dtypes(name, train, dtype):
 def test_in_evaluation_lookup_of_the_indices_is_z_q_and_nothing_moves(name):
     quantizer = small(name)
     book = quantizer.init(jax.random.key(0))
-    z_e = vectors(1, 2, 3, 5, quantizer.input_dim)
+    z_e = vectors(1, 2, 4, 6, quantizer.input_dim)
     out = jax.jit(lambda b, z: quantizer(b, z))(book, z_e)
-    np.testing.assert_array_equal(quantizer.lookup(book, out.indices), out.z_q)
+    rounded = 1e-6 if "multiscale" in name else 0.0  # its convolutions, as they are fused
+    np.testing.assert_allclose(quantizer.lookup(book, out.indices), out.z_q, rtol=0, atol=rounded)
     for indices, size in zip(out.indices, quantizer.vocab_sizes, strict=True):
         assert size is None or (indices.min() >= 0 and indices.max() < size)
     assert_same(out.codebook, book)
@@ -125,7 +134,7 @@ def test_indices_in_a_bfloat16_network_are_those_of_float32(name):
 @EVERY
 def test_a_step_is_a_function_of_its_key_and_the_same_without_jit(name):
     quantizer = small(name)
-    book, z_e = quantizer.init(jax.random.key(0)), vectors(1, 2, 3, 5, quantizer.input_dim)
+    book, z_e = quantizer.init(jax.random.key(0)), vectors(1, 2, 4, 6, quantizer.input_dim)
     step = stepper(quantizer)
     one, again = step(book, z_e, jax.random.key(7)), step(book, z_e, jax.random.key(7))
     assert_same(one, again)
@@ -139,7 +148,8 @@ def test_fewer_vectors_than_codes(name):
     book = quantizer.init(jax.random.key(0))
     step = stepper(quantizer)
     for i in range(7):  # beyond revive_after
-        out = step(book, vectors(i, 1, 1, 2 if "kmeans" in name else 1, quantizer.input_dim), jax.random.key(i))
+        few = (1, 2, 2) if "multiscale" in name else (1, 1, 2) if "kmeans" in name else (1, 1, 1)
+        out = step(book, vectors(i, *few, quantizer.input_dim), jax.random.key(i))
         assert kinds(out.codebook) == kinds(book)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((out.codebook, out.losses, out.z_q)))
         book = out.codebook

@@ -1,8 +1,8 @@
 """Fields of `vqgan` with which it is what published weights were trained with.
 
 Each is the section `autoencoder` of a config, without the name. Images are of 256 pixels in [-1, 1], MaskGIT's in
-[0, 1]. VAR's codes are of many scales there, and its attention's q, k and v one convolution, which is naming alone.
-kl_… are latent diffusion's first stages, kl_f8 also the network of Stable Diffusion's.
+[0, 1]. In VAR's attention q, k and v are one convolution, which is naming alone. kl_… are latent diffusion's first
+stages, kl_f8 also the network of Stable Diffusion's.
 """
 
 from typing import Any
@@ -17,6 +17,16 @@ def numbers(channels: int, factors: tuple[int, ...], attention: tuple[int, ...] 
     """A first stage over so many numbers a place; z is the same."""
     quantizer = {"name": "kl", "code_dim": channels}
     return {"factors": factors, "attention": attention, "z": channels, "quantizer": quantizer}
+
+
+# Pixels of an image → sides of VAR's maps. One tokenizer, trained at 256, does both.
+SCALES = {256: (1, 2, 3, 4, 5, 6, 8, 10, 13, 16), 512: (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)}
+
+
+def of_scales(size: int, channels: int) -> dict[str, Any]:
+    """VAR's quantizer: one codebook for all scales, four convolutions after enlarging."""
+    inner = codes("vq", size, channels)
+    return {"name": "multiscale", "inner": inner, "scales": SCALES[256], "phis": 4, "shared": True}
 
 
 TAMING = {"width": 128, "blocks": 2, "z": 256}
@@ -41,7 +51,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "kl_f8": numbers(4, (1, 2, 4, 4)),
     "kl_f16": numbers(16, (1, 1, 2, 2, 4), attention=(4,)),
     "kl_f32": numbers(64, (1, 1, 2, 2, 4, 4), attention=(4, 5)),
-    "var": {"width": 160, "z": 32, "code_kernel": 3, "quantizer": codes("vq", 4096, 32)},
+    "var": {"width": 160, "z": 32, "code_kernel": 3, "quantizer": of_scales(4096, 32)},
     "maskgit": {
         "decoder_blocks": 2,
         "attention": (),

@@ -31,6 +31,7 @@ def add_compare(under: Any) -> None:
     other = one.add_mutually_exclusive_group(required=True)
     other.add_argument("--reference", type=Path, help="a recording, .npz: scripts/record_reference.py makes one")
     other.add_argument("--against", type=folder, help="another workdir")
+    one.add_argument("--key", default="", help="which recording, where the file holds several")
     one.add_argument("--report", type=Path, help="all rows, as .json")
     one.add_argument("--output", type=Path, help="the strip of --against (default: DIR/comparison.png)")
     add_prior_step(one)
@@ -47,6 +48,8 @@ def compare(given: argparse.Namespace) -> int:
         raise UserError(f"--output={given.output}: the strip's name ends in .png")
     if given.reference and (given.output or images_of(given)):
         raise UserError("--output, --dataset, --path and --split go with --against; a recording has its own inputs")
+    if given.key and not given.reference:
+        raise UserError(f"--key={given.key} goes with --reference; leave it out")
     if given.report:
         check_file("--report", given.report)
     return to_recording(given) if given.reference else to_model(given)
@@ -56,7 +59,7 @@ def to_recording(given: argparse.Namespace) -> int:
     from vqvae_jax.compare import recorded, rows
     from vqvae_jax.files import write_json
 
-    found = recorded.compare(given.workdir, given.reference, given.step, given.autoencoder_step)
+    found = recorded.compare(given.workdir, given.reference, given.step, given.autoencoder_step, given.key)
     print("\n".join(rows.table(found)))
     if given.report:
         write_json(given.report, rows.as_json(found))

@@ -14,16 +14,19 @@ from vqvae_jax import config as configs
 from vqvae_jax import facts as facts_file
 from vqvae_jax.autoencoders import VQGAN, VQVAE2, HierarchicalVAE
 from vqvae_jax.checkpoint import Step, Steps
-from vqvae_jax.compare import dvae, first_stage, rows
-from vqvae_jax.compare.recording import HOW, Recording, channels_first
+from vqvae_jax.compare import dvae, first_stage, rows, var
+from vqvae_jax.compare.recording import HOW, Recording
+from vqvae_jax.compare.sections import gradients, index_row, outputs, weights, without
 from vqvae_jax.interop import hierarchical, vqgan, vqvae2
 from vqvae_jax.interop.exporting import load_stack, places_of, stack_or_stages
 from vqvae_jax.interop.places import Places, to_torch
 from vqvae_jax.interop.reading import plain
+from vqvae_jax.interop.var import is_tokenizer
 from vqvae_jax.networks import fast
 from vqvae_jax.networks.unet import UNet
 from vqvae_jax.parts import Parts
 from vqvae_jax.quantizers.codebook import measured_from_zero
+from vqvae_jax.quantizers.multiscale import MultiscaleQuantizer
 from vqvae_jax.quantizers.told import Told
 from vqvae_jax.tasks.autoencode import AutoencodeTask
 from vqvae_jax.tasks.optimize import make_optimizer, new_state
@@ -42,18 +45,21 @@ ADAM = {
 }
 
 
-def compare(workdir: Path, reference: Path, step: Steps = "best", autoencoder_step: Step = None) -> list[Row]:
+def compare(
+    workdir: Path, reference: Path, step: Steps = "best", autoencoder_step: Step = None, key: str = ""
+) -> list[Row]:
     """Every output, gradient and step of training that the recording has.
 
     Args:
         workdir: of a training, or of an import.
         reference: what was recorded, .npz.
         step, autoencoder_step: of a prior's checkpoint and of an autoencoder's.
+        key: which recording, where the file holds several.
 
     Raises:
         UserError: the recording is of another kind of model, or lacks what is needed.
     """
-    recording = Recording(reference)
+    recording = Recording(reference, key)
     check_kind(workdir, recording)
     recording.check()
     # Float32 parity is judged: on an accelerator products and convolutions have fewer bits unless told otherwise.
@@ -101,8 +107,8 @@ def autoencoder(workdir: Path, recording: Recording, step: Any) -> list[Row]:
     config, facts = configs.load(workdir), facts_file.read(workdir)
     parts = Parts(config, facts)
     module, model = parts.autoencoder, parts.load(workdir, configs.AUTOENCODER, step, "--autoencoder_step={step}")
-    drawn = dvae.is_one(module)
-    twin: Any = None if drawn else twin_of(module)
+    drawn, scaled = dvae.is_one(module), is_tokenizer(module)
+    twin: Any = None if drawn or scaled else twin_of(module)
     images = jnp.asarray(recording["input/image" if drawn else "input/images"], jnp.float32)
     check_images(images, facts["channels"], config, recording)
     places = places_of(module, model)
@@ -110,6 +116,8 @@ def autoencoder(workdir: Path, recording: Recording, step: Any) -> list[Row]:
         return of_dvae(module, model, places, recording)
     if first_stage.is_one(module):
         return of_first_stage(module, model, places, recording)
+    if scaled:
+        return var.tokenizer(module, model, places, recording)
     names = twin.index_names(module)
     ours, z_e, grads = run(twin, module, model, images)
     every = (index_row(names[level], ours, recording, z_e[level], model.codebooks[level]) for level in names)
@@ -218,6 +226,9 @@ def prior(workdir: Path, recording: Recording, step: Any) -> list[Row]:
     """Logits, and gradients of Σ logits · cotangent."""
     config, facts = configs.load(workdir), facts_file.read(workdir)
     parts = Parts(config, facts)
+    if "input/teacher" in recording:
+        level = configs.levels(config)[0]
+        return var.transformer(parts.prior(level), parts.load(workdir, level, step), recording)
     tokens, *coarse = (jnp.asarray(one, jnp.int32) for one in recording.several("input"))
     levels = configs.levels(config)
     if len(coarse) >= len(levels) or levels[len(coarse)] not in config["priors"]:
@@ -241,10 +252,12 @@ def prior(workdir: Path, recording: Recording, step: Any) -> list[Row]:
 def stack(workdir: Path, recording: Recording, step: Any) -> list[Row]:
     """Both stacks, and gradients of Σ stack · cotangent."""
     module, model, places = load_stack(workdir)
-    if isinstance(module, UNet) != ("input/x" in recording):
+    if INPUTS.get(type(module), "input/0") not in recording:
         raise UserError(f"{recording.path} is of another network than {workdir}, {type(module).__name__}; {HOW}")
     if isinstance(module, UNet):
         return network(module, model, places, recording)
+    if isinstance(module, MultiscaleQuantizer):
+        return var.quantizer(module, model, places, recording)
     inputs = [jnp.asarray(one, jnp.float32) for one in recording.several("input")]
     if inputs[0].ndim != 4 or inputs[0].shape[-1] != module.layers[0].depth_in:
         raise UserError(
@@ -265,6 +278,7 @@ def network(module: UNet, model: Model, places: Places, recording: Recording) ->
     return by_cotangents(forward, model, places, recording, x.shape[-1] / (x.size * module.channels))
 
 
+INPUTS: dict[type, str] = {UNet: "input/x", MultiscaleQuantizer: "input/f"}  # of networks alone; others have numbers
 KINDS = {"autoencoder": autoencoder, "prior": prior, "stack": stack}
 
 
@@ -286,46 +300,6 @@ def by_cotangents(
     values, grads = jax.tree.map(np.asarray, both(model.params))
     found = weights(model, places, recording) + outputs({str(i): value for i, value in enumerate(values)}, recording)
     return found + (gradients(Model(grads, {}), places, recording) if grads is not None else [])
-
-
-def weights(model: Model, places: Places, recording: Recording) -> list[Row]:
-    """Whether the recorded weights are those of the workdir: one row for all, and one for each that differs."""
-    recorded, ours = recording.of("param"), to_torch(model, places)
-    common = [name for name in ours if name in recorded]
-    each = [rows.near(f"param/{name}", ours[name], recorded[name], 0.0) for name in common]
-    differing = [row._replace(note="another weight: was the model trained since?") for row in each if not row.passed]
-    whole = Row(f"param/ ({len(common)} tensors)", (), 0.0, 0.0, 0.0, 0.0, True, "the same bits")
-    return differing or ([whole] if common else [])
-
-
-def outputs(ours: Mapping[str, Any], recording: Recording, section: str = "output") -> list[Row]:
-    """Those that both have."""
-    recorded = recording.of(section)
-    names = [name for name in recorded if name in ours]
-    return [rows.near(f"{section}/{name}", channels_first(ours[name]), recorded[name], rows.OUTPUTS) for name in names]
-
-
-def index_row(name: str, ours: Mapping[str, Any], recording: Recording, z_e: Any, codebook: Any) -> Row | None:
-    """Of one level's codes, where they were recorded."""
-    if f"output/{name}" not in recording:
-        return None
-    return rows.indices(f"output/{name}", ours[name], recording[f"output/{name}"], z_e, np.asarray(codebook.codes))
-
-
-def gradients(grads: Model, places: Places, recording: Recording, section: str = "grad") -> list[Row]:
-    """Every recorded one."""
-    recorded = recording.of(section)
-    ours = to_torch(grads, {name: place for name, place in places.items() if name in recorded})
-    return [
-        rows.near(f"{section}/{name}", ours[name], recorded[name], rows.GRADIENTS) for name in recorded if name in ours
-    ]
-
-
-def without(found: list[Row], reasons: Mapping[str, str], recording: Recording) -> list[Row]:
-    """Rows whose tensors the module has otherwise than its twin, by design: left out, with the reason."""
-    out = [(name, why) for pattern, why in reasons.items() for name in recording.arrays if re.match(pattern, name)]
-    kept = [row for row in found if row.tensor not in dict(out)]
-    return kept + [rows.left_out(name, recording.arrays[name], why) for name, why in out]
 
 
 def twin_of(module: Any) -> Any:

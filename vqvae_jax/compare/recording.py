@@ -1,14 +1,15 @@
 """A recording of a PyTorch model, as scripts/record_reference.py makes it: inputs, outputs, gradients, a training.
 
 input/images [B, C, H, W] or input/0 …, output/…, grad/NAME, cotangent/0 …, train/batches, train/losses, trained/NAME;
-of DALL-E's first stage input/image and soft/…, see dvae.py
+of DALL-E's first stage input/image and soft/…, see dvae.py; of VAR's transformer input/teacher and greedy/…, see var.py
 """
 
 from pathlib import Path
 
 import numpy as np
 
-from vqvae_jax.interop.npz_files import read_npz
+from vqvae_jax.interop.npz_files import names_in, read_npz
+from vqvae_jax.interop.reading import plain
 from vqvae_jax.interop.state_dicts import unwrapped
 from vqvae_jax.types import UserError
 
@@ -16,17 +17,21 @@ HOW = "python scripts/record_reference.py --help says how to record one"
 
 
 class Recording:
-    """One .npz; nothing in it is executed.
+    """One .npz; nothing in it is executed. One of several in a file is below `key`: KEY/input/…
 
     Raises:
         UserError: it cannot be read, or holds no inputs or outputs.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, key: str = ""):
         self.path = path
         if not path.is_file():
             raise UserError(f"--reference={path}: there is no such file; {HOW}")
-        self.arrays = {name.replace("\\", "/"): array for name, array in read_npz(path, ALL, SECTIONS).items()}
+        read = read_npz(path, key or ALL, (key.split("/")[0],) if key else SECTIONS)
+        named = {name.replace("\\", "/"): array for name, array in read.items()}
+        self.arrays = {name: array for name, array in named.items() if name.split("/")[0] in SECTIONS}
+        if not key and not self.of("input") and (keys := recordings_in(path)):
+            raise UserError(f"{path} holds several recordings; choose one by --key=NAME: {', '.join(keys)}")
         for section in ("input", "output"):
             if not self.of(section):
                 raise UserError(f"{path} has no arrays {section}/…, so that there is nothing to compare; {HOW}")
@@ -34,7 +39,8 @@ class Recording:
     def check(self) -> None:
         """UserError where sections are there in part: a training without its losses, gradients without cotangents."""
         trained = [f"trained/{name}" for name in list(self.of("trained"))[:1]]
-        grads = [f"grad/{name}" for name in list(self.of("grad"))[:1]] if self.kind != "autoencoder" else []
+        own_loss = self.kind == "autoencoder" or "input/teacher" in self or "input/f" in self
+        grads = [] if own_loss else [f"grad/{name}" for name in list(self.of("grad"))[:1]]
         pairs = [("train/losses", "train/batches"), ("train/batches", "train/losses")]
         pairs += [(name, "train/batches") for name in trained] + [(name, "cotangent/0") for name in grads]
         for there, needed in pairs:
@@ -69,8 +75,10 @@ class Recording:
         """What was recorded."""
         if "input/images" in self or "input/image" in self:
             return "autoencoder"
-        if "input/x" in self:
-            return "stack"  # a network alone
+        if "input/x" in self or "input/f" in self:
+            return "stack"  # a network, or a quantizer, alone
+        if "input/teacher" in self:
+            return "prior"
         if "input/0" not in self:
             raise UserError(f"{self.path}: inputs are input/images, or input/0, input/1, …; {HOW}")
         return "prior" if self.arrays["input/0"].ndim == 3 else "stack"
@@ -78,7 +86,21 @@ class Recording:
 
 ALL = ""  # the prefix of all names
 NAMED = ("param", "grad", "grad_kl", "trained")  # sections of tensors by the names of a state dict
-SECTIONS = (*NAMED, "input", "output", "soft", "cotangent", "train")  # a recording may say more of itself, in words too
+SECTIONS = (
+    *NAMED,
+    "input",
+    "output",
+    "soft",
+    "cotangent",
+    "train",
+    "greedy",
+)  # a recording may say more of itself, in words too
+
+
+def recordings_in(path: Path) -> list[str]:
+    """The keys of recordings that lie in one file."""
+    parted = (name.replace("\\", "/").split("/") for name in names_in(path))
+    return sorted({plain(parts[0]) for parts in parted if parts[1:2] == ["input"]})
 
 
 def channels_last(array: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vqvae_jax.flags import add_workdir, factor, file, positive, step, value_range
+from vqvae_jax.flags import add_workdir, factor, file, positive, sides, step, value_range
 
 FIRST = {"autoencoder": "reconstruct"}  # what to do with a stage; the others sample
 
@@ -19,9 +19,9 @@ def add_import(under: Any) -> None:
         "without torch and without executing what is in it; or those of Flax, .msgpack. Known: the hierarchical VAE, "
         "MNIST generator, TopPrior, BottomPrior and any stack of PixelConv layers of unixpickle/vq-vae-2, rosinality's "
         "VQ-VAE-2, the VQ-GANs of taming and LlamaGen, the first stages of latent diffusion and Stable Diffusion, also "
-        "in a whole model, or by diffusers' names with a config.json beside; MaskGIT's tokenizer and transformer, DiT, "
-        "Stable Diffusion 1, as one file, as a folder of diffusers, or part by part. A prior joins the workdir of its "
-        "autoencoder.",
+        "in a whole model, or by diffusers' names with a config.json beside; tokenizers and transformers of MaskGIT "
+        "and VAR, DiT, Stable Diffusion 1, as one file, as a folder of diffusers, or part by part. A prior joins the "
+        "workdir of its autoencoder.",
     )
     add_workdir(one, import_)
     one.add_argument("--checkpoint", type=Path, required=True, help="the file, or a folder of diffusers")
@@ -41,6 +41,12 @@ def add_import(under: Any) -> None:
         metavar="S",
         help="of an autoencoder over numbers, what its means are times to be latents of deviation 1 (default: "
         "what the file or its config.json says, else 0.18215 for Stable Diffusion's network, 1 for others)",
+    )
+    one.add_argument(
+        "--scales",
+        type=sides,
+        metavar="A,B,…",
+        help="of VAR's tokenizer: sides of its maps, which weights do not show (default: as published)",
     )
     one.add_argument("--heads", type=positive, help="of attention, which weights do not show (default: as published)")
     one.add_argument("--key", help="which state dict, where the file holds several")
@@ -106,6 +112,7 @@ def import_(given: argparse.Namespace) -> None:
         given.scale,
         given.tokenizer,
         given.text_encoder,
+        given.scales,
     )
     print(f"{given.workdir / stage}: {match.title}")
     for line in not_shown(given, stage, match):
@@ -128,15 +135,20 @@ def not_shown(given: argparse.Namespace, stage: str, match: Any) -> Iterator[str
         low, high = match.facts["range"]
         why = "" if match.range_shown else "; weights do not show it: --range=A,B"
         yield f"uint8 0 and 255 become {low} and {high}{why}"
+    scales = getattr(match.module.quantizers[0], "scales", ()) if match.kind == "autoencoder" else ()
+    if scales:
+        yield f"maps of sides {', '.join(map(str, scales))}; weights do not show it: --scales=A,B,…"
     if "scale" in match.facts:
         yield match.facts["scale"]
     if heads := heads_of(match.module):
         yield f"{heads} heads of attention; weights do not show it: --heads=N"
     if match.section.get("label_condition") and not match.section["label_dropout"]:
         yield "label_dropout=0, so no guidance: that labels were hidden in its training, weights do not show"
-    if "shape" in match.facts:
+    if "sides" in match.facts:
+        yield "drawn map by map; with the authors' guidance of 1.5: --guidance=2.5 --top_k=900 --top_p=0.96"
+    elif "shape" in match.facts:
         yield from of_map(match)
-    elif stage != "stack" and not given.image_size:
+    elif stage != "stack" and not given.image_size and not scales:
         from vqvae_jax.facts import read
 
         yield f"{read(given.workdir)['image_size']} pixels; weights do not show it: --image_size=N"

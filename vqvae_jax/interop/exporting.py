@@ -13,7 +13,19 @@ from vqvae_jax.autoencoders.dvae import DVAE
 from vqvae_jax.autoencoders.vqgan import LEVEL, VQGAN
 from vqvae_jax.checkpoint import Checkpoints, Step
 from vqvae_jax.files import check_file, read_json
-from vqvae_jax.interop import diffusers, diffusion, files, latents, maskgit, metadata, pixelcnn, stacks, unet
+from vqvae_jax.interop import (
+    diffusers,
+    diffusion,
+    files,
+    latents,
+    maskgit,
+    metadata,
+    pixelcnn,
+    stacks,
+    unet,
+    var,
+    var_prior,
+)
 from vqvae_jax.interop.importing import DIFFUSERS, UNUSED
 from vqvae_jax.interop.places import Places, to_torch
 from vqvae_jax.interop.stages import STACK
@@ -22,6 +34,7 @@ from vqvae_jax.parts import Parts
 from vqvae_jax.priors.diffusion import DiffusionPrior
 from vqvae_jax.priors.maskgit import MaskGITPrior
 from vqvae_jax.priors.published import MNISTGenerator
+from vqvae_jax.priors.var import VARPrior
 from vqvae_jax.types import Model, UserError, unknown
 
 ELSEWHERE = {"cosine", "fsq", "gumbel", "kl", "residual"}  # quantizers that no class of the references has
@@ -89,6 +102,8 @@ def asks_for(workdir: Path, stage: str, output: Path) -> str:
     if stage != "autoencoder":
         if isinstance(prior := parts.prior(stage), MaskGITPrior):
             return f"the network wants words: {maskgit.words_of(prior)}{told}"
+        if isinstance(prior, VARPrior):
+            return f"the network wants numbers: {var_prior.numbers_of(prior)}{told}"
         if isinstance(prior, DiffusionPrior):
             return f"the network wants numbers: {diffusion.numbers_of(prior)}{told}"
         return f"the network wants tokens (Long, [N, h, w]) of the autoencoder that it was trained with{told}"
@@ -167,7 +182,7 @@ def of_prior(workdir: Path, stage: str, step: Step) -> dict[str, np.ndarray]:
     config, facts = configs.load(workdir), facts_file.read(workdir)
     parts = Parts(config, facts)
     module, model = parts.prior(stage), parts.load(workdir, stage, step)
-    tensors = to_torch(model, places_of(module, model)) | diffusion.fixed(module)
+    tensors = to_torch(model, places_of(module, model)) | diffusion.fixed(module) | var_prior.fixed(module)
     if others := came_along(workdir, stage):
         return tensors | others
     if isinstance(module, MNISTGenerator):  # PyTorch wants them: load_state_dict is strict
@@ -192,7 +207,8 @@ def load_stack(workdir: Path) -> tuple[Any, Model, Places]:
     """(module, Model, Places) of imported layers, or of a network alone."""
     try:
         config = read_json(workdir / configs.FILE)
-        module, like, places = (unet if unet.is_one(config) else stacks).loaded(config)
+        kind: Any = next((one for one in (unet, var) if one.is_one(config)), stacks)
+        module, like, places = kind.loaded(config)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{workdir / configs.FILE} is damaged ({error}); import the file again") from error
     with Checkpoints(workdir / STACK / "checkpoints", flag="") as checkpoints:

@@ -14,7 +14,7 @@ from vqvae_jax import facts as facts_file
 from vqvae_jax.checkpoint import Checkpoints
 from vqvae_jax.data.text import Tokenizer
 from vqvae_jax.files import check_place, write_checked_json, write_json
-from vqvae_jax.interop import clip, files, latents, metadata, stable_diffusion
+from vqvae_jax.interop import clip, files, latents, metadata, stable_diffusion, var, var_prior
 from vqvae_jax.interop.matches import Match
 from vqvae_jax.interop.places import from_torch
 from vqvae_jax.interop.recognise import recognise
@@ -41,6 +41,7 @@ def import_weights(
     scale: float | None = None,
     tokenizer: Path | None = None,
     text_encoder: Path | None = None,
+    scales: tuple[int, ...] | None = None,
 ) -> tuple[str, Match]:
     """Writes the workdir, or adds a prior to one that holds its autoencoder.
 
@@ -57,6 +58,7 @@ def import_weights(
             file or a config.json of diffusers beside it says, else as usual, see latents.py.
         tokenizer: of a prior that is told texts, its tokenizer.json.
         text_encoder: of a U-Net that is told texts: CLIP's file, where its own has none.
+        scales: of VAR's tokenizer, the sides of its maps; None: as published.
 
     Returns:
         The stage it became, and what was recognised.
@@ -66,7 +68,7 @@ def import_weights(
             another range; the workdir holds something else.
     """
     check_place("--workdir", workdir)
-    given = Given(checkpoint, workdir, image_size, heads, value_range, scale, tokenizer)
+    given = Given(checkpoint, workdir, image_size, heads, value_range, scale, tokenizer, scales)
     if checkpoint.is_dir():
         return import_whole(given, stable_diffusion.in_folder(checkpoint, text_encoder))
     tensors = files.read(checkpoint, key or None)
@@ -78,16 +80,21 @@ def import_weights(
         tensors = unwrapped(tensors)
         if whole := stable_diffusion.in_file(tensors, checkpoint, text_encoder):
             return import_whole(given, whole)
+        if trained := var.in_trainer(tensors):
+            return import_trained(given, *trained)
         tensors = first_stage(tensors)
         factor = tensors.pop(SCALE, None)
         if text_encoder:
             tensors = stable_diffusion.with_encoder(tensors, checkpoint, text_encoder)
         match = recognised(tensors, given, text_encoder)
+    match = var.with_scales(match, scales, image_size, checkpoint)
     match = latents.scaled(in_range(match, value_range, checkpoint), checkpoint, factor, scale)
     words = tokenizer_of(match, tokenizer)
     if match.kind == "prior" and (workdir / configs.FILE).is_file():
         match = of_the_codes(match, workdir)
         return add_prior(match, tensors, workdir, image_size, words), match
+    if var_prior.wants_tokenizer(match):
+        raise var_prior.refused(match, workdir)
     stage, config, facts = NEW[match.kind](match, image_size, workdir)
     with new_folder(workdir) as folder:
         write_stage(folder / stage, match, tensors, config)
@@ -107,6 +114,7 @@ class Given(NamedTuple):
     value_range: tuple[float, float] | None
     scale: float | None
     tokenizer: Path | None
+    scales: tuple[int, ...] | None = None
 
 
 def recognised(tensors: Tensors, given: Given, text_encoder: Path | None) -> Match:
@@ -147,6 +155,24 @@ def import_whole(given: Given, whole: stable_diffusion.Whole) -> tuple[str, Matc
         write_stage(folder / stage, first, whole.first_stage, config)
         level = joined(match, whole.prior, (config, facts), folder, workdir, words)
     return level, match._replace(facts=match.facts | {"scale": first.facts["scale"], "tokenizer": words is not None})
+
+
+def import_trained(given: Given, tokenizer: Tensors, transformer: Tensors) -> tuple[str, Match]:
+    """What VAR's trainer saved: a new workdir; the transformer's stage and match, which says the tokenizer's scales.
+
+    Raises:
+        UserError: as `import_weights`.
+    """
+    source, workdir = given.checkpoint, given.workdir
+    match = recognise(transformer, source, given.heads)
+    first = in_range(recognise(tokenizer, source, given.heads), given.value_range, source)
+    first = var.with_scales(first, given.scales or match.facts["sides"], given.image_size, source)
+    first = latents.scaled(first, source, None, given.scale)
+    stage, config, facts = NEW[first.kind](first, given.image_size, workdir)
+    words = tokenizer_of(match, given.tokenizer)
+    with new_folder(workdir) as folder:
+        write_stage(folder / stage, first, tokenizer, config)
+        return joined(match, transformer, (config, facts), folder, workdir, words), match
 
 
 def in_range(match: Match, value_range: tuple[float, float] | None, checkpoint: Path) -> Match:
@@ -200,6 +226,12 @@ def joined(
     level = level_of(match, config, workdir)
     facts = fitting_facts(match, config, facts, workdir)
     check_texts(match, words, (config, facts), workdir)
+    if var_prior.wants_tokenizer(match):
+        if not (folder / configs.AUTOENCODER).is_dir():
+            raise var_prior.refused(match, workdir)
+        parts = Parts(config, facts)
+        model = parts.load(folder, configs.AUTOENCODER, None)
+        match = var_prior.with_tokenizer(match, level, parts, model, workdir)
     priors = {**config["priors"], level: prior_section(match, workdir)}
     text = {"text": match.facts["text"]} if "text" in match.facts else {}
     config = configs.complete({**config, **text, "priors": priors})
@@ -229,7 +261,7 @@ def write_stage(folder: Path, match: Match, tensors: Tensors, config: Mapping[st
     """A checkpoint of step 0, without a train state: the optimizer's moments are in no such file."""
     with Checkpoints(folder / "checkpoints") as checkpoints:
         model = from_torch(tensors, match.places, match.like)
-        model = Model(model.params, with_averages(model, match))
+        model = Model({**model.params, **match.borrowed}, with_averages(model, match))
         checkpoints.save(0, model, {}, dict(config))
     if match.unused:
         files.write(folder / UNUSED, {name: tensors[name] for name in match.unused})

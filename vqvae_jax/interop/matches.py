@@ -29,6 +29,7 @@ class Match(NamedTuple):
     # The same with so many codes, where tensors do not show how many there are; None where they do.
     of_codes: Callable[[int], "Match"] | None = None
     statistics: Mapping[str, Mapping[str, np.ndarray]] = {}  # of codebooks, by level and name, that no tensor holds
+    borrowed: Mapping[str, Mapping[str, np.ndarray]] = {}  # of its parameters, what the workdir's autoencoder holds
     diffusers: Mapping[str, Any] | None = None  # what its config.json says, where the names are diffusers'
 
     @property

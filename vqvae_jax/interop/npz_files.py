@@ -44,6 +44,12 @@ def read_npz(path: str | Path, key: str | None = None, sections: Container[str] 
         return {name: _array(archive, info, f"{path}: {plain(name)}") for name, info in chosen.items()}
 
 
+def names_in(path: str | Path) -> list[str]:
+    """Names of all arrays; nothing of them is read."""
+    with reading(path, "an .npz of plain arrays"), zipfile.ZipFile(path) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist()]
+
+
 def npz_words(path: str | Path) -> dict[str, str]:
     """What `write_npz` wrote beside the arrays; nothing where another program wrote them."""
     with reading(path, "an .npz of plain arrays"), open(path, "rb") as stream, zipfile.ZipFile(stream) as archive:

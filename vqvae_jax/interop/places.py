@@ -31,10 +31,21 @@ class Layout(NamedTuple):
 
 
 class Place(NamedTuple):
-    """One tensor: its path in a `Model`, such as ("params", "encoder_0", "conv1", "kernel")."""
+    """One tensor: its path in a `Model`, such as ("params", "encoder_0", "conv1", "kernel").
+
+    Where it is one of several that are one array here, `number` counts them on the array's first axis. Where it is
+    several arrays of one shape, `after` are those that follow on the tensor's first axis.
+    """
 
     path: tuple[str, ...]
     layout: Layout
+    number: int | None = None
+    after: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def paths(self) -> tuple[tuple[str, ...], ...]:
+        """Of all arrays that are in it."""
+        return (self.path, *self.after)
 
 
 Places = dict[str, Place]  # by PyTorch's names
@@ -64,7 +75,31 @@ def of_params(params: Any, renames: Renames) -> Places:
 
 def under(start: str, places: Places, part: str) -> Places:
     """Places in one part of a model's parameters, by names that begin with `start`."""
-    return {f"{start}{name}": place._replace(path=("params", part, *place.path[1:])) for name, place in places.items()}
+    moved = lambda path: ("params", part, *path[1:])  # noqa: E731
+    return {
+        f"{start}{name}": place._replace(path=moved(place.path), after=tuple(map(moved, place.after)))
+        for name, place in places.items()
+    }
+
+
+def fused(places: Places, pattern: str, parts: tuple[str, ...], whole: str) -> Places:
+    """Places in which layers that are several here are one there.
+
+    Args:
+        places: of each by itself.
+        pattern: of the names of their tensors; its group is one of `parts`.
+        parts: in the order in which they lie there.
+        whole: what stands there in place of the group.
+    """
+    found: Places = {}
+    for name, place in places.items():
+        if not (known := re.match(pattern, name)):
+            found[name] = place
+        elif known[1] == parts[0]:
+            start, end = name[: known.start(1)], name[known.end(1) :]
+            after = tuple(places[f"{start}{part}{end}"].path for part in parts[1:])
+            found[f"{start}{whole}{end}"] = place._replace(after=after)
+    return found
 
 
 def inside(tensors: Mapping[str, Any], start: str) -> dict[str, Any]:
@@ -92,12 +127,12 @@ def layout_of(path: tuple[str, ...], axes: int, shape: Shape) -> Layout:
 def to_torch(model: Model, places: Places) -> dict[str, np.ndarray]:
     """Each tensor by PyTorch's name, laid out as there."""
     leaves = by_path({"params": model.params, "codebooks": as_dicts(model.codebooks)})
-    return {name: place.layout.theirs(np.asarray(leaves[place.path])) for name, place in places.items()}
+    return {name: _tensor(place, leaves) for name, place in places.items()}
 
 
 def from_torch(tensors: Mapping[str, np.ndarray], places: Places, like: Model) -> Model:
     """A model shaped like `like` of numpy arrays; what PyTorch has no tensor for is 0."""
-    given = {place.path: np.array(place.layout.ours(tensors[name])) for name, place in places.items()}
+    given = _arrays(tensors, places)
 
     def leaf(path: Any, shape: Any) -> np.ndarray:
         array = given.get(tuple(map(_key, path)))
@@ -111,7 +146,7 @@ def from_torch(tensors: Mapping[str, np.ndarray], places: Places, like: Model) -
 def shapes(places: Places, like: Model) -> dict[str, Shape]:
     """PyTorch's shape of every tensor that a model shaped like `like` has."""
     leaves = by_path({"params": like.params, "codebooks": as_dicts(like.codebooks)})
-    return {name: _theirs(place.layout, leaves[place.path].shape) for name, place in places.items()}
+    return {name: _theirs(place, leaves[place.path].shape) for name, place in places.items()}
 
 
 def without_codes(level: str, book: Any, name: str) -> Places:
@@ -147,10 +182,32 @@ def shapes_of(tensors: Mapping[str, Any]) -> dict[str, Shape]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-def _theirs(layout: Layout, shape: Shape) -> Shape:
+def _tensor(place: Place, leaves: Mapping[tuple[str, ...], Any]) -> np.ndarray:
+    arrays = [np.asarray(leaves[path]) for path in place.paths]
+    found = [place.layout.theirs(one if place.number is None else one[place.number]) for one in arrays]
+    return np.concatenate(found) if place.after else found[0]
+
+
+def _arrays(tensors: Mapping[str, np.ndarray], places: Places) -> dict[tuple[str, ...], np.ndarray]:
+    """Each of ours by its path."""
+    found: dict[tuple[str, ...], np.ndarray] = {}
+    several: dict[tuple[str, ...], dict[int, np.ndarray]] = {}
+    for name, place in places.items():
+        parts = np.split(tensors[name], len(place.paths)) if place.after else [tensors[name]]
+        arrays = {path: np.array(place.layout.ours(one)) for path, one in zip(place.paths, parts, strict=True)}
+        if place.number is None:
+            found |= arrays
+        else:
+            several.setdefault(place.path, {})[place.number] = arrays[place.path]
+    return found | {path: np.stack([one[i] for i in sorted(one)]) for path, one in several.items()}
+
+
+def _theirs(place: Place, shape: Shape) -> Shape:
+    shape = shape if place.number is None else shape[1:]
     # An array without memory: one element, seen everywhere.
     seen = np.broadcast_to(np.zeros((), np.int8), shape) if math.prod(shape) else np.empty(shape, np.int8)
-    return layout.theirs(seen).shape
+    found = place.layout.theirs(seen).shape
+    return (len(place.paths) * found[0], *found[1:]) if place.after else found
 
 
 def _key(entry: Any) -> str:

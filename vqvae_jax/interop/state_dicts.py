@@ -9,6 +9,7 @@ from vqvae_jax.types import UserError, unknown
 WRAPPERS = ("module.", "_orig_mod.", "params/", "params.")  # of DataParallel, of torch.compile, of Flax
 # Of latent diffusion's whole models: the autoencoder, the U-Net, and as Stable Diffusion 1 has it the text encoder.
 FIRST_STAGE, UNET, CLIP = "first_stage_model.", "model.diffusion_model.", "cond_stage_model.transformer."
+TRAINED = ("vae_local", "var_wo_ddp")  # VAR's trainer saves two state dicts by these names
 SCALE = "scale_factor"  # and beside it, in some, what its latents are multiplied by
 DEEPEST = 10  # dictionaries in dictionaries
 MOST = 1000  # dictionaries in a file
@@ -22,7 +23,8 @@ def state_dict(value: Any, key: str | None, path: object) -> Tensors:
     those in it whose names begin so.
 
     Lists, optimizer states (their keys are numbers) and dictionaries of mere scalars are passed over. Of a dictionary
-    and one inside of it, the one with more tensors is meant.
+    and one inside of it, the one with more tensors is meant. The two of VAR's trainer come together, by names that
+    begin with theirs.
 
     Raises:
         UserError: there is none, there are several, or none at `key`; something in it is of a class that is not read.
@@ -35,12 +37,16 @@ def state_dict(value: Any, key: str | None, path: object) -> Tensors:
     if not chosen:
         what = f", but {_listed_names(next(iter(strange.values())))}" if strange else ""
         raise UserError(f"{path} holds no tensors{what}; save model.state_dict()")
-    if len(chosen) > 1:
+    together = {where.rpartition(".")[2] for where in chosen} == set(TRAINED)
+    if len(chosen) > 1 and not together:
         raise UserError(f"{path} holds several state dicts; choose one by --key=NAME: {_listed(chosen)}")
-    ((where, tensors),) = chosen.items()
-    if others := strange.get(where):
-        raise UserError(f"{path} holds beside its tensors {_listed_names(others)}: not read; save model.state_dict()")
-    return unwrapped(tensors)
+    if others := [names for where in chosen if (names := strange.get(where))]:
+        listed = _listed_names(others[0])
+        raise UserError(f"{path} holds beside its tensors {listed}: not read; save model.state_dict()")
+    if not together:
+        return unwrapped(next(iter(chosen.values())))
+    parts = {where.rpartition(".")[2]: unwrapped(tensors) for where, tensors in chosen.items()}
+    return {f"{part}.{name}": one for part, tensors in parts.items() for name, one in tensors.items()}
 
 
 def unwrapped(tensors: dict[str, Any]) -> dict[str, Any]:

@@ -5,20 +5,28 @@ from typing import Any
 import numpy as np
 
 from vqvae_jax.autoencoders import DVAE, VQGAN, VQVAE2, HierarchicalVAE
-from vqvae_jax.interop import dvae, hierarchical, maskgit, pixelcnn, stable_diffusion, vqgan, vqvae2
+from vqvae_jax.interop import dvae, hierarchical, maskgit, pixelcnn, stable_diffusion, var, var_prior, vqgan, vqvae2
 from vqvae_jax.interop.places import AS_IT_IS, Place, Places
 from vqvae_jax.priors.diffusion import DiffusionPrior
 from vqvae_jax.priors.maskgit import MaskGITPrior
 from vqvae_jax.priors.pixelcnn import PixelCNNPrior
+from vqvae_jax.priors.var import VARPrior
 from vqvae_jax.types import Model, UserError
+
+
+def places_of_vqgan(module: VQGAN, like: Model) -> Places:
+    """By its quantizer."""
+    return (var.tokenizer_places if var.is_tokenizer(module) else vqgan.places)(module, like)
+
 
 PLACES: dict[type, Any] = {
     HierarchicalVAE: hierarchical.places,
     VQVAE2: vqvae2.places,
-    VQGAN: vqgan.places,
+    VQGAN: places_of_vqgan,
     DVAE: dvae.places,
     PixelCNNPrior: pixelcnn.places,
     MaskGITPrior: maskgit.transformer_places,
+    VARPrior: var_prior.places,
     DiffusionPrior: stable_diffusion.places,
 }
 
@@ -49,9 +57,9 @@ def with_params_of_codebooks(places: Places, model: Model) -> Places:
 
 
 def averages(module: Any, model: Model) -> dict[str, np.ndarray]:
-    """For rosinality's buffers where codes are no moving averages: as if each stood for one vector."""
+    """For rosinality's buffers where codes are no moving averages: as if each stood for one vector. VAR's counts: 0."""
     if not isinstance(module, VQVAE2):
-        return {}
+        return var.hits(module)
     found: dict[str, np.ndarray] = {}
     for level, short in vqvae2.SHORT.items():
         codes = np.asarray(model.codebooks[level].codes)

@@ -36,7 +36,7 @@ from vqvae_jax.types import Model, Reconstruction
 CODES = "quantize.embedding.weight"
 DRAWN = "quantize.embed.weight"  # codes that are drawn by Gumbel-softmax
 LOGITS = "quantize.proj"  # the layer that says how likely each of these is
-BESIDE = r"loss\.|quantize\.codebook_used$"  # tensors that are not the autoencoder's
+BESIDE = r"loss\.|quantize\.(codebook_used|ema_vocab_hit_SV)$"  # tensors that are not the autoencoder's
 LOSS_WEIGHTS = {"reconstruction": 1.0, "codebook": 1.0, "commitment": 0.25}
 # Taming's published weights: its code has 0.25 on the wrong term, and keeps it so (`legacy`).
 LEGACY = LOSS_WEIGHTS | {"codebook": 0.25, "commitment": 1.0}
@@ -102,19 +102,38 @@ def holds_numbers(shapes: Shapes) -> bool:
     return not coded and (to_code == 2 * from_code > 0 or given == 2 * taken > 0)
 
 
-def matched(names: Names, tensors: Tensors, places_in: Callable[[VQGAN, Model], Places] | None = None) -> Match | None:
-    """What has such names: the module that its shapes say; `places_in` as `places`, which it is by itself."""
+def matched(
+    names: Names,
+    tensors: Tensors,
+    places_in: Callable[[VQGAN, Model], Places] | None = None,
+    of_scales: dict[str, Any] | None = None,
+) -> Match | None:
+    """What has such names: the module that its shapes say.
+
+    Args:
+        names: what its layers are called.
+        tensors: of the file.
+        places_in: as `places`, which it is by itself.
+        of_scales: the section of a quantizer of maps of several sizes, which no shape shows; the last is the code's.
+    """
     shapes = {name: shape for name, shape in shapes_of(tensors).items() if not re.match(BESIDE, name)}
     levels = numbers(shapes, rf"{names.down}(\d+)\.{names.block}\.")
     width = shapes.get("encoder.conv_in.bias", (0,))[0]
     if not width or not levels or levels != list(range(len(levels))):
         return None
     section = described(names, shapes, len(levels), width)
+    section["quantizer"] = of_scales or section["quantizer"]
+    size = (of_scales["scales"][-1] if of_scales else 2) * 2 ** (len(levels) - 1)
     channels = (*shapes.get("encoder.conv_in.weight", ()), 3, 3)[1]
     weights = names.loss_weights or weights_of_sums(section["quantizer"]["code_dim"], channels, len(levels))
-    facts = {"channels": channels, "image_size": 256, "range": (-1.0, 1.0), "loss_weights": weights}
+    facts = {
+        "channels": channels,
+        "image_size": size if of_scales else 256,
+        "range": (-1.0, 1.0),
+        "loss_weights": weights,
+    }
     module = parts.build_autoencoder({"autoencoder": section, "train": {"dtype": "float32"}}, facts)
-    like = parts.abstract_autoencoder(module, facts | {"image_size": 2 ** len(levels)})
+    like = parts.abstract_autoencoder(module, facts | {"image_size": size})
     beside = {name: shape for name, shape in shapes_of(tensors).items() if re.match(BESIDE, name)}
     title = f"{names.title}, {width} wide, {len(levels)} levels"
     return Match(title, "autoencoder", section, facts, module, like, (places_in or places)(module, like), beside)

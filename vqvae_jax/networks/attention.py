@@ -7,10 +7,13 @@ Legend: B batch, T and S positions, N heads, D channels of a head, P positions o
 """
 
 import contextlib
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from vqvae_jax.backend import compute_capability, platform
@@ -43,6 +46,25 @@ def attention(q: Array, k: Array, v: Array) -> Array:
     if (how := _attention_here(q)) == "blocks":
         return _by_examples(q, k, v)
     return _dot_product(q, k, v, how, causal=False)
+
+
+def attention_by_groups(q: Array, k: Array, v: Array, sizes: Sequence[int]) -> Array:
+    """Each position sees all of its own group and of those before. [B, T, N, D] each → [B, T, N, D]; N heads.
+
+    Args:
+        q, k, v: the groups, one after the other.
+        sizes: positions of each.
+
+    The first groups are small: together, as far as a block goes, they are computed with a mask. Each of the others
+    needs none, and what it does not see is never computed.
+    """
+    ends = [0, *accumulate(sizes)]
+    together = max(1, sum(end <= BLOCK for end in ends) - 1)
+    first, group = ends[together], np.repeat(np.arange(together), sizes[:together])
+    seen = jnp.asarray(group[:, None] >= group[None])
+    pieces = [masked_attention(q[:, :first], k[:, :first], v[:, :first], seen)]
+    pieces += [attention(q[:, start:end], k[:, :end], v[:, :end]) for start, end in pairwise(ends[together:])]
+    return jnp.concatenate(pieces, axis=1)
 
 
 def _attention_here(q: Array) -> str:

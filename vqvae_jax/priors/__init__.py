@@ -7,6 +7,7 @@ from vqvae_jax.priors.maskgit import MaskGITPrior
 from vqvae_jax.priors.pixelcnn import PixelCNNPrior
 from vqvae_jax.priors.published import BottomPrior, MNISTGenerator, TopPrior
 from vqvae_jax.priors.transformer import TransformerPrior
+from vqvae_jax.priors.var import VARPrior
 
 PRIORS: dict[str, Any] = {
     "pixelcnn": PixelCNNPrior,
@@ -15,5 +16,6 @@ PRIORS: dict[str, Any] = {
     "bottom_prior": BottomPrior,
     "transformer": TransformerPrior,
     "maskgit": MaskGITPrior,
+    "var": VARPrior,
     "diffusion": DiffusionPrior,
 }

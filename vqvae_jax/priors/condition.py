@@ -14,6 +14,20 @@ HIDDEN = ("label", "text")  # from some examples in training, so that a prior ca
 def check_codes(kind: str, maps: Sequence[Level], above: Sequence[Level]) -> None:
     """UserError unless all maps are of codes, and a prior's own of one size and one vocabulary: one a depth.
 
+    Arguments are those of `check_are_codes`.
+    """
+    check_are_codes(kind, maps, above)
+    if len({(level.shape, level.vocab_size) for level in maps}) > 1:
+        several = ", ".join(f"{level.name} {level.shape[0]}x{level.shape[1]}" for level in maps)
+        raise UserError(
+            f"{kind} models maps of one size and one vocabulary, one a depth; these are {several}; the prior for "
+            f"growing ones is --config.priors.{maps[0].name.partition('.')[0]}.name=var"
+        )
+
+
+def check_are_codes(kind: str, maps: Sequence[Level], above: Sequence[Level]) -> None:
+    """UserError unless all maps are of codes.
+
     Args:
         kind: the prior, as a message names it.
         maps: its own.
@@ -26,9 +40,6 @@ def check_codes(kind: str, maps: Sequence[Level], above: Sequence[Level]) -> Non
                 f"{kind} reads codes, and {level.name!r} is a map of {level.channels} numbers a place; "
                 f"take the prior for numbers, {own}, or a quantizer with codes"
             )
-    if len({(level.shape, level.vocab_size) for level in maps}) > 1:
-        several = ", ".join(f"{level.name} {level.shape[0]}x{level.shape[1]}" for level in maps)
-        raise UserError(f"{kind} models maps of one size and one vocabulary, one a depth; these are {several}")
 
 
 def told_label(prior: Any, condition: Condition, count: int, train: bool) -> Array:

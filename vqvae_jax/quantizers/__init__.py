@@ -8,6 +8,7 @@ from vqvae_jax.quantizers.ema import EMAQuantizer
 from vqvae_jax.quantizers.fsq import FiniteScalarQuantizer
 from vqvae_jax.quantizers.gumbel import GumbelQuantizer
 from vqvae_jax.quantizers.kl import KLBottleneck
+from vqvae_jax.quantizers.multiscale import MultiscaleQuantizer
 from vqvae_jax.quantizers.residual import ResidualQuantizer
 from vqvae_jax.quantizers.vq import VectorQuantizer
 
@@ -19,6 +20,7 @@ QUANTIZERS: dict[str, Any] = {
     "fsq": FiniteScalarQuantizer,
     "gumbel": GumbelQuantizer,
     "kl": KLBottleneck,
+    "multiscale": MultiscaleQuantizer,
     "residual": ResidualQuantizer,
 }
 # Which of them a residual quantizer may have inside.

@@ -66,7 +66,9 @@ def sizes(config: Mapping[str, Any]) -> str:
 
 
 def codes(quantizer: Mapping[str, Any]) -> str:
-    """How many, of one level: `256 codes`, `4 depths of 256 codes`, `8·6·5 codes`, `4 numbers`."""
+    """How many, of one level: `256 codes`, `4 depths of 256 codes`, `scales 1·2·4 of 256 codes`, `4 numbers`."""
+    if "scales" in quantizer:
+        return f"scales {'·'.join(map(str, quantizer['scales']))} of {codes(quantizer['inner'])}"
     if "inner" in quantizer:
         return f"{quantizer['depth']} depths of {codes(quantizer['inner'])}"
     if "levels" in quantizer:

@@ -1,0 +1,53 @@
+"""The codes of a tokenizer as what a prior begins to read with: of one that hears running maps of numbers, as VAR's.
+
+They are read when a training starts, never again: its checkpoints hold them.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from vqvae_jax import config as configs
+from vqvae_jax.config import AUTOENCODER
+from vqvae_jax.parts import Parts
+from vqvae_jax.types import Codebook, Model, UserError
+
+FEATURES = "features"  # the part of such a prior's parameters
+
+
+def given(parts: Parts, workdir: Path, level: str) -> Callable[[Model], Model] | None:
+    """Shapes of a prior → its features, the autoencoder's codes and φ; None where it has none, or of another form."""
+    if not _begins_with_codes(parts, level):
+        return None
+    return lambda _: Model({FEATURES: _features(parts.load(workdir, AUTOENCODER).codebooks[level])}, {})
+
+
+def check(parts: Parts, level: str) -> None:
+    """UserError for features that would stay as they are and know nothing."""
+    prior, path = parts.prior(level), f"--config.priors.{level}"
+    if not getattr(prior, "held_features", False) or parts.config["priors"][level]["train"]["init_from"]:
+        return
+    if not _begins_with_codes(parts, level):
+        want = " ".join(f"{path}.{name}={value}" for name, value in _form_of(parts, level).items())
+        raise UserError(
+            f"{path}.held_features=true holds the features as they begin, and they are not of the form of the "
+            f"autoencoder's codes: {want or f'{path}.held_features=false'}"
+        )
+
+
+def _begins_with_codes(parts: Parts, level: str) -> bool:
+    prior, form = parts.prior(level), _form_of(parts, level)
+    return bool(form) and all(getattr(prior, name, None) == value for name, value in form.items())
+
+
+def _form_of(parts: Parts, level: str) -> dict[str, int | bool]:
+    """What a prior's fields must be to begin with the codes of its level; {} where these have no running map."""
+    if AUTOENCODER not in configs.stages(parts.config):
+        return {}
+    quantizer = parts.autoencoder.quantizers[configs.levels(parts.config).index(level)]
+    if not hasattr(quantizer, "scales"):
+        return {}
+    return {"code_dim": quantizer.output_dim, "shared": quantizer.shared, "phis": quantizer.phis}
+
+
+def _features(codebook: Codebook) -> dict[str, object]:
+    return {"codes": codebook.codes, **codebook.params}
