@@ -42,8 +42,8 @@ STOREYS = (
     ("parts",),
     (
         "asked",
-        "code_features",
         "checkup",
+        "code_features",
         "compare",
         "drawn",
         "edit",

@@ -24,7 +24,7 @@ from vqvae_jax.types import UserError
 
 DEMO = "configs/openmoji_hierarchical.py"
 QUANTIZER = "--config.autoencoder.quantizer"
-WHAT_TO_TYPE = re.compile(r"--config\.|diffusion on every level")
+WHAT_TO_TYPE = re.compile(r"--config\.|diffusion on every level|end them at its side, scales=\d")
 OTHER_MAPS = ("kl", "multiscale")  # of numbers, of several sizes: most priors want others
 FILES = [one for one in arguments() if ":" not in one]
 EVERY = pytest.mark.parametrize("argument", FILES)
@@ -66,8 +66,17 @@ def test_every_config_takes_every_prior_that_fits_its_maps(argument):
     for name, kind in PRIORS.items():
         typed = [word for level in config["priors"] for word in renamed(f"--config.priors.{level}", kind, name)]
         said = refusal(begin_priors, argument, typed, {**known, "levels": levels})
-        for_numbers = [one[2] is None for one in levels] == [name == "diffusion"] * len(levels)
-        assert said is None or not for_numbers or name == "var", said
+        assert said is None or not reads(name, levels), said
+
+
+def reads(name, levels):
+    """Whether a prior is for maps like these: of numbers, of codes that grow in a level, of codes of one size."""
+    if any(codes is None for _, _, codes, *_ in levels):
+        return name == "diffusion"
+    shapes = {(level.partition(".")[0], tuple(shape)) for level, shape, *_ in levels}
+    if len(shapes) > len({level for level, _ in shapes}):
+        return name == "var"
+    return name not in ("diffusion", "var")
 
 
 def begin_priors(argument, typed, known):
