@@ -14,7 +14,7 @@ it was stopped: 8 bits before 10, of each the first seed of all quantizers befor
     fd, kd            Fréchet and kernel distance of the reconstructions from training images, docs/distances.md; where
                       features.npz is, the first from 500 test images on
     usage             share of the codes that are used at least once; of several maps the mean
-    perplexity        exp(entropy of the codes); of several maps the product
+    perplexity        exp(entropy of the codes); of several maps the product, of maps of several sizes none
     bits_per_pixel    of the codes under a small transformer prior, the same for all; none reads maps of several sizes
     ms, MB            a training step, medians of rounds in which the quantizers take turns, and what it holds (`time`)
 
@@ -89,6 +89,8 @@ def measured(trainer: codebooks.Trainer, name: str, seed: int, near: Near) -> di
     """One training, and all that is asked of it."""
     model = trainer.train(seed)
     found = trainer.measure(model) | near.measure(reconstructed(trainer, model))
+    if name == "multiscale":
+        del found["perplexity"]
     return found | (trainer.bits(model, seed) if name not in ("kl", "multiscale") else {})
 
 

@@ -9,7 +9,6 @@ import numpy as np
 from vqvae_jax.files import atomically
 
 COLOURS = {"8": "C0", "10": "C1", "16": "C2"}  # by bits a place
-MARKERS = "ovs^Dphx*P<>X"
 CEILING = "kl"
 
 
@@ -28,8 +27,6 @@ def draw(files: Sequence[Mapping[str, Any]], names: Sequence[str], output: Path)
         by_name(left, found, names)
         by_rate(right, found, names)
         left.set(ylabel=f"{found['of']['task']}: PSNR, dB")
-    handles, labels = axes[0, 1].get_legend_handles_labels()
-    figure.legend(handles, labels, fontsize=7, loc="outside right center")
     with atomically(output) as path:
         figure.savefig(path, dpi=100, format="png")
 
@@ -53,13 +50,13 @@ def by_name(axes: Any, found: Mapping[str, Any], names: Sequence[str]) -> None:
 def by_rate(axes: Any, found: Mapping[str, Any], names: Sequence[str]) -> None:
     """Up and to the left is better."""
     for bits, runs in found["runs"].items():
-        for number, name in enumerate(names):
+        for name in names:
             if not any("bits_per_pixel" in run for run in runs.get(name, {}).values()):
                 continue
             (x, dx), (y, dy) = (spread(runs[name], metric) for metric in ("bits_per_pixel", "psnr"))
-            label = name if bits == next(iter(found["runs"])) else None
-            style = {"fmt": MARKERS[number], "color": f"C{number % 10}", "capsize": 2, "markersize": 6}
-            axes.errorbar(x, y, dy, dx, label=label, **style)
+            axes.errorbar(x, y, dy, dx, fmt="o", color=COLOURS[bits], capsize=2, markersize=4)
+            axes.annotate(name, (x, y), (4, 3), textcoords="offset points", fontsize=7)
+    axes.margins(0.12)
     axes.set(xlabel="bits a pixel under the prior")
     axes.grid(alpha=0.3)
 
