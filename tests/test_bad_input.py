@@ -98,8 +98,8 @@ def data_file(tmp_path, kind):
         "too few labels": {"train_image": images, "train_label": np.zeros(3, int)},
         "labels that are no integers": {"train_image": images, "train_label": np.zeros(8)},
         "no images": {"train_image": images[:0]},
-        "channels first": {"train_image": np.moveaxis(many, -1, 1)},
-        "Keras' names": {"x_train": many, "x_test": many},
+        "names of nothing": {"here": many, "there": many[:20]},
+        "two of one name": {"x_train": many, "train_images": many, "x_test": many},
         "grey to colour": {"train_image": many, "test_image": many[..., :1]},
         "no test images": {"train_image": many, "test_image": many[:0]},
     }
@@ -117,9 +117,10 @@ DATA = {
     "too few labels": "3 labels for 8 images",
     "labels that are no integers": "train_label",
     "no images": "holds no images",
-    "channels first": "they are [N, C, H, W], the channels go last: np.moveaxis(images, 1, -1)",
-    "Keras' names": "it has: x_train, x_test; x_train, y_train, x_test, y_test are called train_image, train_label",
-    "grey to colour": "all grey or all in colour",
+    "names of nothing": "here uint8 [96, 16, 16, 3], there uint8 [20, 16, 16, 3]; "
+    "--config.dataset.keys=train_image=here,test_image=there",
+    "two of one name": "may both be train_image; say which: --config.dataset.keys=train_image=train_images",
+    "grey to colour": "--config.dataset.channels=1 takes all as grey, 3 all in colour",
     "no test images": "the split 'test' holds no images, on which the finished training is measured",
     "half a file": "cannot be read",
 }
@@ -283,7 +284,7 @@ USE = {
     "no images": (["sample", "--count=0"], ["--count", "'0'"]),
     "half an image": (["sample", "--count=1.5"], ["--count", "'1.5'"]),
     "a seed that is none": (["sample", "--seed=x"], ["--seed", "'x'"]),
-    "a seed too large": (["sample", "--seed=99999999999"], ["--seed", "'99999999999'"]),
+    "a seed too large": (["sample", "--seed=99999999999999999999"], ["--seed", "'99999999999999999999'"]),
     "an unknown kind of file": (["sample", "--output=x.jpg"], ["x.jpg", ".png", ".npz"]),
     "a temperature below 0": (["sample", "--temperature=-1"], ["temperature", "-1"]),
     "a temperature that is none": (["sample", "--temperature=nan"], ["temperature", "nan"]),

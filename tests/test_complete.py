@@ -65,7 +65,7 @@ def test_fill_refuses_what_does_not_fit(model, images):
     ):
         with pytest.raises(UserError, match="a map for each of"):
             model.fill(*given)
-    with pytest.raises(UserError, match="count is at least 1"):
+    with pytest.raises(UserError, match="count is a whole number of at least 1"):
         model.fill([], [])
     with pytest.raises(UserError, match="tokens are from 0 to"):
         model.fill([one + 1000 for one in tokens], keep)
@@ -80,7 +80,7 @@ def test_shapes_seeds_and_sizes(model, images):
 
 
 def test_it_refuses_what_sample_refuses(model, images):
-    for asked in ({"temprature": 1.0}, {"count": 0}, {"count": 1.5}, {"seed": "x"}, {"seed": 2**40}, {"top_k": 5.5}):
+    for asked in ({"temprature": 1.0}, {"count": 0}, {"count": 1.5}, {"seed": "x"}, {"seed": 2**64}, {"top_k": 5.5}):
         for call in (model.sample, lambda **asked: model.complete(images, **asked)):
             with pytest.raises(UserError, match=next(iter(asked))):
                 call(**asked)
@@ -89,7 +89,7 @@ def test_it_refuses_what_sample_refuses(model, images):
 def test_a_label_that_no_prior_knows(model, images, monkeypatch):
     monkeypatch.setattr("vqvae_jax.asked._conditional", lambda asked: False)
     for call in (model.sample, lambda **asked: model.complete(images, **asked)):
-        with pytest.raises(UserError, match="without label_condition; leave --label out"):
+        with pytest.raises(UserError, match="without label_condition; leave label out"):
             call(label="1")
 
 

@@ -30,6 +30,7 @@ STOREYS = (
         "loss_weights",
         "lock",
         "profiling",
+        "progress",
         "room",
     ),
     ("autoencoders", "priors", "quantizers"),
@@ -41,11 +42,13 @@ STOREYS = (
     ("parts",),
     (
         "asked",
+        "checkup",
         "code_features",
         "compare",
         "drawn",
         "edit",
         "interop",
+        "likelihood",
         "masks",
         "nearness",
         "prompts",
@@ -62,6 +65,7 @@ STOREYS = (
         "reconstruct",
     ),
     ("recipe",),
+    ("fitted", "dry_run"),
     ("__main__", "__init__"),
 )
 STOREY = {room: i for i, rooms in enumerate(STOREYS) for room in rooms}
@@ -90,6 +94,7 @@ CORE = (
     "drawn",
     "prompts",
     "scored",
+    "likelihood",
     "masks",
     "encode",
     "reconstruct",
@@ -97,6 +102,7 @@ CORE = (
     "interop",
     "compare",
     "recipe",
+    "fitted",
     "features",
     "distance",
 )

@@ -100,7 +100,9 @@ def test_an_upper_half_is_continued(model, images, decoded):
 
 
 def test_one_level_has_no_variations(model, images):
-    with pytest.raises(UserError, match=r"'codes' alone; say .*--mask=FILE, or how much by --strength=0.6"):
+    with pytest.raises(
+        UserError, match=r"'codes' alone; say .*: edit\(images, mask\), or how much by redraw\(images, 0.6\)"
+    ):
         model.variations(images)
 
 
@@ -170,12 +172,12 @@ def test_the_ends_are_the_two_seeds_pictures_and_the_way_is_that_of_the_noise(mo
 def test_seeds_between_which_there_is_no_way(model):
     label = {seed: int(sample.label_numbers(model.facts, seed, 1, None, True)[0]) for seed in range(9)}
     other = next(seed for seed in label if label[seed] != label[0])
-    with pytest.raises(UserError, match=f"labels '{label[0]}' and '{label[other]}'.*say it: --label={label[0]}"):
+    with pytest.raises(UserError, match=f"labels '{label[0]}' and '{label[other]}'.*say it: label={label[0]}"):
         model.interpolate(0, other)
     for count in (1, 0, 2.5):
-        with pytest.raises(UserError, match="count is at least"):
+        with pytest.raises(UserError, match="count is (a whole number of )?at least"):
             model.interpolate(0, 1, count, label="1")
-    with pytest.raises(UserError, match="with fresh noise in each step no way leads.*--sample_eta=0"):
+    with pytest.raises(UserError, match="with fresh noise in each step no way leads.*add sample_eta=0"):
         model.interpolate(0, 1, label="1", sample_eta=0.5, sample_order=1)
 
 

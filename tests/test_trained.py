@@ -89,9 +89,12 @@ def test_arrays_that_are_no_tokens(model, images, wrong):
 
 
 def test_samples_that_are_none(model):
-    for count, pick in ((0, {}), (-1, {}), (1, {"temprature": 1.0})):
-        with pytest.raises(UserError, match="count is at least 1, and temperature, top_k"):
-            model.sample(count, **pick)
+    for count in (0, -1, "3", 1.0, True):
+        with pytest.raises(UserError, match="count is a whole number of at least 1; got"):
+            model.sample(count)
+    for wrong, near in (("temprature", "temperature"), ("cuont", "count"), ("lable", "label")):
+        with pytest.raises(UserError, match=f"takes '{wrong}'; did you mean '{near}'"):
+            model.sample(**{wrong: 1})
 
 
 def test_weights_lie_on_the_device(model):
@@ -108,7 +111,7 @@ def test_maps_are_dispatched_before_the_last_ones_are_fetched(monkeypatch, memor
     """In chunks as large as memory allows, and no larger than what is asked for."""
     events, sizes, chunk = [], [], maps_at_once(memory)
 
-    def draw(asked, keys, told, given):
+    def draw(asked, keys, told, given, bar):
         sizes.append(len(keys))
         return (Pending(len(sizes) - 1, np.asarray(told.label)[:, None, None], events),)
 
@@ -184,7 +187,7 @@ def test_a_label_by_name_or_number(model):
 def test_a_label_for_priors_that_know_none(model):
     """Left out silently, the pictures would be of any label."""
     assert list(label_numbers(model.facts, 0, 2, None, False)) == list(label_numbers(model.facts, 0, 2, None, True))
-    with pytest.raises(UserError, match="without label_condition; leave --label out"):
+    with pytest.raises(UserError, match="without label_condition; leave label out"):
         label_numbers(model.facts, 0, 1, "1", False)
 
 

@@ -1,6 +1,6 @@
 """What is asked of the priors: how many maps, from which seed, how they are drawn, what is told; checked beforehand."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,9 +10,10 @@ from vqvae_jax import prompts, room
 from vqvae_jax.data.text import Tokenizer
 from vqvae_jax.priors.condition import check_pick, check_told
 from vqvae_jax.sample import find_label, is_whole, label_numbers, pick_of, say_spare_steps, text_numbers
-from vqvae_jax.types import Model, Pick, UserError
+from vqvae_jax.types import Model, Pick, UserError, unknown
 
-SEEDS = 2**31  # negative ones included
+SEEDS = range(-(2**63), 2**64)  # what 64 bits hold, with a sign or without
+ASKED = ("count", "seed", "label", "text")  # what every drawing takes besides
 SAMPLER = "sample_"  # how the fields of a prior begin that only its sampler takes
 STRENGTH = "sample_strength"  # one of them, where maps begin as noise
 Label = str | int | None  # one for all images
@@ -45,18 +46,20 @@ def check_asked(facts: Mapping[str, Any], count: Any, seed: Any, said: Mapping[s
         seed: of all randomness.
         said: fields of `Pick`, and of priors' samplers.
     """
-    others = {name: value for name, value in said.items() if not name.startswith(SAMPLER)}
-    if not is_whole(count) or count < 1 or set(others) - set(Pick._fields):
-        asked = ", ".join(others) or "nothing else"
-        raise UserError(f"count is at least 1, and {', '.join(Pick._fields)} may be said; got {count}, {asked}")
+    for name in said:
+        if name not in Pick._fields and not name.startswith(SAMPLER):
+            valid = (*ASKED, *Pick._fields, f"{SAMPLER}… of priors")
+            raise UserError(unknown("nothing that is drawn takes", name, valid, "There are"))
+    if not is_whole(count) or count < 1:
+        raise UserError(f"count is a whole number of at least 1; got {count!r}")
     check_seed(seed)
     room.check_pictures("count", int(count), facts["image_size"], facts["channels"])
 
 
 def check_seed(seed: Any) -> None:
-    """UserError for one that JAX would cut off."""
-    if not is_whole(seed) or not -SEEDS <= seed < SEEDS:
-        raise UserError(f"seed is a whole number between {-SEEDS} and {SEEDS - 1}; got {seed!r}")
+    """UserError for one that is no whole number of 64 bits."""
+    if not is_whole(seed) or int(seed) not in SEEDS:
+        raise UserError(f"seed is a whole number from {SEEDS[0]} to {SEEDS[-1]}; got {seed!r}")
 
 
 def asked_of(section: Mapping[str, Any], priors: Priors, count: int, seed: int, said: Mapping[str, Any]) -> Asked:
@@ -75,7 +78,9 @@ def with_fields(priors: Priors, fields: Mapping[str, Any]) -> Priors:
         able = [level for level, prior in found.items() if hasattr(prior, name)]
         said = dict(value) if isinstance(value, Mapping) else {"": value}
         if not able or set(said) - {*able, ""}:
-            raise UserError(f"{name}: no such field of the prior {', '.join(set(said) - {*able, ''}) or 'here'}")
+            near = _near(name, found.values())
+            where = ", ".join(map(str, set(said) - {*able, ""})) or "here"
+            raise UserError(f"{name}: no such field of the prior {where}{near}")
         said = dict.fromkeys(able, said[""]) | said if "" in said else said
         said.pop("", None)
         said = {level: one.item() if isinstance(one, np.generic) else one for level, one in said.items()}
@@ -84,6 +89,12 @@ def with_fields(priors: Priors, fields: Mapping[str, Any]) -> Priors:
         found |= {level: found[level].clone(**{name: one}) for level, one in said.items()}
     say_spare_steps(found)
     return {level: (prior, priors[level][1]) for level, prior in found.items()}
+
+
+def _near(name: str, priors: Iterable[Any]) -> str:
+    """The fields of samplers that there are, for a message; nothing where there are none."""
+    there = sorted({field for prior in priors for field in vars(type(prior)) if field.startswith(SAMPLER)})
+    return unknown(", in place of", name, there, "There are") if there and name not in there else ""
 
 
 def check_all(asked: Asked, told: Collection[str]) -> None:
@@ -121,7 +132,7 @@ def told_alike(asked: Asked, names: Sequence[str], one: Told, other: Told) -> To
         both = [names[told.label[0]] for told in (one, other)]
         raise UserError(
             f"the two seeds draw pictures of the labels {both[0]!r} and {both[1]!r}, and on the way all are told one; "
-            f"say it: --label={both[0]}"
+            f"say it: label={both[0]}"
         )
     return one
 
@@ -152,7 +163,7 @@ def begun_with(asked: Asked, strength: float) -> Asked:
     if level := _of_codes(asked):
         raise UserError(
             f"strength is how much noise a picture begins with, and the prior {level!r} draws codes, which have none: "
-            "take a diffusion prior, or say which part is drawn anew: --mask=FILE, or --variations=N"
+            "take a diffusion prior, or say which part is drawn anew: edit(images, mask), or variations(images)"
         )
     fields = {STRENGTH: float(strength)}
     return asked._replace(priors=with_fields(asked.priors, fields))
@@ -163,12 +174,12 @@ def check_between(asked: Asked) -> None:
     if level := _of_codes(asked):
         raise UserError(
             "from seed to seed goes the noise that a diffusion prior begins with, and the prior "
-            f"{level!r} draws codes; leave --to_seed out"
+            f"{level!r} draws codes; leave to_seed out"
         )
     if asked.size < 2:
         raise UserError(f"count is at least 2, for both ends; got {asked.size}")
     if any(prior.sample_eta for prior, _ in asked.priors.values()):
-        raise UserError("with fresh noise in each step no way leads from seed to seed; add --sample_eta=0")
+        raise UserError("with fresh noise in each step no way leads from seed to seed; add sample_eta=0")
 
 
 def _of_codes(asked: Asked) -> str | None:

@@ -141,6 +141,39 @@ def check_tokens(tokens: Sequence[Any], levels: Sequence[Level]) -> None:
         _check_values(np.asarray(one), level)
 
 
+def as_map(one: Any) -> np.ndarray:
+    """A map as an array, of lists too. UserError for lists of several lengths."""
+    try:
+        return np.asarray(one)
+    except ValueError as error:
+        raise UserError("a map is an array [N, h, w]; its rows are not of one length") from error
+
+
+def check_level(tokens: Sequence[Any], levels: Sequence[Level], size: Sequence[Any] | None) -> None:
+    """UserError for upper maps alone that are, in training, the maps of other levels: [bottom] in place of [top].
+
+    Args:
+        tokens: as `check_tokens` has passed them.
+        levels: of the model.
+        size: (pixels of the training's images, H, W), what is said of the maps' images; None where nothing is.
+    """
+    shapes, forms = [np.shape(one)[1:] for one in tokens], [level.form for level in levels]
+    if size is not None:
+        trained, *sides = size
+        wanted = tuple(side * one // trained for side, one in zip(forms[0][:2], sides, strict=True))
+        if shapes[0][:2] != wanted:
+            raise UserError(f"size={tuple(sides)} is of maps {levels[0].name} {wanted}; got {shapes[0][:2]}")
+        return
+    count = len(shapes)
+    others = [i for i in range(1, len(forms) - count + 1) if shapes == forms[i : i + count]]
+    if shapes != forms[:count] and others:
+        which = ", ".join(level.name for level in levels[others[0] : others[0] + count])
+        raise UserError(
+            f"maps begin with the coarsest, {levels[0]}, and {shapes} are those of {which}; give the upper ones too, "
+            "or where they are upper ones of larger images, their size: decode(tokens, size=(H, W))"
+        )
+
+
 def _check_values(one: np.ndarray, level: Level) -> None:
     """UserError unless a map holds what its level does."""
     if level.vocab_size is None:

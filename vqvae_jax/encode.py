@@ -1,6 +1,5 @@
 """Images to a folder of tokens with a trained autoencoder, and a folder of tokens back to pictures."""
 
-import dataclasses
 import hashlib
 import json
 import zipfile
@@ -14,11 +13,12 @@ from vqvae_jax import codec, data, logs
 from vqvae_jax.checkpoint import Step
 from vqvae_jax.data import folder
 from vqvae_jax.data import tokens as token_files
-from vqvae_jax.data.arrays import Grey, shares, wants
+from vqvae_jax.data.arrays import shares, wants
 from vqvae_jax.data.tokens import TokenArrays
-from vqvae_jax.facts import facts_of
+from vqvae_jax.facts import as_grey, facts_of
 from vqvae_jax.files import atomically, check_file, check_new_folder, check_place, png_names
 from vqvae_jax.parts import Parts
+from vqvae_jax.progress import progress_bar
 from vqvae_jax.trained import Flags, Trained
 from vqvae_jax.types import UserError
 
@@ -48,7 +48,7 @@ def encode(workdir: Path, output: Path, dataset: Mapping[str, Any] | None = None
     """
     model = Trained(workdir, autoencoder_step=step, flags=FLAGS)
     _refuse_strangers(output)
-    asked = {**model.config["dataset"], **(dataset or {})}
+    asked = data.changed(model.config["dataset"], dataset)
     _check_model(model, asked)
     splits = {name: arrays for name, arrays in _splits(asked, model.facts) if len(arrays)}
     _check(model, asked, splits)
@@ -57,7 +57,7 @@ def encode(workdir: Path, output: Path, dataset: Mapping[str, Any] | None = None
         return _counts(output)
     _refuse_others(output)
     facts = {**facts_of(next(iter(splits.values()))), "image_size": asked["image_size"]}
-    bar = logs.progress_bar(sum(map(len, splits.values())), 0, "encoding", "image")
+    bar = progress_bar(sum(map(len, splits.values())), 0, "encoding", "image")
     token_files.write(
         output,
         {name: token_files.Part(arrays) for name, arrays in splits.items()},
@@ -84,7 +84,7 @@ def fingerprint(dataset: Mapping[str, Any], splits: Mapping[str, data.Arrays]) -
         if dataset["name"] != "folder":
             digest.update(shares(arrays).tobytes())
     if dataset["name"] == "folder":
-        digest.update(folder.fingerprint(dataset["path"], folder.pictures_in(dataset["path"])).encode())
+        digest.update(folder.fingerprint_of(dataset["path"]).encode())
     return digest.hexdigest()
 
 
@@ -106,9 +106,7 @@ def _splits(dataset: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[tu
     """Name and images of each split, labels counted as the run does; for an autoencoder of grey images grey."""
     for split in dict.fromkeys((dataset["split"], dataset["test_split"])):
         if split:
-            arrays = data.read(dataset, split).with_labels(facts["label_names"])
-            if arrays.image.shape[3] == 3 and facts["channels"] == 1:
-                arrays = dataclasses.replace(arrays, image=Grey(arrays.image))
+            arrays = data.read(as_grey(dataset, facts), split).with_labels(facts["label_names"])
             yield "train" if split == folder.ALL else split, arrays
 
 
@@ -198,7 +196,7 @@ def decode(workdir: Path, tokens: Path, output: Path, levels: int = 0, step: Ste
         raise UserError(f"--output={output}: the name ends in .npz (arrays), or is a new folder")
     check_file("--output", output) if output.suffix else check_new_folder(output)
     splits = {name: token_files.read(tokens, name) for name in told["shards"]}
-    bar = logs.progress_bar(sum(map(len, splits.values())), 0, "decoding", "image")
+    bar = progress_bar(sum(map(len, splits.values())), 0, "decoding", "image")
     alone = len(splits) == 1 and output.suffix != ".npz"  # then the folder needs no folder for the split
     pictures = (("" if alone else name, split, _decoded(model, split, levels, bar)) for name, split in splits.items())
     (_write_npz if output.suffix == ".npz" else _write_folder)(output, pictures)
@@ -211,7 +209,7 @@ def _decoded(model: Trained, tokens: TokenArrays, levels: int, bar: Any) -> Iter
     size = _chunk(*model.pixels(tokens.maps[0]))
     for start in range(0, len(tokens), size):
         maps = tokens.rows(np.arange(start, min(start + size, len(tokens))))["tokens"]
-        yield model.decode(maps[:levels] if levels else maps)
+        yield model.decode(maps[:levels] if levels else maps, size=model.pixels(maps[0]))
         bar.add(len(maps[0]))
 
 

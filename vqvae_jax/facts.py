@@ -27,6 +27,11 @@ def facts_of(images: Arrays) -> dict[str, Any]:
     }
 
 
+def as_grey(dataset: Mapping[str, Any], facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A section `dataset` whose images a model of these facts reads: one of grey images reads colour as grey."""
+    return {**dataset, "channels": 1} if facts["channels"] == 1 else dataset
+
+
 def as_list(level: Level) -> list[Any]:
     """A level as it is written: [name, [height, width], codes], or [name, [height, width], null, numbers]."""
     numbers = [level.channels] if level.vocab_size is None else []

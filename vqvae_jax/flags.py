@@ -15,6 +15,12 @@ from vqvae_jax.types import UserError
 DATASET = {"config.dataset.name": "--dataset", "--config.dataset.test_split": "--split", "--config.dataset.": "--"}
 MEASURED = {"--config.dataset.image_size=": "train or import with --image_size=", **DATASET}
 
+# What errors of a model say, which Python reads too, as it is typed.
+DRAWING = {f"leave {name} out": f"leave --{name} out" for name in ("label", "text", "to_seed", "autoencoder")}
+DRAWING |= {"say it: label=": "say it: --label=", "add sample_eta=": "add --sample_eta="}
+DRAWING |= {"label: there is no": "--label: there is no", "perhaps autoencoder_step": "perhaps --autoencoder_step"}
+DRAWING |= {"edit(images, mask)": "--mask=FILE", "variations(images)": "--variations=N"}
+DRAWING |= {"redraw(images, 0.6)": "--strength=0.6", " autoencoder=DIR": " --autoencoder=DIR"}
 EDITING = ("mask", "shift", "strength", "variations", "grow", "seam")  # flags about own pictures
 SAMPLER = re.compile(r"--((?P<level>\w+)\.)?(?P<name>sample_\w+)=(?P<value>.+)")  # a field of a prior's sampler
 
@@ -32,6 +38,7 @@ class Parser(argparse.ArgumentParser):
 def add_workdir(one: argparse.ArgumentParser, command) -> None:
     """The flag of every command, and what it calls."""
     one.add_argument("--workdir", type=folder, required=True, help="where the run lives")
+    one.add_argument("--quiet", action="store_true", help="do not show how far it is")
     one.set_defaults(command=command)
 
 
@@ -242,9 +249,9 @@ def file(text: str) -> Path:
 
 
 def seed(text: str) -> int:
-    """A whole number of 32 bits: JAX would cut off the rest."""
-    if not text.removeprefix("-").isdecimal() or not -(2**31) <= int(text) < 2**31:
-        raise argparse.ArgumentTypeError(f"wants a whole number between {-(2**31)} and {2**31 - 1}, got {text!r}")
+    """A whole number of 64 bits."""
+    if not text.removeprefix("-").isdecimal() or not -(2**63) <= int(text) < 2**64:
+        raise argparse.ArgumentTypeError(f"wants a whole number between {-(2**63)} and {2**64 - 1}, got {text!r}")
     return int(text)
 
 
@@ -276,4 +283,4 @@ def flags_in_place_of(flags: dict[str, str]) -> Iterator[None]:
         text = str(error)
         for field, flag in flags.items():
             text = text.replace(field, flag)
-        raise UserError(text) from error
+        raise type(error)(text) from error

@@ -245,6 +245,8 @@ def facts_of_tokens(config: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(
             f"the tokens in {folder} are of images of {there} pixels, not {size}: --config.dataset.image_size={there}"
         )
+    if told["source"].get("own"):  # that no autoencoder of ours made
+        return {**facts, "levels": list(map(facts_file.as_list, told["levels"])), "autoencoder": None, "own": True}
     here = Parts(config, facts).levels
     if here != tuple(told["levels"]):
         raise UserError(

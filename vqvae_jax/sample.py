@@ -48,8 +48,8 @@ def text_numbers(tokenizer: Tokenizer | None, count: int, text: str | Sequence[s
         return None
     if tokenizer is None:
         raise UserError(
-            "the priors were trained without text_condition, or come from a file, which has no tokenizer; leave --text "
-            "out"
+            "the priors were trained without text_condition, or come from a file, which has no tokenizer; "
+            "leave text out"
         )
     texts = [text] * count if isinstance(text, str) else list(text) if isinstance(text, Sequence) else [text]
     if wrong := [said for said in texts if not is_text(said)]:
@@ -59,7 +59,7 @@ def text_numbers(tokenizer: Tokenizer | None, count: int, text: str | Sequence[s
     numbers = tokenizer.numbers(texts)
     if empty := [said for said, row in zip(texts, numbers, strict=True) if not row.any()]:
         why = f"has nothing that {tokenizer.source} knows" if empty[0].strip() else "says nothing"
-        raise UserError(f"the text {empty[0]!r} {why}; leave --text out to draw without")
+        raise UserError(f"the text {empty[0]!r} {why}; leave text out to draw without")
     return numbers
 
 
@@ -73,15 +73,17 @@ def find_label(label: str | int, names: list[str], conditional: bool = True) -> 
         UserError: there is none such; the message lists them. Or the priors are not `conditional`: they know none.
     """
     if not names:
-        raise UserError("the data set has no labels; leave --label out")
+        raise UserError("the data set has no labels; leave label out")
     if not conditional:
-        raise UserError("the priors were trained without label_condition; leave --label out")
+        raise UserError("the priors were trained without label_condition; leave label out")
+    if not isinstance(label, str) and not is_whole(label):
+        raise UserError(f"label is the name of a label or its number; got {label!r}")
     number = int(label) if not isinstance(label, str) or label.isdecimal() else -1
     if 0 <= number < len(names) and not (isinstance(label, str) and label in names):
         return number
     if str(label) in names:
         return names.index(str(label))
-    raise UserError(unknown("--label: there is no label", str(label), names, "There are"))
+    raise UserError(unknown("label: there is no label", str(label), names, "There are"))
 
 
 def is_text(value: Any) -> bool:
@@ -97,13 +99,16 @@ def is_whole(value: Any) -> bool:
 def pick_of(section: Mapping[str, Any], **said: Any) -> Pick:
     """The Pick of a config's section `sample`, with what was said on the command line over it."""
     values: dict[str, Any] = {name: section[name] if said.get(name) is None else said[name] for name in Pick._fields}
+    for name, value in values.items():
+        if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
+            raise UserError(f"{name} is a number; got {value!r}")
     if not values["temperature"] >= 0 or not 0 < values["top_p"] <= 1 or values["top_k"] < 0:
         raise UserError(f"temperature and top_k are at least 0, top_p is above 0 and at most 1; got {values}")
     if not is_whole(values["top_k"]):
         raise UserError(f"top_k is a whole number; got {values['top_k']!r}")
     if not math.isfinite(values["guidance"]) or not math.isfinite(values["temperature"]):
         raise UserError(f"temperature and guidance are plain numbers; got {values}")
-    return Pick(**values)
+    return Pick(**{name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()})
 
 
 def say_spare_steps(priors: Mapping[str, Any]) -> None:

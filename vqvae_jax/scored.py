@@ -11,7 +11,7 @@ import numpy as np
 
 from vqvae_jax import codec, room
 from vqvae_jax.asked import Asked, Priors, Told, check_seed
-from vqvae_jax.drawn import Maps, in_chunks
+from vqvae_jax.drawn import Maps, in_chunks, key_of
 from vqvae_jax.priors.score import LOOKS, check_scored, maps_at_once_scored, scores
 from vqvae_jax.sample import is_whole
 from vqvae_jax.types import Condition, UserError
@@ -32,7 +32,7 @@ def scored(priors: Priors, maps: tuple[Any, ...], text: Any, seed: int, looks: i
         label: int32 [N], for priors that never learned to do without one.
     """
     total, size = np.zeros(len(text), np.float32), maps_at_once_scored(looks)
-    key = jax.random.fold_in(jax.random.key(seed), UNDRAWN)
+    key = jax.random.fold_in(key_of(seed), UNDRAWN)
     keys = jnp.repeat(key[None], len(text), axis=0)
     for prior, model in told_texts(priors).values():
         start = len(prior.above)

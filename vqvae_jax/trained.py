@@ -6,15 +6,16 @@ images = model.decode(tokens)           # and back; the top map alone will do: m
 new = model.sample(count=16, seed=1)    # uint8 [16, H, W, C]
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from vqvae_jax import asked as asking
-from vqvae_jax import codec, masks
+from vqvae_jax import codec, likelihood, masks
 from vqvae_jax import config as configs
 from vqvae_jax import facts as facts_file
 from vqvae_jax.asked import Asked, Label, Texts
@@ -26,7 +27,7 @@ from vqvae_jax.parts import Parts, autoencoder_checksum
 from vqvae_jax.priors.score import LOOKS
 from vqvae_jax.sample import text_numbers
 from vqvae_jax.scored import best_drawn, check_best_of, check_scores, scored
-from vqvae_jax.types import Level, Model, UserError, unknown
+from vqvae_jax.types import Level, Model, UserError, by_level, unknown
 
 
 class Flags(NamedTuple):
@@ -51,6 +52,7 @@ class Trained:
         autoencoder_step: the same of the autoencoder's.
         flags: what messages name these two, see `checkpoint.Checkpoints`.
         autoencoder: of priors that were trained on tokens: the workdir of the autoencoder that made these.
+        measure: what `evaluate` calls, with this model, a section `dataset` and a number of samples.
 
     Raises:
         UserError: nothing was trained there, or it is damaged; the tokens were made by another autoencoder.
@@ -63,8 +65,10 @@ class Trained:
         autoencoder_step: Step = None,
         flags: Flags = IN_PYTHON,
         autoencoder: str | Path | None = None,
+        measure: Callable[..., dict[str, Any]] | None = None,
     ):
         self.workdir, self.step, self.autoencoder_step, self.flags = Path(workdir), step, autoencoder_step, flags
+        self._measure = measure
         stored, self.facts = configs.load(workdir), facts_file.read(self.workdir)
         self.config = configs.located(stored, self.workdir, self.facts.get(configs.BEGUN_IN))
         self.parts = Parts(self.config, self.facts)
@@ -76,6 +80,29 @@ class Trained:
         if autoencoder_step is not None and not self.makes_pictures:
             flag = flags.autoencoder.partition("=")[0]
             raise UserError(f"{workdir} was trained on tokens, it holds no autoencoder with a step; leave {flag} out")
+
+    def __repr__(self) -> str:
+        size, channels, names = self.facts["image_size"], self.facts["channels"], self.label_names
+        said = [f"images {size}x{size}x{channels}", *map(str, self.levels)]
+        said += [f"prior of {level}: {self.config['priors'][level]['name']}" for level in self._prior_levels]
+        said += [f"{len(names)} labels"] if names else []
+        return f"<Trained {str(self.workdir)!r}: {'; '.join(said)}>"
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """What the maps are like, coarse to fine: name, shape, number of codes, or of numbers a place."""
+        return self.parts.levels
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The labels of the training images, as they are counted; () where these have none."""
+        return tuple(self.facts["label_names"])
+
+    @property
+    def codebooks(self) -> dict[str, np.ndarray]:
+        """By level the codes, float32 [K, D], of several maps [maps, K, D]; quantizers without a table are left out."""
+        found = {level: np.asarray(book.codes) for level, book in self.autoencoder[1].codebooks.items()}
+        return {level: codes for level, codes in found.items() if codes.size}
 
     @property
     def value_range(self) -> tuple[float, float]:
@@ -150,17 +177,35 @@ class Trained:
         codec.check_images(images, self.facts["channels"], self.stride)
         return tuple(codec.in_batches(self._apply(codec.encode), images, size=codec.batch_size(*images.shape[1:3])))
 
-    def decode(self, tokens: Sequence[Any]) -> np.ndarray:
+    def lookup(self, tokens: Sequence[Any]) -> tuple[np.ndarray, ...]:
+        """Maps as `decode` takes them → a level each, what its decoder is told: float32 [N, h, w, D].
+
+        Of a level with several maps what they add up to, of its first ones alone too.
+        """
+        tokens = self._known(tokens)
+        module, model = self.autoencoder
+        known: Any = tuple(tokens)
+        found = []
+        groups = by_level(known, module.quantizers)
+        for level, quantizer, maps in zip(module.level_names, module.quantizers, groups, strict=False):
+            found.append(codec.in_batches(partial(_looked_up, quantizer, model.codebooks[level]), *maps))
+        return tuple(found)
+
+    def decode(self, tokens: Sequence[Any], size: Sequence[int] | None = None) -> np.ndarray:
         """Maps [N, h, w], of numbers [N, h, w, C], of all levels or of the upper ones alone → uint8 [N, H, W, C].
 
+        Args:
+            tokens: coarse to fine.
+            size: (H, W), where upper maps alone, of larger images than those of training, might be another level's.
+
         Raises:
-            UserError: maps of other shapes, or with numbers that are no codes.
+            UserError: maps of other shapes, of another level, or with numbers that are no codes.
         """
-        tokens = [np.asarray(one) for one in tokens]
-        codec.check_tokens(tokens, self.parts.levels)
+        tokens = self._known(tokens)
+        codec.check_level(tokens, self.parts.levels, size and (self.facts["image_size"], *size))
         decode = self._apply(codec.decode)
-        size = codec.batch_size(*self.pixels(tokens[0]))
-        return codec.in_batches(lambda *maps: decode(maps), *tokens, size=size)
+        at_once = codec.batch_size(*self.pixels(tokens[0]))
+        return codec.in_batches(lambda *maps: decode(maps), *tokens, size=at_once)
 
     def pixels(self, coarsest: Any) -> tuple[int, int]:
         """(H, W) of the images whose first maps these are, [N, h, w] or [N, h, w, C]."""
@@ -224,13 +269,54 @@ class Trained:
         """As `score`, of maps as `encode` gives them, of the levels that have priors or of all."""
         self._check_priors()
         check_scores(self.priors, seed, looks, self.workdir)
-        maps = tuple(map(np.asarray, tokens[: len(self._drawn_levels)]))
-        codec.check_tokens(maps, self.parts.levels)
-        self._check_maps(maps, len(maps[0]))
+        maps = self._drawn(tokens)
         numbers = text_numbers(self.tokenizer, len(maps[0]), texts)
         if numbers is None:
             raise UserError("texts: a text for all pictures, or one for each; got None")
         return scored(self.priors, maps, numbers, seed, looks)
+
+    def nll(self, images: Any, label: Any = None, text: Texts = None, seed: int = 0, looks: int = LOOKS) -> np.ndarray:
+        """How unlikely the pictures' codes are to the priors, float32 [N]: -log p in nats a picture, lower is likelier.
+
+        All levels together. For bits a pixel of all tokens, divide by log(2) H W. Of a prior that bounds it (MaskGIT)
+        the bound.
+
+        Args:
+            images: uint8 [N, H, W, C], of the size of the training.
+            label: one for all, or one for each, as `sample` takes them; None: the priors are told none.
+            text: one for all, or one for each.
+            seed, looks: the priors that hide tokens do so so many times; the mean is taken.
+
+        Raises:
+            UserError: a prior without likelihood, or that never learned to do without what is not told.
+        """
+        self._check_size(images)
+        return self.nll_tokens(self.encode(images), label, text, seed, looks)
+
+    def nll_tokens(
+        self, tokens: Sequence[Any], label: Any = None, text: Texts = None, seed: int = 0, looks: int = LOOKS
+    ) -> np.ndarray:
+        """As `nll`, of maps as `encode` gives them, of the levels that have priors or of all."""
+        self._check_priors()
+        likelihood.check_likely(self.priors, {one: self.parts.loss_terms(one) for one in self.priors}, seed, looks)
+        maps = self._drawn(tokens)
+        numbers = text_numbers(self.tokenizer, len(maps[0]), text)
+        told = likelihood.told_each(self.priors, self.label_names, len(maps[0]), label, numbers)
+        return likelihood.nll(self.priors, maps, told, seed, looks)
+
+    def evaluate(self, dataset: Mapping[str, Any] | None = None, samples: int | None = None) -> dict[str, Any]:
+        """Metrics over the test split, as `python -m vqvae_jax evaluate` has them; they are written to the workdir too.
+
+        Args:
+            dataset: changes to the config's section of that name: name, path, test_split.
+            samples: that are drawn to measure their distance, 0 none; None: as many as that command draws.
+
+        Raises:
+            UserError: the data are not to be had.
+        """
+        if self._measure is None:
+            raise UserError("evaluate() is of what vqvae_jax.load(workdir) gives")
+        return self._measure(self, dataset, **({} if samples is None else {"samples": samples}))
 
     def fill(
         self,
@@ -272,12 +358,15 @@ class Trained:
     ) -> np.ndarray:
         """Pictures whose upper halves are given, continued: uint8 [N, H, W, C] → uint8 [N, count, H, W, C].
 
-        The upper half of each token map is that of the picture, the lower half is drawn. Without a label or text the
+        The upper half of each token map is that of the picture, the lower half is drawn; where maps grow, see
+        `masks.kept_of`, what they are of the picture with its lower half filled from above. Without a label or text the
         priors are told none, as by `fill`.
         """
         asked = self._asked_of(images, count, seed, pick)
-        keep = [masks.upper_half((len(images), *level.shape)) for level in self._drawn_levels]
-        return self._redrawn(asked, images, keep, label, text)
+        lower = ~masks.upper_half(images.shape[:3])
+        keep = masks.kept_of(lower, self._drawn_levels)
+        known = masks.filled(images, lower) if masks.grows(self._drawn_levels) else images
+        return self._redrawn(asked, known, keep, label, text)
 
     def edit(
         self,
@@ -312,7 +401,7 @@ class Trained:
         asked, images = self._asked_of(images, count, seed, pick), np.asarray(images)
         mask = masks.checked(mask, images.shape)
         masks.check_widths(images.shape[1], grow=grow, seam=seam)
-        keep = [masks.kept(mask, level.shape, grow) for level in self._drawn_levels]
+        keep = masks.kept_of(mask, self._drawn_levels, grow)
         drawn = self._redrawn(asked, masks.filled(images, mask), keep, label, text)
         return masks.pasted(images, drawn, mask, seam)
 
@@ -334,7 +423,8 @@ class Trained:
         """
         asked = self._asked_of(images, count, seed, pick)
         if len(self._prior_levels) < 2:
-            instead = "--mask=FILE, or how much by --strength=0.6" if asking.begins_as_noise(asked) else "--mask=FILE"
+            instead = "edit(images, mask)"
+            instead += ", or how much by redraw(images, 0.6)" if asking.begins_as_noise(asked) else ""
             raise UserError(
                 f"variations keep the top level and draw those below it, and {self.workdir} has a prior of "
                 f"{self._prior_levels[0]!r} alone; say which part is drawn anew: {instead}"
@@ -425,6 +515,21 @@ class Trained:
         maps = in_chunks(asked, told, Given(each(known), each(keep)))
         return self.decode(maps).reshape(len(images), asked.size, *images.shape[1:])
 
+    def _known(self, tokens: Any) -> list[np.ndarray]:
+        """Maps as arrays, checked. One array alone would be read as a map for each of its images."""
+        if isinstance(tokens, np.ndarray | jax.Array) or not isinstance(tokens, Iterable):
+            kind = f"{tokens.dtype} {list(tokens.shape)}" if hasattr(tokens, "dtype") else type(tokens).__name__
+            raise UserError(f"tokens are several maps, coarse to fine, of one level [map]; got {kind}")
+        tokens = [codec.as_map(one) for one in tokens]
+        codec.check_tokens(tokens, self.parts.levels)
+        return tokens
+
+    def _drawn(self, tokens: Sequence[Any]) -> Maps:
+        """Those of the levels that priors are there for, checked."""
+        maps = tuple(self._known(tokens)[: len(self._drawn_levels)])
+        self._check_maps(maps, len(maps[0]))
+        return maps
+
     @property
     def _drawn_levels(self) -> list[Level]:
         """Those maps that priors are there for."""
@@ -445,16 +550,16 @@ class Trained:
     def _lent(self, workdir: str | Path) -> "Trained":
         """The workdir whose autoencoder made the tokens."""
         if self.has_autoencoder:
-            raise UserError(f"{self.workdir} has an autoencoder of its own; leave --autoencoder out")
+            raise UserError(f"{self.workdir} has an autoencoder of its own; leave autoencoder out")
         lender = Trained(workdir, autoencoder_step=self.autoencoder_step, flags=self.flags)
         if not lender.has_autoencoder:
-            raise UserError(f"{workdir} was trained on tokens as well; --autoencoder=DIR is where they were encoded")
+            raise UserError(f"{workdir} was trained on tokens as well; autoencoder=DIR is where they were encoded")
         learned, made = (model.parts.levels for model in (self, lender))
         # Imported priors do not say of which autoencoder their tokens are.
         if self.facts["autoencoder"] not in (None, lender.checksum) or learned != made:
             raise UserError(
                 f"the tokens of {self.workdir} were made by another autoencoder than the one in {workdir}, or by "
-                "another step of it; say --autoencoder=DIR, and perhaps --autoencoder_step, as they were encoded"
+                "another step of it; say autoencoder=DIR, and perhaps autoencoder_step, as they were encoded"
             )
         return lender
 
@@ -475,3 +580,7 @@ class Trained:
     def _apply(self, function: Any) -> Any:
         module, model = self.autoencoder
         return partial(function, module, self.value_range, model)
+
+
+def _looked_up(quantizer: Any, codebook: Any, *maps: Any) -> Any:
+    return quantizer.lookup(codebook, maps)

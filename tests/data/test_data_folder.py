@@ -348,7 +348,7 @@ def test_pictures_are_decoded_once_until_one_changes(root, monkeypatch):
     draw(root, "0.png", "1.png")
     asked = []
     decode = folder.pictures.read
-    monkeypatch.setattr(folder.pictures, "read", lambda path, size: asked.append(Path(path).name) or decode(path, size))
+    monkeypatch.setattr(folder.pictures, "read", lambda path, *how: asked.append(Path(path).name) or decode(path, *how))
     read(root), read(root)
     assert sorted(asked) == ["0.png", "1.png"]
     Image.fromarray(pixels("another")).save(root / "1.png")
@@ -370,3 +370,19 @@ def test_a_large_folder_is_decoded_as_needed(root, monkeypatch, capsys):
     np.testing.assert_array_equal(arrays.image[np.array([2, 0])], np.stack([pixels("a/2.png"), pixels("a/0.png")]))
     np.testing.assert_array_equal(arrays.image[1], pixels("a/2.png"))
     assert "a/1.png (empty)" in capsys.readouterr().err
+
+
+def test_grey_pictures(root, capsys):
+    """Read as colour that is said, and what to type; in one channel they are what Pillow makes of them."""
+    names = many("x", 40)
+    (root / "x").mkdir()
+    for name in names:
+        Image.fromarray(pixels(name)).convert("L").save(root / name)
+    colour = folder.read(str(root), "all", SIZE).image
+    assert "--config.dataset.channels=1" in capsys.readouterr().err
+    grey = data.read(section(root) | {"channels": 1}, "all")
+    assert grey.image.shape == (40, SIZE, SIZE, 1) and not capsys.readouterr().err.count("channels")
+    np.testing.assert_array_equal(np.repeat(grey.image, 3, axis=-1), colour)
+    draw(root, "x/0.png")
+    first = data.read(section(root) | {"channels": 1}, "all").image[0, ..., 0]
+    np.testing.assert_array_equal(first, np.asarray(Image.fromarray(pixels("x/0.png")).convert("L")))

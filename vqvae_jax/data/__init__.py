@@ -5,14 +5,15 @@ the table is one of TFDS.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from vqvae_jax.data import folder, npz, openmoji, tfds
-from vqvae_jax.data.arrays import ArrayData, Arrays, View, held_out
+from vqvae_jax.data.arrays import ArrayData, Arrays, held_out, in_channels, under
 from vqvae_jax.data.stream import Lazy, StreamData
 from vqvae_jax.types import UserError, unknown
 
-__all__ = ["DATASETS", "PARTS", "ArrayData", "Arrays", "StreamData", "batches", "check_name", "load", "read"]
+__all__ = ["DATASETS", "PARTS", "ArrayData", "Arrays", "StreamData", "batches", "changed", "check_name", "load", "read"]
 
 DATASETS: dict[str, Callable[[str, str, int], Arrays]] = {
     "openmoji": openmoji.read,
@@ -40,9 +41,14 @@ def load(dataset: Mapping[str, Any], part: str) -> Arrays:
 
 def batches(arrays: Arrays, batch_size: int, seed: int, process_index: int = 0, process_count: int = 1):
     """ArrayData, or StreamData where the images are decoded as they are needed."""
-    base = arrays.image.base if isinstance(arrays.image, View) else arrays.image
-    kind: Any = StreamData if isinstance(base, Lazy) else ArrayData
+    kind: Any = StreamData if isinstance(under(arrays.image)[0], Lazy) else ArrayData
     return kind(arrays, batch_size, seed, process_index, process_count)
+
+
+def changed(dataset: Mapping[str, Any], changes: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A section `dataset` of other images: what names the arrays of one file says nothing of another."""
+    keys = {"keys": ""} if {"name", "path"} & set(changes or ()) else {}
+    return {**dataset, **keys, **(changes or {})}
 
 
 def check_name(name: str, path: str = "") -> None:
@@ -57,8 +63,19 @@ def _names(name: str) -> list[str]:
 
 
 def read(dataset: Mapping[str, Any], split: str) -> Arrays:
-    """A whole split of the data set that a section `dataset` names."""
+    """A whole split of the data set that a section `dataset` names, in as many channels as it says."""
+    arrays, channels = _read(dataset, split), dataset.get("channels", 0)  # not there in sections of before
+    return replace(arrays, image=in_channels(arrays.image, channels))
+
+
+def _read(dataset: Mapping[str, Any], split: str) -> Arrays:
     name, path, size = dataset["name"], dataset["path"], dataset["image_size"]
+    if name == "npz":
+        return npz.read(path, split, size, dataset.get("keys", ""))
+    if dataset.get("keys"):
+        raise UserError(f"config.dataset.keys names arrays of an .npz, and the data set is {name!r}; leave it out")
+    if name == "folder":
+        return folder.read(path, split, size, dataset.get("channels", 0))
     if name in DATASETS:
         return DATASETS[name](path, split, size)
     check_name(name, path)

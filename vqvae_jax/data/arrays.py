@@ -14,6 +14,7 @@ import numpy as np
 from vqvae_jax.types import UserError
 
 HELD_OUT = 0.05  # share of the training groups that validation gets
+TEST = 0.05  # share of the images that is the split "test" where the data have none
 Batch = dict[str, Any]  # arrays by name
 
 
@@ -78,6 +79,41 @@ class Grey:
         colour = np.asarray(self.base[index]).astype(np.uint32)
         grey = (colour @ np.array([19595, 38470, 7471], np.uint32) + 0x8000) >> 16
         return grey[..., None].astype(np.uint8)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
+
+
+class Coloured:
+    """Grey images as colour ones, [N, H, W, 3] of [N, H, W, 1]: the same three times."""
+
+    def __init__(self, images: Images) -> None:
+        self.base = images
+        self.shape = (*images.shape[:3], 3)
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return np.repeat(np.asarray(self.base[index]), 3, axis=-1)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
+
+
+def in_channels(images: Images, channels: int) -> Images:
+    """The same in so many channels, 1 or 3; 0 leaves them."""
+    if channels in (0, images.shape[3]):
+        return images
+    return Grey(images) if channels == 1 else Coloured(images)
+
+
+def under(images: Any, rows: np.ndarray | None = None) -> tuple[Any, Any]:
+    """What is seen through views and changes of channels, and which rows of it these are."""
+    while isinstance(images, View | Grey | Coloured):
+        rows = images.rows[rows] if isinstance(images, View) and rows is not None else rows
+        images = images.base
+    return images, rows
 
 
 @dataclass(frozen=True)

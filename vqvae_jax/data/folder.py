@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vqvae_jax.data import captions, pictures
-from vqvae_jax.data.arrays import Arrays, Images, share
+from vqvae_jax.data.arrays import TEST, Arrays, Images, share
 from vqvae_jax.data.decoded import Decoded, Unreadable, decode_once, fits
 from vqvae_jax.data.stream import Lazy
 from vqvae_jax.files import printable
@@ -24,9 +24,10 @@ from vqvae_jax.types import UserError, unknown
 
 TYPE = "--config.dataset.path=FOLDER"  # what every error here begins with
 ALL = "all"  # the split that is every picture, whatever the folders are called
-TEST = 0.05  # share of the pictures that is the split "test" where no folder is
 USUAL = {"train", "test", "val", "valid", "validation", "dev", "training", "testing"}  # what one calls splits
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
+COLOUR = 3  # channels
+LOOKED_AT = 32  # pictures, to see whether all are grey
 NAMED = 5  # of many files, in a message
 VERSION = 2  # of the way from a file to pixels; another one decodes anew
 
@@ -47,8 +48,10 @@ class Split(NamedTuple):
     label_names: tuple[str, ...]  # the same ones for every split; empty where this one has no labels
 
 
-def read(path: str, split: str, image_size: int) -> Arrays:
-    """The pictures of a split, sorted by path; image uint8 [N, image_size, image_size, 3], the middle of each.
+def read(path: str, split: str, image_size: int, channels: int = 0) -> Arrays:
+    """The pictures of a split, sorted by path; image uint8 [N, image_size, image_size, C], the middle of each.
+
+    C is `channels`, 1 for grey; 0 is 3, for colour, and that all pictures are grey is said.
 
     `path/split` is the split if there is such a folder; "all" is every picture. Where there is none for "test", a
     twentieth of "train", or of the whole folder, is "test", by hash of the names. Labels are the folders below, if
@@ -58,10 +61,11 @@ def read(path: str, split: str, image_size: int) -> Arrays:
     Raises:
         UserError: there is nothing to read.
     """
-    folder = _folder(path)
-    listing = _list(folder)
+    folder, listing = opened(path)
     root, names, label_names = _split(folder, listing.pictures, split)
-    image, kept = _images(os.path.join(folder, root), names, image_size)
+    image, kept = _images(os.path.join(folder, root), names, image_size, channels or COLOUR)
+    if not channels:
+        _tell_grey(folder, image)
     names = [names[row] for row in kept]
     shown = tuple(map(printable, names))
     texts = _texts(folder, listing, [root + name for name in names])
@@ -74,7 +78,23 @@ def pictures_in(path: str | os.PathLike[str]) -> list[str]:
     Raises:
         UserError: there is no such folder, or no picture in it.
     """
-    return _list(_folder(os.fspath(path))).pictures
+    return opened(os.fspath(path))[1].pictures
+
+
+def opened(path: str) -> tuple[str, Listing]:
+    """The absolute path of a folder, and what lies in it; of a picture's own file that picture alone."""
+    folder, name = os.path.split(os.path.abspath(os.path.expanduser(path)))
+    stem, suffix = os.path.splitext(name)
+    if suffix.lower() in pictures.suffixes() and os.path.isfile(os.path.join(folder, name)):
+        text = {stem: f"{stem}.txt"} if os.path.isfile(os.path.join(folder, f"{stem}.txt")) else {}
+        return folder, Listing([name], text, [])
+    return (folder := _folder(path)), _list(folder)
+
+
+def fingerprint_of(path: str) -> str:
+    """Of all pictures in a folder, see `fingerprint`."""
+    folder, listing = opened(path)
+    return fingerprint(folder, listing.pictures)
 
 
 def splits_in(path: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -194,16 +214,17 @@ def _labels(names: list[str], label_names: tuple[str, ...]) -> np.ndarray | None
     return np.array([number[name.partition("/")[0]] for name in names], np.int32)
 
 
-def _images(folder: str, names: list[str], size: int) -> tuple[Images, Sequence[int]]:
-    """uint8 [M, S, S, 3], and which of the names these are."""
+def _images(folder: str, names: list[str], size: int, channels: int) -> tuple[Images, Sequence[int]]:
+    """uint8 [M, S, S, C], and which of the names these are."""
 
     def one(row: int) -> np.ndarray:
-        return pictures.read(os.path.join(folder, names[row]), size)
+        return pictures.read(os.path.join(folder, names[row]), size, channels)
 
-    shape = (size, size, 3)
+    shape = (size, size, channels)
     if not fits(len(names), shape):
         return Lazy(len(names), shape, _naming(one, names)), range(len(names))
     key = {"folder": os.fsencode(folder).hex(), "size": size, "files": fingerprint(folder, names), "version": VERSION}
+    key |= {} if channels == COLOUR else {"channels": channels}
     decoded = decode_once(key, len(names), shape, one, os.path.basename(folder.rstrip(os.sep)))
     _tell_skipped(folder, names, decoded)
     return decoded.image, decoded.kept.tolist()
@@ -279,6 +300,15 @@ def _tell_skipped(folder: str, names: list[str], decoded: Decoded) -> None:
         raise UserError(f"{TYPE}: none of the {len(names)} pictures in {folder} can be used: {which}")
     count = f"{len(decoded.skipped)} of {len(names)} pictures in {folder}"
     _tell(f"{count} cannot be used and are left out: {which}")
+
+
+def _tell_grey(folder: str, image: Images) -> None:
+    """Of some of the pictures that are decoded already."""
+    if isinstance(image, Lazy) or not len(image):
+        return
+    some = np.asarray(image[np.linspace(0, len(image) - 1, LOOKED_AT).astype(int)])
+    if (some == some[..., :1]).all():
+        _tell(f"{folder}: the pictures are grey, and are read as colour; --config.dataset.channels=1 takes one channel")
 
 
 def _tell_strangers(folder: str, root: str, names: list[str]) -> None:

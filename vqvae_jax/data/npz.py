@@ -1,42 +1,121 @@
-"""An .npz of arrays: `<split>_image` uint8 [N, H, W, C] or [N, H, W], and optionally `<split>_label` integers [N]."""
+"""An .npz of arrays: `<split>_image` uint8 [N, H, W, C] or [N, H, W], and optionally `<split>_label` integers [N].
 
+Keras', MedMNIST's and other plain names are taken for what they say, see `roles.py`, channels that come first are moved
+last, and both are told on standard error.
+"""
+
+import sys
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from vqvae_jax.data.arrays import Arrays, laid_out
+from vqvae_jax.data.arrays import TEST, Arrays, laid_out, share
+from vqvae_jax.data.roles import KEYS, OURS, WHOLE, Role, Roles, guess, roles_of, split_named
 from vqvae_jax.types import UserError
 
 LABELS = 1_000_000
+Shapes = dict[str, tuple[tuple[int, ...], np.dtype]]  # of arrays, by name
 
 
-def read(path: str, split: str, image_size: int) -> Arrays:
-    """One split of the file; no other split's images are decompressed. Raises UserError where the file does not fit."""
+def read(path: str, split: str, image_size: int, keys: str = "") -> Arrays:
+    """One split of the file; no other split's images are decompressed.
+
+    Where the file has one set of images and no splits, a twentieth of them, by hash, is "test", the others "train".
+
+    Args:
+        path: of the file.
+        split: as the file names it.
+        image_size: pixels; images of another size are refused.
+        keys: which arrays are which, "train_image=A,train_label=B"; "" as their names say.
+
+    Raises:
+        UserError: the file does not fit.
+    """
     with _opened(path) as file:
-        splits = [name.removesuffix("_image") for name in file.files if name.endswith("_image")]
-        if split not in splits:
-            there = f"its splits: {', '.join(splits)}" if splits else f"it has: {', '.join(file.files) or 'nothing'}"
-            raise UserError(f"{path} has no array '{split}_image'; {there}{_renamed(file.files)}")
-        image = _image(file[f"{split}_image"], f"{path}: {split}_image", image_size)
-        labels = {name: _label(file[f"{name}_label"], path, name) for name in splits if f"{name}_label" in file.files}
-    if split not in labels:
-        return Arrays(image)
-    if len(labels[split]) != len(image):
-        raise UserError(f"{path}: {split}_label has {len(labels[split])} labels for {len(image)} images; give each one")
-    # Named over all splits, so that each part of the data agrees on how many labels there are.
-    names = tuple(str(number) for number in range(max(label.max(initial=-1) for label in labels.values()) + 1))
-    return Arrays(image, labels[split], names)
+        shapes = _shapes(file)
+        roles = roles_of(_described(shapes), keys, path)
+        _tell_roles(path, roles, shapes)
+        key = _split_of(roles, split, path, shapes)
+        image = _image(file[(name := roles[Role(key, "image")])], f"{path}: {name}", image_size)
+        labels = {role.split: _label(file[name], path, name) for role, name in roles.items() if role.kind == "label"}
+    arrays = Arrays(image)
+    if labels.get(key) is not None:
+        arrays = _labelled(image, key, labels, f"{path}: {roles[Role(key, 'label')]}")
+    return arrays.take(_share(image, split)) if key == WHOLE else arrays
 
 
-def _renamed(names: Sequence[str]) -> str:
-    """For arrays under Keras' names: what to type."""
-    if "x_train" not in names:
-        return ""
-    return "; x_train, y_train, x_test, y_test are called train_image, train_label, test_image, test_label here"
+def _split_of(roles: Roles, split: str, path: str, shapes: Shapes) -> str:
+    """The split under which the roles have it. UserError where they do not."""
+    there = [role.split for role in roles if role.kind == "image"]
+    for key in (split, split_named(split)):
+        if key in there:
+            return key
+    if there == [WHOLE] and split in ("train", "test"):
+        return WHOLE
+    if there:
+        raise UserError(f"{path} has no array '{split}_image'; its splits: {', '.join(filter(None, there))}")
+    listed = ", ".join(_described(shapes).values()) or "nothing"
+    typed = guess(shapes) or f"it wants uint8 [N, H, W, C] called {split}_image"
+    raise UserError(f"{path} has no array '{split}_image'; it has: {listed}; {typed}")
+
+
+def _shapes(file: Any) -> Shapes:
+    """Of each array, from its header alone; a shape () where that cannot be read."""
+    found: Shapes = {}
+    for name in file.files:
+        try:
+            with file.zip.open(f"{name}.npy") as array:
+                old = np.lib.format.read_magic(array) == (1, 0)
+                header = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+                shape, _, dtype = header(array)
+            found[name] = shape, dtype
+        except (KeyError, ValueError):
+            found[name] = (), np.dtype(object)
+    return found
+
+
+def _described(shapes: Shapes) -> dict[str, str]:
+    return {name: f"{name} {dtype} {list(shape)}" for name, (shape, dtype) in shapes.items()}
+
+
+def _tell_roles(path: str, roles: Roles, shapes: Shapes) -> None:
+    """What is taken for what, where names or axes are not ours."""
+    said = _described(shapes)
+    taken = []
+    for role, name in roles.items():
+        turned = role.kind == "image" and laid_out(shapes[name][0])
+        if turned or not OURS.fullmatch(name):
+            taken.append(f"{said[name]} for {role or 'image'}{', its channels moved last' if turned else ''}")
+    if taken:
+        rest = "" if len(taken) < len(roles) else f"; else say which: {KEYS}=train_image=…,train_label=…"
+        _tell(f"{path}: taken are {'; '.join(taken)}{rest}")
+
+
+@cache
+def _tell(line: str) -> None:
+    """Once, though every part of the data is read by itself."""
+    print(line, file=sys.stderr)
+
+
+def _labelled(image: np.ndarray, key: str, labels: Mapping[str, np.ndarray | None], name: str) -> Arrays:
+    """Named over all splits, so that each part of the data agrees on how many labels there are."""
+    own = labels[key]
+    if own is None or len(own) != len(image):
+        raise UserError(f"{name} has {0 if own is None else len(own)} labels for {len(image)} images; give each one")
+    most = max(label.max(initial=-1) for label in labels.values() if label is not None)
+    return Arrays(image, own, tuple(map(str, range(most + 1))))
+
+
+def _share(image: np.ndarray, split: str) -> np.ndarray:
+    """Rows of a twentieth for "test", of the others for "train"; equal images are on the same side."""
+    test = np.array([share(b"test " + one.tobytes()) < TEST for one in image], np.bool_)
+    return np.flatnonzero(test if split == "test" else ~test)
 
 
 @contextmanager
@@ -59,13 +138,13 @@ def _opened(path: str) -> Iterator[np.lib.npyio.NpzFile]:
 
 
 def _image(image: np.ndarray, name: str, image_size: int) -> np.ndarray:
-    """[N, H, W] or [N, H, W, C] → [N, H, W, C], checked."""
+    """[N, H, W], [N, H, W, C] or [N, C, H, W] → [N, H, W, C], checked."""
     if image.dtype != np.uint8:
         raise UserError(f"{name} is {image.dtype}; it must be uint8, 0 to 255")
     if image.ndim not in (3, 4):
         raise UserError(f"{name} has shape {image.shape}; it must be [N, H, W, C] or [N, H, W]")
-    if turned := laid_out(image.shape):
-        raise UserError(f"{name} has shape {image.shape}; it must be [N, H, W, C]{turned}")
+    if laid_out(image.shape):
+        image = np.ascontiguousarray(np.moveaxis(image, 1, -1))
     height, width = image.shape[1:3]
     if height != width:
         raise UserError(f"{name} is {height} x {width} pixels; crop or resize the images to squares before saving them")
@@ -77,9 +156,15 @@ def _image(image: np.ndarray, name: str, image_size: int) -> np.ndarray:
     return image
 
 
-def _label(label: np.ndarray, path: str, split: str) -> np.ndarray:
+def _label(label: np.ndarray, path: str, name: str) -> np.ndarray | None:
+    """int32 [N] of [N] or [N, 1]; None for several an image, under a name that is not ours."""
+    if label.ndim == 2 and label.shape[1] == 1:
+        label = label[:, 0]
+    if label.ndim == 2 and not OURS.fullmatch(name):
+        _tell(f"{path}: {name} has {label.shape[1]} labels an image and is left out; a model is told one")
+        return None
     if label.ndim != 1 or label.dtype.kind not in "iu" or (label.size and label.min() < 0):
-        raise UserError(f"{path}: {split}_label is {label.dtype} {label.shape}; it must be integers from 0 up, [N]")
+        raise UserError(f"{path}: {name} is {label.dtype} {label.shape}; it must be integers from 0 up, [N]")
     if label.max(initial=0) >= LABELS:
-        raise UserError(f"{path}: {split}_label goes up to {label.max()}; labels are counted from 0, below {LABELS}")
+        raise UserError(f"{path}: {name} goes up to {label.max()}; labels are counted from 0, below {LABELS}")
     return label.astype(np.int32)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from vqvae_jax.data.arrays import ArrayData, Arrays, Batch, Grey, View
+from vqvae_jax.data.arrays import ArrayData, Arrays, Batch, under
 from vqvae_jax.data.decoded import Unreadable
 from vqvae_jax.types import UserError
 
@@ -145,9 +145,7 @@ class StreamData:
 
 def readable(images: Any, index: np.ndarray) -> np.ndarray:
     """Which of these rows showed their own image, bool [B]; asked after they were accessed."""
-    base, rows = images, index
-    while isinstance(base, View | Grey):
-        base, rows = base.base, base.rows[rows] if isinstance(base, View) else rows
+    base, rows = under(images, index)
     return base.readable(rows) if isinstance(base, Lazy) else np.ones(len(rows), bool)
 
 

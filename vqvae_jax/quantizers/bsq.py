@@ -1,6 +1,8 @@
 """Binary spherical quantization, https://arxiv.org/abs/2406.07548: the signs of a vector of length 1."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +34,11 @@ class BinarySphericalQuantizer:
 
     def __post_init__(self):
         bits.check(self.code_dim, self.group)
+
+    @staticmethod
+    def terms(fields: Mapping[str, Any]) -> dict[str, float]:
+        """Its loss terms, each with its usual weight."""
+        return {"commitment": 0.25, "entropy": 0.1}
 
     @property
     def input_dim(self) -> int:

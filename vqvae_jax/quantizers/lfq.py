@@ -1,6 +1,8 @@
 """Look-up free quantization, https://arxiv.org/abs/2310.05737 (MAGVIT-v2): a code is the signs of its channels."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -37,6 +39,11 @@ class LookupFreeQuantizer:
 
     def __post_init__(self):
         bits.check(self.code_dim, self.group)
+
+    @staticmethod
+    def terms(fields: Mapping[str, Any]) -> dict[str, float]:
+        """Its loss terms, each with its usual weight."""
+        return {"commitment": 0.25, "entropy": 0.1}
 
     @property
     def input_dim(self) -> int:

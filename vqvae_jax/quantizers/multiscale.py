@@ -9,6 +9,9 @@ Legend: B examples, h w code map, D code size, K codes, S scales, P how many φ.
 
 import dataclasses
 import itertools
+import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -66,6 +69,11 @@ class MultiscaleQuantizer:
         if not 0 <= self.dropout <= 1:
             raise UserError(f"dropout must be from 0 to 1; got {self.dropout}")
 
+    @staticmethod
+    def terms(fields: Mapping[str, Any]) -> dict[str, float]:
+        """Its loss terms beside those of the inner quantizer, each with its usual weight."""
+        return {"commitment": 0.25, **({"codebook": 1.0} if fields["phis"] else {})}
+
     @property
     def input_dim(self) -> int:
         return self.inner.input_dim
@@ -120,9 +128,11 @@ class MultiscaleQuantizer:
             raise UserError(f"a multi-scale quantizer codes maps [B, h, w, D]; got {list(z_e.shape)}")
         height, width = z_e.shape[1:3]
         if height % self.side or width % self.side:
+            last = math.gcd(height, width)
+            fit = ",".join(map(str, [*(scale for scale in self.scales if scale < last), last]))
             raise UserError(
                 f"scales={','.join(map(str, self.scales))} end at {self.side}, which does not divide a code map of "
-                f"{height}x{width}; end them at its side, or take images of another size"
+                f"{height}x{width}; end them at its side, scales={fit}, or take images of another size"
             )
         return height, width
 

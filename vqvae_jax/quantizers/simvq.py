@@ -4,6 +4,8 @@ Legend: K codes, D code size.
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +32,11 @@ class SimVQuantizer:
 
     codebook_size: Count = 8192
     code_dim: Count = 64
+
+    @staticmethod
+    def terms(fields: Mapping[str, Any]) -> dict[str, float]:
+        """Its loss terms, each with its usual weight."""
+        return {"codebook": 1.0, "commitment": 0.25}
 
     @property
     def input_dim(self) -> int:

@@ -1,6 +1,8 @@
 """Codes trained by gradient, https://arxiv.org/abs/1711.00937 section 3.2; a code unused for long is drawn anew."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +32,11 @@ class VectorQuantizer:
     revive_after: Natural = 100
     kmeans_iterations: Natural = 0
     rotation: bool = False
+
+    @staticmethod
+    def terms(fields: Mapping[str, Any]) -> dict[str, float]:
+        """Its loss terms, each with its usual weight."""
+        return {"codebook": 1.0, "commitment": 0.25}
 
     @property
     def input_dim(self) -> int:
