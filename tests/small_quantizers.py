@@ -9,7 +9,7 @@ import numpy as np
 from vqvae_jax.quantizers import QUANTIZERS
 
 RECORDED = Path(__file__).parent / "reference" / "quantizers"
-SMALL = {"codebook_size": 12, "code_dim": 4, "revive_after": 5, "levels": (5, 4, 3), "scales": (1, 2)}
+SMALL = {"codebook_size": 12, "code_dim": 4, "revive_after": 5, "levels": (5, 4, 3), "bits": 4, "scales": (1, 2)}
 # Case: kind, then what its fields are beside SMALL; every kind of the table has one. `inner` is a case too.
 CASES = {name: {} for name in QUANTIZERS} | {
     "vq-kmeans": {"kmeans_iterations": 3},

@@ -145,6 +145,7 @@ def test_what_the_new_part_does_not_have_goes_and_is_said_in_one_line(capsys):
         "code_dim": 64,
         "revive_after": 60,
         "kmeans_iterations": 0,
+        "rotation": False,
     }
     assert config["loss_weights"] == {"reconstruction": 1.0, "feature": 0.25, "commitment": 1 / 16, "codebook": 1.0}
 

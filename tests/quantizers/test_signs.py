@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from small_quantizers import below, near, recorded, small, vectors
 
-from vqvae_jax.quantizers import bits
+from vqvae_jax.quantizers import signs
 from vqvae_jax.quantizers.bsq import BinarySphericalQuantizer
 from vqvae_jax.quantizers.lfq import LookupFreeQuantizer
 from vqvae_jax.types import UserError
@@ -37,9 +37,9 @@ def made(name):
     return at, quantizer, book, jax.jit(functools.partial(quantizer, train=True))(book, at["x"])
 
 
-def all_codes(code_dim):
+def all_codes(count):
     """±1, by index with the first channel's bit the highest: [2^D, D]."""
-    return 2.0 * (np.arange(2**code_dim)[:, None] >> np.arange(code_dim)[::-1] & 1) - 1
+    return 2.0 * (np.arange(2**count)[:, None] >> np.arange(count)[::-1] & 1) - 1
 
 
 def written_out(quantizer, x, cut, least=0.0):
@@ -108,8 +108,8 @@ def test_entropies_and_gradients_are_open_magvit2_s():
     near(loss, at["loss"], 1e-5)
     near(grad, at["grad_x"], 1e-5)
     logit = 4.0 * at["x"] / quantizer.temperature
-    near(jnp.mean(bits.place_entropy(logit)), at["per_sample_entropy"])  # ours, as it is
-    near(bits.batch_entropy(logit, 8), at["batch_entropy"], 2e-3)  # less the 1e-5
+    near(jnp.mean(signs.place_entropy(logit)), at["per_sample_entropy"])  # ours, as it is
+    near(signs.batch_entropy(logit, 8), at["batch_entropy"], 2e-3)  # less the 1e-5
 
 
 @pytest.mark.parametrize("name", [*LUCIDRAINS, "lfq_open_magvit2"])
@@ -130,19 +130,19 @@ def test_groups_are_added():
     """Of independent bits nothing is lost; of bits that know of each other it is more than the entropy of all."""
     logit = 3 * vectors(1, 500, 6)
     alone = np.split(logit, 3, axis=-1)
-    apart = sum(float(bits.batch_entropy(one, 2)) for one in alone)
-    assert float(bits.batch_entropy(logit, 2)) == pytest.approx(apart, rel=1e-5)
+    apart = sum(float(signs.batch_entropy(one, 2)) for one in alone)
+    assert float(signs.batch_entropy(logit, 2)) == pytest.approx(apart, rel=1e-5)
     twins = np.repeat(logit[:, :3], 2, axis=-1) * 50
-    assert float(bits.batch_entropy(twins, 6)) < 0.6 * float(bits.batch_entropy(twins, 1))
-    share = bits.mean_share(logit)
-    each = np.asarray(bits.shares(logit)).mean(0)
+    assert float(signs.batch_entropy(twins, 6)) < 0.6 * float(signs.batch_entropy(twins, 1))
+    share = signs.mean_share(logit)
+    each = np.asarray(signs.shares(logit)).mean(0)
     np.testing.assert_allclose(share, each, rtol=1e-4, atol=1e-7)
     assert float(share.sum()) == pytest.approx(1, abs=1e-5)
 
 
 @EITHER
 def test_every_code_goes_there_and_back(name):
-    quantizer = small(name, code_dim=5)
+    quantizer = small(name, bits=5)
     book, length = quantizer.init(jax.random.key(0)), 5**-0.5 if name == "bsq" else 1.0
     codes = np.asarray(quantizer.lookup(book, (jnp.arange(32),)))
     np.testing.assert_allclose(codes, all_codes(5) * length, rtol=1e-6)
@@ -153,7 +153,7 @@ def test_every_code_goes_there_and_back(name):
 @EITHER
 def test_the_gradient_of_z_q(name):
     """As it is; on the sphere through the division by the length, by differences."""
-    quantizer = small(name, code_dim=5)
+    quantizer = small(name, bits=5)
     book, z, weight = quantizer.init(jax.random.key(0)), vectors(1, 4, 5), vectors(2, 4, 5)
     got = jax.grad(lambda z: jnp.sum(quantizer(book, z).z_q * weight))(z)
     if name == "lfq":
@@ -168,7 +168,7 @@ def test_the_gradient_of_z_q(name):
 @EITHER
 def test_eighteen_bits_without_a_table_of_distances(name):
     """16,384 places: distances to 2^18 codes would be 17 GB. Encoding holds as good as nothing, training little."""
-    quantizer = small(name, code_dim=18, group=9)
+    quantizer = small(name, bits=18, group=9)
     book = quantizer.init(jax.random.key(0))
     z_e = jax.ShapeDtypeStruct((16, 32, 32, 18), jnp.float32)
     held = lambda f: jax.jit(f).lower(z_e).compile().memory_analysis().temp_size_in_bytes  # noqa: E731
@@ -180,7 +180,7 @@ def test_eighteen_bits_without_a_table_of_distances(name):
 
 def test_at_the_published_temperature_only_channels_near_0_are_moved():
     """As the docstring says: beyond 0.02 a channel is sure."""
-    place = lambda z: jnp.sum(bits.place_entropy(4.0 * z / 0.01))  # noqa: E731
+    place = lambda z: jnp.sum(signs.place_entropy(4.0 * z / 0.01))  # noqa: E731
     z = jnp.array([[0.005, 0.02, 0.05, 1.0]])
     near_0, at_border, beyond, far = np.abs(jax.grad(place)(z))[0]
     assert at_border < near_0 / 30 and beyond < 1e-4 * near_0 and far == 0
@@ -190,11 +190,11 @@ def test_at_the_published_temperature_only_channels_near_0_are_moved():
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"code_dim": 31}, "code_dim is bits of an index, from 1 to 30 in an int32; got 31: set code_dim=18"),
-        ({"code_dim": 0}, "code_dim is bits of an index"),
-        ({"code_dim": 10, "group": 4}, "divides code_dim=10, at most 18; got 4: set group=10, one of 10, 5, 2, 1"),
-        ({"code_dim": 24, "group": 24}, "got 24: set group=12, one of 12, 8, 6, 4, 3, 2, 1"),
-        ({"code_dim": 24}, "are too many to weigh together: set group=12, bits of a group"),
+        ({"bits": 31}, "bits of an index are from 1 to 30 in an int32; got 31: set bits=18"),
+        ({"bits": 0}, "bits of an index are from"),
+        ({"bits": 10, "group": 4}, "divides bits=10, at most 18; got 4: set group=10, one of 10, 5, 2, 1"),
+        ({"bits": 24, "group": 24}, "got 24: set group=12, one of 12, 8, 6, 4, 3, 2, 1"),
+        ({"bits": 24}, "are too many to weigh together: set group=12, bits of a group"),
     ],
 )
 def test_bits_that_cannot_be(name, fields, said):

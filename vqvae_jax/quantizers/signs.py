@@ -21,18 +21,18 @@ TOGETHER = 18  # bits that are weighed together, at most: 2^TOGETHER numbers are
 TINY = 1e-30  # below, the logarithm of a share stays as it is: its gradient is finite
 
 
-def check(code_dim: int, group: int) -> None:
+def check(count: int, group: int) -> None:
     """UserError where an index, or a batch's entropy, cannot be."""
-    if not 1 <= code_dim <= MOST:
-        raise UserError(f"code_dim is bits of an index, from 1 to {MOST} in an int32; got {code_dim}: set code_dim=18")
-    divisors = [size for size in range(min(code_dim, TOGETHER), 0, -1) if code_dim % size == 0]
+    if not 1 <= count <= MOST:
+        raise UserError(f"bits of an index are from 1 to {MOST} in an int32; got {count}: set bits=18")
+    divisors = [size for size in range(min(count, TOGETHER), 0, -1) if count % size == 0]
     if group and group not in divisors:
         raise UserError(
-            f"group wants a number of bits that divides code_dim={code_dim}, at most {TOGETHER}; got {group}: "
+            f"group wants a number of bits that divides bits={count}, at most {TOGETHER}; got {group}: "
             f"set group={divisors[0]}, one of {', '.join(map(str, divisors))}"
         )
-    if not group and code_dim > TOGETHER:
-        raise UserError(f"2^{code_dim} codes are too many to weigh together: set group={divisors[0]}, bits of a group")
+    if not group and count > TOGETHER:
+        raise UserError(f"2^{count} codes are too many to weigh together: set group={divisors[0]}, bits of a group")
 
 
 def signs(x: Array) -> Array:
@@ -45,9 +45,9 @@ def indices_of(x: Array) -> Array:
     return jnp.sum(jnp.where(x > 0, _digits(x.shape[-1], x.ndim), 0), axis=-1, dtype=jnp.int32)
 
 
-def signs_of(indices: Array, code_dim: int) -> Array:
+def signs_of(indices: Array, count: int) -> Array:
     """The way back: int [...] → float32 [..., D]."""
-    there = indices[..., None] & _digits(code_dim, indices.ndim + 1)
+    there = indices[..., None] & _digits(count, indices.ndim + 1)
     return signs(there)
 
 
@@ -93,6 +93,6 @@ def _entropy(share: Array) -> Array:
     return -jnp.sum(share * jnp.log(jnp.maximum(share, TINY)))
 
 
-def _digits(code_dim: int, rank: int) -> np.ndarray:
+def _digits(count: int, rank: int) -> np.ndarray:
     """What each channel's bit counts in an index: int32 [1, …, 1, D]."""
-    return (1 << np.arange(code_dim - 1, -1, -1, dtype=np.int32)).reshape(*[1] * (rank - 1), -1)
+    return (1 << np.arange(count - 1, -1, -1, dtype=np.int32)).reshape(*[1] * (rank - 1), -1)
