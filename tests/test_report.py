@@ -161,9 +161,10 @@ def test_the_headline(whole):
 def test_each_stage_has_its_curves(whole):
     made = whole[1]
     drawn = re.findall(r'<svg role="img" aria-label="([^"]*)"', made)
-    loss = ["Loss over training", "PSNR over training", "Perplexity of the codes over training"]
-    assert drawn[:4] == [*loss, "Share of codes used over training"]
-    assert drawn[4:] == ["nll over training"] * 2 + ["Use of each code, top", "Use of each code, bottom"]
+    panels = ["Loss", "Held-out error", "PSNR", "Perplexity in a batch", "Perplexity, held out"]
+    panels += [f"Share of codes used{where}" for where in (" in a batch", ", held out")]
+    assert drawn[:7] == [f"{title} over training" for title in panels]
+    assert drawn[7:] == ["nll over training"] * 2 + ["Use of each code, top", "Use of each code, bottom"]
     assert made.count("position entropy</text>") == 2
     assert "step 100 of 640" in made
 
@@ -271,6 +272,85 @@ def test_values_are_escaped(tmp_path, undrawn):
     made = page(tmp_path)
     assert "<script" not in made and "alert('1')" not in made
     assert text(made).count(hostile) >= 5
+
+
+def of_term(step, commitment, reconstruction, weight=0.25):
+    total = reconstruction + weight * commitment
+    return (step, {"train/loss": total, "train/reconstruction": reconstruction, "train/commitment/top": commitment})
+
+
+def test_terms_stand_apart_with_their_weights(tmp_path, undrawn):
+    """The sum rises while the reconstruction falls: which term it was is said, and only then."""
+    begun(tmp_path)
+    logged(tmp_path, "autoencoder", [of_term(i, 0.1 * i, 1 / i) for i in range(1, 40)])
+    made = " ".join(text(page(tmp_path)).split())
+    assert "reconstruction how far pictures are from the images; weight 0" in made
+    assert "commitment how far the encoder is from its codes; moves the encoder; weight 0.25" in made
+    assert re.search(
+        r"The sum rose from 0.\d+ to 0.9\d* while the reconstruction fell from .* is commitment/top, which is", made
+    )
+    logged(tmp_path, "autoencoder", [of_term(i, 0.1, 1 / i) for i in range(1, 40)])
+    assert "The sum rose" not in page(tmp_path)
+
+
+def test_one_quantity_an_axis():
+    """MaskGIT's loss in training is of hidden tokens, held out it is the bound; a batch's usage is not a split's."""
+    panels = report.panels.prior_panels([{"step": 1, "train/loss": 2.0, "train/masked": 2.0, "held_out/nll": 3.0}])
+    by_title = {panel.title: [line.metric for line in panel.lines] for panel in panels}
+    assert by_title["Loss"] == ["train/loss"] and "held_out/nll" in by_title["nll"]
+    used = {f"{kind}/top": 1.0 for kind in ("train/batch_usage", "held_out/usage", "train/loss", "held_out/loss")}
+    for panel in report.panels.autoencoder_panels([used], ("top",), {}):
+        assert len({line.metric.rpartition("/")[0] for line in panel.lines if "/top" in line.metric}) <= 1
+        assert not {"train/loss", "held_out/loss"} <= {line.metric for line in panel.lines}
+
+
+def test_a_level_of_many_maps(tmp_path):
+    """Ten scales: one card, shades between two colours, a bar each; what is logged of the level is no map."""
+    begun(tmp_path)
+    names = [f"top.{i}" for i in range(10)]
+    autoencoder = {"psnr": 20.0, **{f"usage/{name}": 0.1 * (i + 1) for i, name in enumerate(names)}}
+    (tmp_path / "metrics.json").write_text(json.dumps({"split": "test", "images": 12, "autoencoder": autoencoder}))
+    steps = {f"train/batch_usage/{name}": 0.5 for name in names} | {"train/recent_usage/top": 1.0}
+    logged(tmp_path, "autoencoder", [(1, steps), (2, steps)])
+    np.savez(tmp_path / "code_counts.npz", **{name: np.array([1, 0, 1, 1]) for name in names})
+    for name in ("reconstructions", "code_maps"):
+        logs.save_png(tmp_path / f"{name}.png", np.zeros((11, 4, 3), np.uint8))
+    made = page(tmp_path)
+    cards = re.findall(r'<dt>(.*?)</dt><dd class="value">(.*?)</dd><dd class="small">(.*?)</dd>', made)
+    assert ("Codes used, top", "55.0%", "mean of 10 maps; least 10.0%, top.0") in cards and len(cards) == 2
+    rows = [text(rows).split() for rows in re.findall(r'<div class="rows">(.*?)</div>', made.replace("</span>", " "))]
+    assert len(rows) == 2 and rows[1] == ["image", *names]
+    assert "share of codes used, map by map" in made and made.count("usage 75.0% of 4 codes") == 10
+    labels = [label for _, label, _ in report.panels.coloured(names)]
+    assert labels == ["top.0", *[""] * 8, "top.9"] and len({c for *_, c in report.panels.coloured(names)}) == 10
+
+
+NEAREST = {"rms": [3.0, 40.0], "name": ["cat", "<dog>"], "compared": 90, "images": 90}
+NEAREST |= {"held_out": {"median": 60.0, "least": 20.0, "count": 5}}
+
+
+def test_samples_are_told_and_compared(tmp_path, undrawn):
+    """Each sample's label over it, the nearest training image and what is usual; damage is named."""
+    finished(tmp_path)
+    logs.save_png(tmp_path / "nearest.png", np.zeros((4, 6, 3), np.uint8))
+    (tmp_path / "samples.json").write_text(json.dumps({"told": ["flags", "<food>"], "nearest": NEAREST}))
+    made = page(tmp_path)
+    assert "grid-template: repeat(2, 1fr) / repeat(1, 1fr)" in made
+    assert '<span title="flags">flags</span><span title="&lt;food&gt;">' in made
+    assert '<span title="cat">3</span><span title="&lt;dog&gt;">40</span>' in made
+    assert "1 of 2 are so near that they look like copies" in made and "(90)" in made
+    (tmp_path / "samples.json").write_text(json.dumps({"told": [], "nearest": {"rms": []}}))
+    with pytest.raises(UserError, match=r"samples.json is damaged"):
+        report.write(tmp_path)
+    (tmp_path / "samples.png").unlink()
+    assert "training images?" not in page(tmp_path)
+
+
+def test_distances_have_their_errors(tmp_path, undrawn):
+    finished(tmp_path)
+    measured = {"fd_mobilenet_v2": 2.5, "fd_mobilenet_v2_spread": 0.31, "count": 500, "floor": {"fd_mobilenet_v2": 0.2}}
+    (tmp_path / "metrics.json").write_text(json.dumps({**METRICS, "distances": {"samples": measured}}))
+    assert "± 0.3; 500, mobilenet_v2; real images 0.2" in text(page(tmp_path))
 
 
 def test_rows_are_named_coarse_to_fine():

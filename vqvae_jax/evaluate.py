@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqvae_jax import codec, data, logs, nearness
+from vqvae_jax import code_maps, codec, data, logs, nearness
 from vqvae_jax import config as configs
 from vqvae_jax.checkpoint import Step, Steps
 from vqvae_jax.data import tokens as token_files
@@ -26,6 +26,7 @@ from vqvae_jax.types import Codebook, Model, UserError
 FILE = "metrics.json"
 # How often each code was used over the split, float [K] by token map; and by level, "length/LEVEL" and "idle/LEVEL".
 COUNTS = "code_counts.npz"
+CODE_MAPS = "code_maps"  # .png, in colours
 BATCH = 64  # images at once, at least
 SAID = ("name", "path", "test_split")  # what of other images stands in the names of files
 SHOWN = 16  # images in the strip
@@ -145,10 +146,20 @@ def _autoencoder(model: Trained, arrays: data.Arrays, metrics: dict[str, Any], s
         counts |= {f"{name}/{level}": value for name, value in lengths_and_ages(codebook).items()}
     with atomically(model.workdir / COUNTS.replace(".npz", f"{suffix}.npz")) as path, path.open("wb") as file:
         np.savez(file, **counts)
-    shown = spaced(arrays.image, SHOWN)
-    strip = logs.strip([shown, *model.reconstruct(shown)], scale=max(1, 64 // shown.shape[1]))
+    tokens = maps_of(model, arrays)
+    _draw(model, arrays, tokens, suffix)
+    return tokens
+
+
+def _draw(model: Trained, arrays: data.Arrays, tokens: token_files.TokenArrays, suffix: str) -> None:
+    """Some images, beside what is decoded of them, and beside their codes."""
+    shown, scale = spaced(arrays.image, SHOWN), max(1, 64 // arrays.image.shape[1])
+    strip = logs.strip([shown, *model.reconstruct(shown)], scale=scale)
     logs.save_png(model.workdir / f"reconstructions{suffix}.png", strip)
-    return maps_of(model, arrays)
+    maps = [spaced(one, SHOWN) for one in tokens.maps]
+    if rows := code_maps.rows_of(maps, model.levels, shown.shape[1]):
+        coloured = shown if shown.shape[-1] == 3 else np.repeat(shown, 3, axis=-1)
+        logs.save_png(model.workdir / f"{CODE_MAPS}{suffix}.png", logs.strip([coloured, *rows], scale=scale))
 
 
 def spaced(images: Any, count: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from vqvae_jax import codec, data, evaluate, report, room, sample, stages, text_weights
+from vqvae_jax import codec, data, evaluate, logs, memorised, report, room, sample, stages, text_weights
 from vqvae_jax import config as configs
 from vqvae_jax import facts as facts_file
 from vqvae_jax.backend import wait_for_all
@@ -26,7 +26,7 @@ from vqvae_jax.config.sections import TEXT_ENCODER
 from vqvae_jax.data import text as text_files
 from vqvae_jax.data import tokens as token_files
 from vqvae_jax.data.augment import normalise, view
-from vqvae_jax.files import atomically
+from vqvae_jax.files import atomically, write_json
 from vqvae_jax.lock import alone_in
 from vqvae_jax.parts import Parts, autoencoder_checksum, facts_of_tokens
 from vqvae_jax.trained import TRAINING, Trained
@@ -222,8 +222,20 @@ class Recipe:
         first = text_files.first_captions
         texts = list(islice(cycle(first(held_out) or first(seen) if self.tokenizer else []), count))
         images = model.sample(count, self.config["seed"], text=texts or None)
+        self._say_of(model, images, texts)
         sample.save(images, self.workdir / "samples.png")
         return True
+
+    def _say_of(self, model: Trained, images: Any, texts: Sequence[str]) -> None:
+        """What the samples were told, and the nearest training images: samples.json, nearest.png."""
+        told, conditional = texts, any(prior.label_condition for prior, _ in model.priors.values())
+        if not texts and conditional and model.label_names:
+            numbers = sample.label_numbers(model.facts, self.config["seed"], len(images), None, True)
+            told = [model.label_names[number] for number in numbers]
+        rows, nearest = memorised.compared(images, self.splits, self.config["dataset"]["flip"])
+        scale = max(1, 64 // images.shape[1])
+        logs.save_png(self.workdir / "nearest.png", logs.strip(rows, scale))
+        write_json(self.workdir / "samples.json", {"told": list(told), "nearest": nearest})
 
     @cached_property
     def _encoded(self) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from vqvae_jax import config as configs
 from vqvae_jax import evaluate, logs
 from vqvae_jax.doctor import Doctor
 from vqvae_jax.files import atomically, check_file
-from vqvae_jax.report.curves import codes, health, stage
+from vqvae_jax.report import samples
+from vqvae_jax.report.curves import by_map, codes, health, stage
 from vqvae_jax.report.libraries import imported
-from vqvae_jax.report.pictures import captions, picture
+from vqvae_jax.report.pictures import captions, code_map_captions, picture
 from vqvae_jax.report.words import about, cards, commands, facts, meaning, metrics_of, number, with_priors
 
 FILE = "report.html"
@@ -49,7 +50,7 @@ def write(workdir: Path) -> Path:
 def contents(workdir: Path) -> dict[str, Any]:
     """All that the page says, by the names that the template uses."""
     config, metrics = configs.load(workdir), metrics_of(workdir / evaluate.FILE)
-    measured = metrics.get("priors", {})
+    measured, of_samples = metrics.get("priors", {}), samples.read(workdir)
     entries = {name: logs.read_metrics(workdir / name / "metrics.jsonl") for name in configs.stages(config)}
     return {
         "name": workdir.resolve().name,
@@ -58,10 +59,17 @@ def contents(workdir: Path) -> dict[str, Any]:
         "strip": picture(workdir, "reconstructions", ["autoencoder"]),
         "captions": captions(metrics, entries.get("autoencoder", []), configs.levels(config)),
         "samples": picture(workdir, "samples", [*reversed(with_priors(config))]),
+        "told": samples.told(of_samples),
+        "nearest": picture(workdir, samples.STRIP, []) if of_samples else None,
+        "nearest_captions": samples.captions(of_samples),
+        "nearest_note": samples.sentence(of_samples["nearest"]) if of_samples else "",
+        "code_maps": picture(workdir, evaluate.CODE_MAPS, []),
+        "code_map_captions": code_map_captions(metrics, configs.levels(config)),
         "stages": [stage(name, entries[name], config, measured.get(name, {})) for name in entries],
         "strips": {name: picture(workdir, "denoising", [name]) for name in with_priors(config)},
         "codes": list(codes(workdir / evaluate.COUNTS, configs.levels(config))),
-        "health": list(health(workdir / evaluate.COUNTS, configs.levels(config))),
+        "health": list(by_map(workdir / evaluate.COUNTS, configs.levels(config)))
+        + list(health(workdir / evaluate.COUNTS, configs.levels(config))),
         "illnesses": [str(illness) for illness in Doctor(entries.get("autoencoder", [])).present()],
         "metrics": [(name, number(value), meaning(name)) for name, value in evaluate.flat(metrics)],
         "config": config,

@@ -6,13 +6,13 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from vqvae_jax import config as configs
-from vqvae_jax.doctor import RECENT
 from vqvae_jax.report.libraries import imported
+from vqvae_jax.report.panels import INK, TRAIN, Line, Panel, autoencoder_panels, prior_panels, remark
 from vqvae_jax.report.words import in_order
 from vqvae_jax.types import UserError
 
@@ -20,9 +20,6 @@ POINTS = 400  # of a curve, at most
 BINS = 30  # of a histogram
 BY_TIME = "mse_at/"  # metrics of a diffusion prior, by the middles of bins
 HISTOGRAMS = {"length": "length of the codes", "idle": "training steps since a code was used"}
-INK = "#010203"  # becomes the colour of the page's text, light or dark
-COLOURS = ("#3b7dd8", "#e0782f", "#35a065", "#ad5cc9", "#b8962b", "#3aa6b0", "#d6517d", "#7a7f87")
-TRAIN, HELD_OUT = COLOURS[:2]
 STYLE = {
     "svg.fonttype": "none",  # text stays text, in the page's font
     "svg.hashsalt": "report",  # the same run gives the same bytes
@@ -52,34 +49,18 @@ STYLE = {
 }
 
 
-class Line(NamedTuple):
-    """One metric over training."""
-
-    metric: str  # its name in metrics.jsonl
-    label: str  # "" for none
-    colour: str
-    style: str = "-"  # "o" dots, "--" level at the last value
-
-
-class Panel(NamedTuple):
-    """One small plot."""
-
-    title: str
-    note: str
-    lines: list[Line]
-    log: bool = False
-
-
 def stage(
     name: str, entries: list[dict[str, Any]], config: Mapping[str, Any], measured: Mapping[str, Any]
 ) -> dict[str, Any]:
     """A row of plots of one stage; those without data are left out. `measured` is what its evaluation says."""
-    levels = configs.levels(config)
-    panels = autoencoder_panels(entries, levels) if name == "autoencoder" else prior_panels(entries)
+    levels, weights = configs.levels(config), config["loss_weights"]
+    of_images = name == configs.AUTOENCODER
+    panels = autoencoder_panels(entries, levels, weights) if of_images else prior_panels(entries)
     drawn = [(panel, curves(panel, entries)) for panel in panels if any(_points(entries, x) for x in panel.lines)]
     if times := {float(key.partition("/")[2]): value for key, value in measured.items() if key.startswith(BY_TIME)}:
         drawn.append((Panel("Loss by time", "0 is data, 1 noise; held out", []), by_time(times)))
-    return {"name": name, "progress": progress(name, entries, config), "panels": drawn}
+    why = remark(entries, weights) if of_images else ""
+    return {"name": name, "progress": progress(name, entries, config), "panels": drawn, "remark": why}
 
 
 def by_time(losses: Mapping[float, float | None]) -> Any:
@@ -103,57 +84,6 @@ def progress(name: str, entries: list[dict[str, Any]], config: Mapping[str, Any]
     return f"step {entries[-1]['step']} {goal}, logged over {minutes:.1f} minutes"
 
 
-def autoencoder_panels(entries: list[dict[str, Any]], levels: Sequence[str]) -> list[Panel]:
-    """Loss, quality, and the use of the codes."""
-    used = {name.rpartition("/")[2] for entry in entries for name in entry}
-    maps = [*zip(in_order(used, levels), COLOURS * 9, strict=False)]
-    loss = [Line("train/loss", "train", TRAIN), Line("held_out/loss", "held out", HELD_OUT, "o-")]
-    health = {
-        metric: [Line(f"train/batch_{metric}/{name}", name, colour) for name, colour in maps]
-        + [Line(f"held_out/{metric}/{name}", "", colour, "o") for name, colour in maps]
-        for metric in ("perplexity", "usage")
-    }
-    return [
-        Panel("Loss", "train: the weighted sum; held out: mse", loss, log=True),
-        Panel("PSNR", "dB, held out", [Line("held_out/psnr", "", HELD_OUT, "o-")]),
-        Panel("Perplexity of the codes", "lines a batch, dots held out", health["perplexity"]),
-        Panel("Share of codes used", "lines a batch, dots held out", health["usage"]),
-        Panel("Codes used lately", f"share used in the last {RECENT} steps", watched("recent_usage", maps)),
-        Panel("Longest code", "length", watched("code_norm_max", maps), log=True),
-        Panel("Revived codes", "in a step", watched("revived", maps)),
-        Panel("Numbers that vary", "share of a place's", watched("active", [(name, TRAIN) for name in levels])),
-        Panel("Critic", "share of patches judged rightly; half is chance", [Line("train/critic_right", "", TRAIN)]),
-        Panel("Adaptive weight", "of the critic's part", [Line("train/adaptive_weight", "", TRAIN)], log=True),
-    ]
-
-
-def watched(metric: str, maps: Sequence[tuple[str, str]]) -> list[Line]:
-    """One metric of the codebooks in training, a line a level."""
-    return [Line(f"train/{metric}/{name}", name, colour) for name, colour in maps]
-
-
-def prior_panels(entries: list[dict[str, Any]]) -> list[Panel]:
-    """What the prior knows, beside what counting knows; and whether it learns calmly."""
-    nll = [
-        Line("train/nll", "train", TRAIN),
-        Line("held_out/nll", "held out", HELD_OUT, "o-"),
-        Line("held_out/position_entropy", "position entropy", INK, "--"),
-    ]
-    loss = [Line("train/loss", "train", TRAIN), Line("held_out/loss", "held out", HELD_OUT, "o-")]
-    found = {name for entry in entries for name in entry}
-    another = Line("held_out/with_another_text", "another image's text", INK, ":")
-    (nll if "held_out/nll" in found else loss).append(another)
-    if "train/nll" in found:
-        loss = []  # it is the nll, or that and the text's
-    text = [Line("train/text", "train", TRAIN), Line("held_out/text", "held out", HELD_OUT, "o-")]
-    return [
-        Panel("nll", "nats a token", nll),
-        Panel("Loss", "weighted sum", loss),
-        Panel("Text", "nats a place", text),
-        Panel("Gradient norm", "before clipping", [Line("train/grad_norm", "", TRAIN)], log=True),
-    ]
-
-
 def curves(panel: Panel, entries: list[dict[str, Any]]) -> Any:
     """A panel as SVG."""
 
@@ -161,8 +91,10 @@ def curves(panel: Panel, entries: list[dict[str, Any]]) -> Any:
         values = [value for line in panel.lines for value in _line(axes, line, _points(entries, line))]
         if panel.log and 0 < 10 * min(values) < max(values):
             axes.set_yscale("log")
-        if any(line.label for line in panel.lines):
+        if any(line.label for line in panel.lines if _points(entries, line)):
             axes.legend(loc="best")
+        if panel.share:
+            axes.set_ylim(0, 1.05)
         axes.set(xlabel="step", xlim=(0, 1.03 * max(1, entries[-1]["step"])))
 
     return svg(draw, f"{panel.title} over training")
@@ -199,6 +131,25 @@ def codes(path: Path, levels: Sequence[str]) -> Iterator[dict[str, Any]]:
             "perplexity": f"{np.exp(-np.sum(used * np.log(used))):.1f}",
             "most": f"{share[0]:.1%}",
         }
+
+
+def by_map(path: Path, levels: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """(caption, SVG) of each level of several maps, scales or depths: the share of its codes that each uses."""
+    counts = counts_of(path)
+    for level in levels:
+        maps = [name for name in in_order([n for n in counts if "/" not in n], levels) if name.startswith(f"{level}.")]
+        if maps:
+            yield f"{level}: share of codes used, map by map", bars([np.mean(counts[name] > 0) for name in maps])
+
+
+def bars(shares: Sequence[Any]) -> Any:
+    """Percents in order, as SVG."""
+
+    def draw(axes: Any) -> None:
+        axes.bar(range(len(shares)), 100 * np.asarray(shares), color=TRAIN, alpha=0.75)
+        axes.set(xlabel="map, coarse to fine", ylabel="% of codes", ylim=(0, 100))
+
+    return svg(draw, "Share of codes used, map by map")
 
 
 def health(path: Path, levels: Sequence[str]) -> Iterator[tuple[str, Any]]:

@@ -59,6 +59,12 @@ def captions(metrics: Mapping[str, Any], entries: list[dict[str, Any]], levels: 
     return ["original", f"{maps[0]} only", *(f"+ {name}" for name in maps[1:-1]), "all"]
 
 
+def code_map_captions(metrics: Mapping[str, Any], levels: Sequence[str]) -> list[str]:
+    """What the rows of code_maps.png show."""
+    measured = metrics.get("autoencoder", {})
+    return ["image", *in_order((name.removeprefix("usage/") for name in measured), levels)]
+
+
 def _picture(path: Path, note: str) -> Picture | None:
     """None for what is no PNG."""
     data = path.read_bytes()

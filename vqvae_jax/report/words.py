@@ -11,6 +11,7 @@ from vqvae_jax.files import read_json
 from vqvae_jax.types import UserError
 
 LABELS = 60  # of the data, listed at most
+FEW = 4  # maps of a level that have a card each
 
 MEANINGS = {
     "images": "in the split",
@@ -96,7 +97,12 @@ def cards(metrics: Mapping[str, Any], levels: Sequence[str]) -> Iterator[Card]:
         yield Card("PSNR", number(measured["psnr"], ".2f", " dB"), where)
     if "ssim" in measured:
         yield Card("SSIM", number(measured["ssim"], ".3f"), where)
-    for level in in_order((n.removeprefix("usage/") for n in measured), levels):
+    maps = in_order((n.removeprefix("usage/") for n in measured), levels)
+    for level in levels:
+        if len(several := [name for name in maps if name.startswith(f"{level}.")]) > FEW:
+            yield of_several(level, {name: measured[f"usage/{name}"] for name in several})
+            maps = [name for name in maps if name not in several]
+    for level in maps:
         perplexity = number(measured.get(f"perplexity/{level}"), ".1f")
         yield Card(f"Codes used, {level}", number(measured[f"usage/{level}"], ".1%"), f"perplexity {perplexity}")
     for level, prior in metrics.get("priors", {}).items():
@@ -115,12 +121,23 @@ def cards(metrics: Mapping[str, Any], levels: Sequence[str]) -> Iterator[Card]:
         yield from distance_cards(kind, measured)
 
 
+def of_several(level: str, usage: Mapping[str, Any]) -> Card:
+    """One card for a level of many maps."""
+    known = {name: value for name, value in usage.items() if value is not None}
+    mean = sum(known.values()) / len(known) if known else None
+    least = min(known, key=known.__getitem__) if known else None
+    note = f"mean of {len(usage)} maps" + (f"; least {known[least]:.1%}, {least}" if least else "")
+    return Card(f"Codes used, {level}", number(mean, ".1%"), note)
+
+
 def distance_cards(kind: str, measured: Mapping[str, Any]) -> Iterator[Card]:
     """The Fréchet distance, or the kernel distance where there are too few pictures for it."""
     name = next((name for name in (*FRECHET, *KERNEL) if name in measured), None)
     if name is not None:
         floor = number(measured.get("floor", {}).get(name), ".3g")
         of = f"{measured.get('count')}, {name[3:]}; real images {floor}"
+        if (spread := measured.get(f"{name}_spread")) is not None:
+            of = f"± {number(spread, '.1g')}; {of}"
         yield Card(f"{name[:2].upper()}, {kind}", number(measured[name], ".3g"), of)
 
 
@@ -196,5 +213,6 @@ def in_order(names: Iterable[str], levels: Sequence[str]) -> list[str]:
     for name in names:
         level, _, depth = name.partition(".")
         if level in levels and (depth.isdecimal() or not depth):
-            keys[name] = levels.index(level), int(depth or 0)
-    return sorted(keys, key=keys.__getitem__)
+            keys[name] = levels.index(level), int(depth or -1)
+    several = {name.partition(".")[0] for name in keys if "." in name}
+    return sorted(keys.keys() - several, key=keys.__getitem__)
