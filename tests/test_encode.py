@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import PIL.Image
@@ -152,6 +153,19 @@ def test_another_output(encoded, trained, refuse, pictures, tmp_path):
     assert "holds other files" in line
     (tmp_path / "file").write_text("")
     assert "is no folder" in refuse("encode", f"--workdir={trained[0]}", f"--output={tmp_path / 'file'}")
+
+
+@pytest.mark.parametrize(("size", "message"), [(64, "--image_size=64: the scales.*--image_size=32, or"), (32, None)])
+def test_scales_are_those_of_the_trainings_images(size, message):
+    """Larger ones have maps, but no levels of a config."""
+    parts = SimpleNamespace(autoencoder=SimpleNamespace(quantizers=[SimpleNamespace(scales=(1, 2))]))
+    model = SimpleNamespace(autoencoder=None, stride=32, workdir="run", facts={"image_size": 32}, parts=parts)
+    asked = {"name": "npz", "image_size": size}
+    if message is None:
+        encode._check_model(model, asked)
+        return
+    with pytest.raises(UserError, match=message):
+        encode._check_model(model, asked)
 
 
 def test_flags_of_encode(trained, refuse, tmp_path, pictures):

@@ -45,6 +45,7 @@ def test_nll_is_the_sum_of_each_tokens_cross_entropy(model, images):
         ({"label": "7"}, "no label '7'"),
         ({"label": [0, 1]}, "one for all 5 images, or one for each; got 2"),
         ({"label": 1.5}, "label is the name of a label or its number.*got 1.5"),
+        ({"label": np.array(1)}, "label is the name of a label or its number.*got array"),
         ({"label": [0.5] * 5}, "label is the name of a label or its number; got 0.5"),
         ({"text": "red"}, "without text_condition"),
         ({"looks": 0}, "looks is a whole number"),
@@ -134,6 +135,10 @@ def test_samples_of_64_bit_seeds(model):
         ({"labels": np.zeros(3, int)}, "one for each of 9; got int64"),
         ({"test_images": np.zeros((0, 8, 8, 3), np.uint8)}, "test_images are uint8"),
         ({"labels": np.zeros(9, int), "test_images": np.zeros((9, 8, 8, 3), np.uint8)}, "go together"),
+        ({"test_labels": np.zeros(9, int)}, "test_labels are of test_images"),
+        ({"images": [np.zeros((8, 8, 3), np.uint8), np.zeros((9, 9, 3), np.uint8)]}, "images are one array"),
+        ({"labels": [[0], [0, 1]]}, "labels are one array"),
+        ({"changes": ["train.steps"]}, "changes are a dict"),
         ({"config": 3}, "config is the name of a file.*got int"),
         ({"workdir": None, "config": "configs/openmoji_hierarchical.py", "changes": {"train.stesp": 1}}, "'steps'"),
     ],
@@ -167,3 +172,15 @@ def test_another_call_with_other_arrays(tmp_path):
     fitted._keep(tmp_path / "images.npz", first)
     with pytest.raises(UserError, match="begun with other images; use another workdir"):
         fitted._keep(tmp_path / "images.npz", {"image": np.ones((4, 8, 8, 3), np.uint8)})
+
+
+def test_changes_may_be_numpys_numbers():
+    changes = fitted._fields({"train.steps": np.int64(5), "optimizer.learning_rate": np.float64(0.5)})
+    made = fitted.configured("configs/openmoji_hierarchical.py", changes)
+    assert made["train"]["steps"] == 5 and made["optimizer"]["learning_rate"] == 0.5
+
+
+@pytest.mark.parametrize("tokens", [[], [[[1, 2], [1]]], [[[0, 1]], [[0]]]])
+def test_lists_that_are_no_maps(tmp_path, tokens):
+    with pytest.raises(UserError, match="tokens are whole numbers|not of one length"):
+        vqvae_jax.fit_prior(tokens, 4, tmp_path / "run", {"name": "transformer"})

@@ -11,7 +11,7 @@ from vqvae_jax import parts
 from vqvae_jax.priors.pixelcnn import PixelCNNPrior
 from vqvae_jax.priors.transformer import TransformerPrior
 from vqvae_jax.tasks.prior import PriorTask
-from vqvae_jax.types import Condition, Level
+from vqvae_jax.types import Condition, Level, UserError
 
 FACTS = {"label_names": ["a", "b"], "levels": [["top", [3, 2], 5], ["bottom", [6, 4], 7]]}
 
@@ -49,3 +49,12 @@ def test_a_step_and_an_evaluation_of_several_depths():
     sums = jax.jit(task.eval_step)(task.model(state), batch)
     assert int(after.step) == 1 and sums["count"] == 3
     np.testing.assert_allclose(task.summary(sums)["nll"], metrics["nll"], rtol=1e-5)  # all maps are alike
+
+
+def test_scales_that_end_elsewhere_name_their_level():
+    scales = {"name": "multiscale", "scales": (1, 2), "inner": {"name": "vq", "codebook_size": 4, "code_dim": 4}}
+    plain = {"name": "vq", "codebook_size": 4, "code_dim": 4}
+    section = {"name": "hierarchical", "levels": 2, "width": 8, "quantizer": plain, "quantizers": {"bottom": scales}}
+    made = parts.Parts({"autoencoder": section, "train": {"dtype": "float32"}}, {"image_size": 32, "channels": 3})
+    with pytest.raises(UserError, match=r"--config\.autoencoder\.quantizers\.bottom\.scales=1,2,8$"):
+        _ = made.levels

@@ -5,9 +5,11 @@ They are read when a training starts, never again: its checkpoints hold them.
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from vqvae_jax import config as configs
 from vqvae_jax.config import AUTOENCODER
+from vqvae_jax.networks.scales import PHI
 from vqvae_jax.parts import Parts
 from vqvae_jax.types import Codebook, Model, UserError
 
@@ -18,7 +20,8 @@ def given(parts: Parts, workdir: Path, level: str) -> Callable[[Model], Model] |
     """Shapes of a prior → its features, the autoencoder's codes and φ; None where it has none, or of another form."""
     if not _begins_with_codes(parts, level):
         return None
-    return lambda _: Model({FEATURES: _features(parts.load(workdir, AUTOENCODER).codebooks[level])}, {})
+    quantizer = _quantizer_of(parts, level)
+    return lambda _: Model({FEATURES: features(quantizer, parts.load(workdir, AUTOENCODER).codebooks[level])}, {})
 
 
 def check(parts: Parts, level: str) -> None:
@@ -43,11 +46,16 @@ def _form_of(parts: Parts, level: str) -> dict[str, int | bool]:
     """What a prior's fields must be to begin with the codes of its level; {} where these have no running map."""
     if AUTOENCODER not in configs.stages(parts.config):
         return {}
-    quantizer = parts.autoencoder.quantizers[configs.levels(parts.config).index(level)]
+    quantizer = _quantizer_of(parts, level)
     if not hasattr(quantizer, "scales"):
         return {}
     return {"code_dim": quantizer.output_dim, "shared": quantizer.shared, "phis": quantizer.phis}
 
 
-def _features(codebook: Codebook) -> dict[str, object]:
-    return {"codes": codebook.codes, **codebook.params}
+def _quantizer_of(parts: Parts, level: str) -> Any:
+    return parts.autoencoder.quantizers[configs.levels(parts.config).index(level)]
+
+
+def features(quantizer: Any, codebook: Codebook) -> dict[str, Any]:
+    """Codes and φ as a prior names them; the codes as they are looked up, since not every table is made of them."""
+    return {"codes": quantizer.codes(codebook), **{name: x for name, x in codebook.params.items() if name in PHI}}

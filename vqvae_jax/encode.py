@@ -115,8 +115,13 @@ def _check_model(model: Trained, dataset: Mapping[str, Any]) -> None:
     _ = model.autoencoder
     if dataset["name"] == "tokens":
         raise UserError("tokens cannot be encoded, they are encoded already: --images=FOLDER or --dataset=NAME")
-    if dataset["image_size"] % model.stride:
-        size = dataset["image_size"]
+    size, trained = dataset["image_size"], model.facts["image_size"]
+    if size != trained and any(hasattr(one, "scales") for one in model.parts.autoencoder.quantizers):
+        raise UserError(
+            f"--image_size={size}: the scales of {model.workdir} end at the code map of {trained} pixels; a folder of "
+            f"tokens is of such images: --image_size={trained}, or from Python load(workdir).encode(images)"
+        )
+    if size % model.stride:
         raise UserError(f"--image_size={size}: it must be a multiple of {model.stride}, which the levels divide")
 
 

@@ -42,7 +42,7 @@ def fit(
     if labels is None:
         sections = configured(config, {})["priors"].items()
         own |= {f"priors.{level}.label_condition": False for level, one in sections if "label_condition" in one}
-    complete = configured(config, own | dict(changes or {}))
+    complete = configured(config, own | _fields(changes))
     _keep(path, arrays)
     return _run(complete, Path(workdir))
 
@@ -67,7 +67,7 @@ def fit_prior(
     written = {"autoencoder": stand_in, "priors": {LEVEL: dict(prior)}}
     size = _stride(written) * max(side for one in maps for side in one.shape[1:])
     data = {"dataset.name": "tokens", "dataset.path": str(folder), "dataset.image_size": size}
-    complete = configured(written, data | dict(changes or {}))
+    complete = configured(written, data | _fields(changes))
     _keep_tokens(folder, maps, codes, size, _labels(labels, len(maps[0])), label_names)
     return _run(complete, Path(workdir))
 
@@ -101,9 +101,18 @@ def configured(config: str | Mapping[str, Any], changes: Mapping[str, Any]) -> d
     return complete
 
 
+def _fields(changes: Any) -> dict[str, Any]:
+    """By dotted name; NumPy's numbers are Python's then."""
+    if not (changes is None or isinstance(changes, Mapping)):
+        raise UserError(f"changes are a dict, {{'train.steps': 500}}; got {changes!r}")
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in (changes or {}).items()}
+
+
 def _splits(images: Any, labels: Any, test_images: Any, test_labels: Any) -> dict[str, np.ndarray]:
     """The arrays of the .npz. Without test images there is one set, of which a twentieth becomes the test split."""
     apart, found = test_images is not None, {}
+    if test_labels is not None and not apart:
+        raise UserError("test_labels are of test_images; give both or neither")
     for split, image, label in (("train", images, labels), ("test", test_images, test_labels)):
         if image is None:
             continue
@@ -118,7 +127,7 @@ def _splits(images: Any, labels: Any, test_images: Any, test_labels: Any) -> dic
 
 def _images(images: Any, name: str) -> np.ndarray:
     """uint8 [N, H, H, C] of [N, H, H] too, checked."""
-    images = np.asarray(images)
+    images = _array(images, name)
     grey = images.ndim == 3
     shaped = images[..., None] if grey else images
     fits = shaped.ndim == 4 and shaped.shape[3] in (1, 3) and shaped.shape[1] == shaped.shape[2]
@@ -130,11 +139,19 @@ def _images(images: Any, name: str) -> np.ndarray:
     return shaped
 
 
+def _array(values: Any, name: str) -> np.ndarray:
+    """UserError for lists of several lengths."""
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise UserError(f"{name} are one array; those given are not of one shape") from error
+
+
 def _labels(labels: Any, count: int) -> np.ndarray | None:
     """int32 [N]"""
     if labels is None:
         return None
-    found = np.asarray(labels)
+    found = _array(labels, "labels")
     if found.dtype.kind not in "iu" or found.shape != (count,) or (count and found.min() < 0):
         got = f"{found.dtype} {list(found.shape)}"
         raise UserError(f"labels are whole numbers from 0 up, one for each of {count}; got {got}")
@@ -157,8 +174,8 @@ def _maps(tokens: Any, codes: Any) -> list[np.ndarray]:
     """The maps of one level [N, h, w], checked: of one, or of several."""
     if not isinstance(codes, int | np.integer) or isinstance(codes, bool) or codes < 1:
         raise UserError(f"codes is how many there are, a whole number above 0; got {codes!r}")
-    several = isinstance(tokens, Sequence) and all(np.ndim(one) == 3 for one in tokens)
-    maps = [codec.as_map(one) for one in (tokens if several else [tokens])]
+    each = [codec.as_map(one) for one in tokens] if isinstance(tokens, Sequence) and len(tokens) else []
+    maps = each if each and all(one.ndim == 3 for one in each) else [codec.as_map(tokens)]
     for one in maps:
         if one.dtype.kind not in "iu" or one.ndim != 3 or not one.size or len(one) != len(maps[0]):
             got = f"{one.dtype} {list(one.shape)}"

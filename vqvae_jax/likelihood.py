@@ -89,6 +89,6 @@ def told_each(priors: Priors, names: Sequence[str], count: int, label: Any, text
 
 
 def _listed(label: Any) -> Any:
-    if not isinstance(label, Sequence | np.ndarray):
+    if not isinstance(label, Sequence | np.ndarray) or not np.shape(label):
         raise UserError(f"label is the name of a label or its number, or one for each image; got {label!r}")
     return label

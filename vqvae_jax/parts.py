@@ -199,10 +199,11 @@ def _check_scales(autoencoder: Any, out: Reconstruction, size: int) -> None:
     maps = by_level(out.tokens, autoencoder.quantizers)
     for name, quantizer, own in zip(autoencoder.level_names, autoencoder.quantizers, maps, strict=True):
         if hasattr(quantizer, "scales") and (side := own[-1].shape[1]) != quantizer.side:
+            section = "quantizer" if len(autoencoder.level_names) == 1 else f"quantizers.{name}"
             raise UserError(
                 f"scales={','.join(map(str, quantizer.scales))} end at {quantizer.side}, but of images of {size} "
                 f"pixels the code map {name!r} is {side}x{side}; end them at {side}: "
-                f"--config.autoencoder.quantizer.scales={','.join(map(str, _ending(quantizer.scales, side)))}"
+                f"--config.autoencoder.{section}.scales={','.join(map(str, _ending(quantizer.scales, side)))}"
             )
 
 

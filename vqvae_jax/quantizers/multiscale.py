@@ -122,6 +122,13 @@ class MultiscaleQuantizer:
         height, width = (side * self.side // self.scales[0] for side in indices[0].shape[1:3])
         return running(vectors, codebook.params, (height, width), len(self.scales))[-1]
 
+    def codes(self, codebook: Codebook) -> Array:
+        """What indices stand for before φ: float32 [S, K, D], with `shared` [K, D]."""
+        every = jnp.arange(self.inner.vocab_sizes[0])
+        scales = range(1 if self.shared else len(self.scales))
+        found = [self.inner.lookup(self._table(codebook, scale), (every,)) for scale in scales]
+        return found[0] if self.shared else jnp.stack(found)
+
     def _shape(self, z_e: Array) -> tuple[int, int]:
         """(h, w) of what is coded."""
         if z_e.ndim != 4:
