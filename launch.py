@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from vqvae_jax import __version__
+
 
 class Parser(argparse.ArgumentParser):
     """argparse whose errors are one line."""
@@ -37,7 +39,15 @@ def parser() -> Parser:
         "--from_step", metavar="N", type=int, help="go on from this step of --stage; later ones go aside"
     )
     flags.add_argument("--distributed", action="store_true", help="one process of many: SLURM, Kubernetes, MPI, TPU")
-    flags.add_argument("--help", "-h", action="store_true", help="show this and the configs there are")
+    flags.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="say of each stage how large it is and how long it takes",
+    )
+    flags.add_argument("--version", action="version", version=f"vqvae_jax {__version__}")
+    flags.add_argument(
+        "--help", "-h", action="store_true", help="show this and the configs there are; with --config all its fields"
+    )
     return flags
 
 
@@ -47,15 +57,19 @@ def main(argv: list[str] | None = None) -> int:
     given, overrides = parser().parse_known_args(argv)
     from vqvae_jax.endings import ended
 
-    return ended(lambda: show_help() if given.help or not argv else launch(given, overrides))
+    return ended(lambda: show_help(given, overrides) if given.help or not argv else launch(given, overrides))
 
 
-def show_help() -> int:
-    """Print the flags and the configs there are."""
+def show_help(given: argparse.Namespace, overrides: list[str]) -> int:
+    """Print the flags and the configs there are, or all fields of one with their meaning."""
     from vqvae_jax import config
 
     print(parser().format_help())
-    print("configs:", *(f"  {path}\n      {line}" for path, line in config.available()), sep="\n", flush=True)
+    if given.config:
+        check_flags(given, overrides)
+        print(*config.explained(config.read(given.config, overrides)), sep="\n", flush=True)
+    else:
+        print("configs:", *(f"  {path}\n      {line}" for path, line in config.available()), sep="\n", flush=True)
     return 0
 
 
@@ -76,6 +90,10 @@ def launch(given: argparse.Namespace, overrides: list[str]) -> int:
     use_compilation_cache()
     check_platform()
     workdir = given.workdir or default_workdir(given.config)
+    if given.dry_run:
+        from vqvae_jax.dry_run import dry_run
+
+        return dry_run(config, workdir, given.stage)
     if given.from_step is not None:
         recipe.rewind(config, workdir, given.stage, given.from_step)
     recipe.run(config, workdir, given.stage)
@@ -89,8 +107,11 @@ def check_flags(given: argparse.Namespace, overrides: list[str]) -> None:
 
     for flag in (word.partition("=")[0] for word in overrides if word.startswith("--")):
         if not flag.startswith("--config."):
-            known = ["--config", "--workdir", "--stage", "--from_step", "--distributed", "--help"]
+            known = ["--config", "--workdir", "--stage", "--from_step", "--distributed", "--dry_run"]
+            known += ["--version", "--help"]
             raise UserError(unknown("there is no flag", flag, known, "There are"))
+    if given.dry_run and given.from_step is not None:
+        raise UserError("--dry_run writes nothing, and --from_step moves checkpoints; leave one of both out")
     if given.from_step is not None and not given.stage:
         raise UserError("--from_step=N is a step of one stage; say which: --stage=autoencoder --from_step=N")
     if not given.config:

@@ -21,6 +21,7 @@ The prior is trained for the first of the seeds only.
 """
 
 import argparse
+import functools
 import json
 import math
 import sys
@@ -34,8 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from turns import milliseconds, turns_of
-
+from benchmarks.turns import milliseconds, turns_of
 from vqvae_jax import codec, data, evaluate, parts
 from vqvae_jax import config as configs
 from vqvae_jax.data.augment import normalise
@@ -80,6 +80,7 @@ COLUMNS = {  # of the table: heading, form
     "bits_per_dim": ("bits a dimension", ".3f"),
 }
 SIZES = {"fashion": 28, "cifar": 32}  # pixels
+WEIGHTS = {"reconstruction": 1.0, "codebook": 1.0, "commitment": 0.25}
 BARE = {"autoencoder": {"name": "vqvae", "quantizer": {"name": "vq"}}, "train": {"steps": 1}}
 
 
@@ -123,17 +124,26 @@ TASKS = {
 class Trainer:
     """One quantizer in the task's autoencoder, compiled once for all seeds."""
 
-    def __init__(self, recipe: Recipe, quantizer: dict[str, Any], images: Mapping[str, np.ndarray]) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        quantizer: dict[str, Any],
+        images: Mapping[str, np.ndarray],
+        weights: Mapping[str, float] = WEIGHTS,
+    ) -> None:
         self.recipe, self.images = recipe, images
         self.facts = facts_of(data.Arrays(images["train"]))
-        self.config = config_of(recipe, quantizer, self.facts["image_size"])
+        self.config = config_of(recipe, quantizer, self.facts["image_size"], weights)
         self.autoencoder = parts.build_autoencoder(self.config, self.facts)
         tx = make_optimizer(self.config["optimizer"], recipe.steps)
         self.task = AutoencodeTask(self.autoencoder, tx, self.config["loss_weights"], recipe.range)
         self.step = jax.jit(self.task.train_step, donate_argnums=0)
-        tx = make_optimizer(self.config["priors"]["codes"]["optimizer"], recipe.prior_steps)
+
+    @functools.cached_property
+    def prior_task(self) -> PriorTask:
+        tx = make_optimizer(self.config["priors"]["codes"]["optimizer"], self.recipe.prior_steps)
         depths = len(self.autoencoder.quantizers[0].vocab_sizes)
-        self.prior_task = PriorTask(parts.Parts(self.config, self.facts).prior("codes"), slice(0, depths), tx)
+        return PriorTask(parts.Parts(self.config, self.facts).prior("codes"), slice(0, depths), tx)
 
     def train(self, seed: int) -> Model:
         """The autoencoder after its steps; batches are the same for every quantizer."""
@@ -152,10 +162,18 @@ class Trainer:
         alive = [value for name, value in found.items() if name.startswith("usage/")]
         even = [value for name, value in found.items() if name.startswith("perplexity/")]
         measured = {name: found[name] for name in ("mse", "psnr", "ssim")}
-        return measured | {"usage": float(np.mean(alive)), "perplexity": float(np.prod(even))}
+        return measured | ({"usage": float(np.mean(alive)), "perplexity": float(np.prod(even))} if alive else {})
 
     def rate(self, model: Model, seed: int) -> dict[str, float]:
         """What a prior makes of the codes, and of images given their codes."""
+        found = self.bits(model, seed)
+        seen, unseen = self.images["train"][:FITTED], self.images["test"]
+        rest = likelihood(self.outputs(model, seen), seen)
+        given = float(rest(self.outputs(model, unseen), unseen))
+        return {**found, "bits_per_dim": found["bits_per_pixel"] / self.facts["channels"] + given}
+
+    def bits(self, model: Model, seed: int) -> dict[str, float]:
+        """What a prior makes of the codes: nats a token, bits a pixel."""
         maps = {part: self.encode(model, images) for part, images in self.images.items()}
         count, size = len(maps["train"][0]), (self.recipe.prior_steps, self.recipe.prior_batch)
         step = jax.jit(self.prior_task.train_step, donate_argnums=0)
@@ -167,10 +185,7 @@ class Trainer:
         split = data.ArrayData(TokenArrays(maps["test"]), codec.BATCH, 0)
         nll = self.prior_task.summary(evaluate.sums_over(self.prior_task, self.prior_task.model(state), split))["nll"]
         bits = nll * sum(one[0].size for one in maps["test"]) / math.log(2) / self.facts["image_size"] ** 2
-        seen, unseen = self.images["train"][:FITTED], self.images["test"]
-        rest = likelihood(self.outputs(model, seen), seen)
-        given = float(rest(self.outputs(model, unseen), unseen))
-        return {"nll": nll, "bits_per_pixel": bits, "bits_per_dim": bits / self.facts["channels"] + given}
+        return {"nll": nll, "bits_per_pixel": bits}
 
     def encode(self, model: Model, images: np.ndarray) -> tuple[np.ndarray, ...]:
         return codec.in_batches(lambda x: codec.encode(self.autoencoder, self.recipe.range, model, x), images)
@@ -206,12 +221,14 @@ def likelihood(means: np.ndarray, images: np.ndarray):
     return lambda means, images: jnp.mean(bits(jnp.asarray(means), jnp.asarray(images), best[None]))
 
 
-def config_of(recipe: Recipe, quantizer: dict[str, Any], image_size: int) -> dict[str, Any]:
+def config_of(
+    recipe: Recipe, quantizer: dict[str, Any], image_size: int, weights: Mapping[str, float] = WEIGHTS
+) -> dict[str, Any]:
     """A whole config, checked."""
     config = {
         "dataset": {"name": "npz", "path": "FILE", "image_size": image_size, "range": recipe.range},
         "autoencoder": {**recipe.autoencoder, "quantizer": quantizer},
-        "loss_weights": {"reconstruction": 1.0, "codebook": 1.0, "commitment": 0.25},
+        "loss_weights": dict(weights),
         "optimizer": recipe.optimizer,
         "train": {"batch_size": recipe.batch_size, "steps": recipe.steps},
         "priors": {

@@ -46,7 +46,7 @@ def get_config(variant=None):
                 "checkpoint_every": 1000,
             },
             "priors": {"codes": prior(64, 4, batch_size=16, steps=1500)},
-            "sample": {"temperature": 0.7, "top_p": 0.9, "guidance": 2.0},
+            "sample": {"temperature": 0.5, "top_p": 0.9, "guidance": 2.0},
         }
     )
     if variant:

@@ -12,6 +12,8 @@ fsq                              fsq/fsq.ipynb of github.com/google-research/goo
 kl                               a checkout of github.com/CompVis/latent-diffusion
 gumbel                           a checkout of github.com/CompVis/taming-transformers; needs einops
 
+Codes that are signs, SimVQ and the rotation trick: record_signs.py.
+
     weight_on_z_q                     of mean(z_q · weight), whose gradient is grad_z_e_of_z_q
     state{s}/…                        before step s, and after the last one, by the names of their code
     step{s}/z_e, z_q, loss, indices   of a training step, channels last; `loss` has a number a depth in `residual`

@@ -25,8 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
+
+try:
+    import torch
+except ModuleNotFoundError:  # --help works without
+    torch = None
 
 BATCH, GUIDANCES, LARGEST = 3, (0.0, 1.5), 3000  # LARGEST: numbers of a tensor whose gradient is written
 ROUNDING = 1e-6  # of the largest gradient
@@ -47,6 +50,8 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=number, help=f"(default {number})")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    if torch is None:
+        raise SystemExit("it needs torch: pip install torch --index-url https://download.pytorch.org/whl/cpu")
     torch.manual_seed(given.seed)
     sides, factors = (tuple(map(int, one.split(","))) for one in (given.scales, given.factors))
     tokenizer, transformer = models(given, sides, factors)
@@ -82,10 +87,10 @@ def models(given: argparse.Namespace, sides: tuple[int, ...], factors: tuple[int
     return scattered(tokenizer).eval(), scattered(transformer).eval()
 
 
-@torch.no_grad()
-def scattered(model: nn.Module) -> nn.Module:
+def scattered(model: torch.nn.Module) -> torch.nn.Module:
     """With random scales, shifts and biases, and codes as far apart as encodings are."""
-    for name, one in model.named_parameters():
+    for name, parameter in model.named_parameters():
+        one = parameter.data
         if name.endswith("embedding.weight"):
             one.copy_(torch.randn_like(one) * 0.2)
         elif name.endswith("scale_mul_1H11"):
@@ -102,7 +107,7 @@ def scattered(model: nn.Module) -> nn.Module:
 def of_tokenizer(model: Any, size: int) -> Arrays:
     """On smooth random images; L1 and the codes' loss are differentiated."""
     coarse = torch.rand(BATCH, 3, 4, 4) * 2 - 1
-    images = nn.functional.interpolate(coarse, size=(size, size), mode="bicubic").clamp(-1, 1).bfloat16().float()
+    images = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bicubic").clamp(-1, 1).bfloat16().float()
     encoded = model.encoder(images)
     z_e = model.quant_conv(encoded)
     z_q, _, of_codes = model.quantize(z_e)
@@ -132,10 +137,9 @@ def of_quantizer(model: Any, code_dim: int, side: int) -> Arrays:
     }
 
 
-@torch.no_grad()
 def by_scale(model: Any, f: torch.Tensor) -> Arrays:
     """Indices, f̂ after every scale, and what the next one hears."""
-    sides, count = model.v_patch_nums, len(model.v_patch_nums)
+    f, sides, count = f.detach(), model.v_patch_nums, len(model.v_patch_nums)
     maps = model.f_to_idxBl_or_fhat(f, to_fhat=False)
     check(f, model, sides)
     found: Arrays = {"var_input": model.idxBl_to_var_input(maps)}
@@ -153,7 +157,7 @@ def check(f: torch.Tensor, model: Any, sides: tuple[int, ...]) -> None:
     """That no code is near a tie with another, over all scales."""
     sums = [torch.zeros_like(f), *model.f_to_idxBl_or_fhat(f, to_fhat=True)]
     for scale, side in enumerate(sides):
-        rest = nn.functional.interpolate(f - sums[scale], size=(side, side), mode="area")
+        rest = torch.nn.functional.interpolate(f - sums[scale], size=(side, side), mode="area")
         flat = rest.permute(0, 2, 3, 1).reshape(-1, f.shape[1]).double()
         best, second = (torch.cdist(flat, model.embedding.weight.double()) ** 2).topk(2, largest=False).values.T
         if ((second - best) / second).min() < NEAR:
@@ -167,7 +171,7 @@ def of_transformer(model: Any, tokenizer: Any, labels: int) -> Arrays:
     tokens = torch.cat(maps, dim=1)
     teacher = tokenizer.quantize.idxBl_to_var_input(maps).detach()
     logits = model(asked, teacher)
-    loss = nn.functional.cross_entropy(logits.reshape(-1, tokenizer.V), tokens.reshape(-1))
+    loss = torch.nn.functional.cross_entropy(logits.reshape(-1, tokenizer.V), tokens.reshape(-1))
     loss.backward()
     runs = {f"guidance_{one:g}": greedy(model, tokenizer, asked, one) for one in GUIDANCES}
     return {
@@ -203,7 +207,7 @@ def greedy(model: Any, tokenizer: Any, labels: torch.Tensor, guidance: float) ->
     return {"logits": logits, "tokens": torch.cat(seen["tokens"], dim=1).int(), "f_hat": seen["f_hat"][0]}
 
 
-def gradients(model: nn.Module) -> Arrays:
+def gradients(model: torch.nn.Module) -> Arrays:
     """Of tensors that are not too large, but for mere rounding: of biases in front of norms of one channel a group."""
     named = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
     most = {name: one.abs().max() for name, one in named.items()}

@@ -1,32 +1,39 @@
 """Small quantizers that tests of several rooms build, and what they are compared with."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import numpy as np
 
 from vqvae_jax.quantizers import QUANTIZERS
 
-SMALL = {"codebook_size": 12, "code_dim": 4, "revive_after": 5, "levels": (5, 4, 3), "scales": (1, 2)}
+RECORDED = Path(__file__).parent / "reference" / "quantizers"
+SMALL = {"codebook_size": 12, "code_dim": 4, "revive_after": 5, "levels": (5, 4, 3), "bits": 4, "scales": (1, 2)}
 # Case: kind, then what its fields are beside SMALL; every kind of the table has one. `inner` is a case too.
 CASES = {name: {} for name in QUANTIZERS} | {
     "vq-kmeans": {"kmeans_iterations": 3},
+    "vq-rotation": {"rotation": True},
     "ema-kmeans": {"kmeans_iterations": 3},
     "cvq-random": {"anchor": "random"},
     "cvq-probabilistic": {"anchor": "probabilistic"},
     "cvq-sphere": {"distance": "sphere"},
     "cvq-cos": {"distance": "cos"},
     "cosine-kmeans": {"kmeans_iterations": 3},
+    "lfq-groups": {"group": 2, "temperature": 0.5},
+    "bsq-groups": {"group": 1, "temperature": 0.5},
     "gumbel-straight": {"straight_through": True},
     "gumbel-vectors": {"vector_dim": 6},
     "multiscale": {"inner": "ema"},
     "multiscale-vq": {"inner": "vq", "phis": 2, "dropout": 0.5},
     "multiscale-kmeans": {"inner": "ema-kmeans", "phis": 0},
+    "multiscale-simvq": {"inner": "simvq"},
     "multiscale-shared": {"inner": "vq", "shared": True},
     "residual": {"depth": 3, "inner": "vq"},
     "residual-kmeans": {"depth": 2, "inner": "ema-kmeans"},
     "residual-dropout": {"depth": 3, "inner": "ema", "dropout": 0.7},
     "residual-shared": {"depth": 3, "inner": "ema", "shared": True},
+    "residual-simvq": {"depth": 2, "inner": "simvq"},
     "residual-cvq": {"depth": 2, "inner": "cvq", "shared": True, "dropout": 0.5},
 }
 
@@ -42,7 +49,7 @@ def small(case, **fields):
 
 
 def has_table(case):
-    """Whether there are codes at all: finite scalars and numbers have none."""
+    """Whether codes are kept at all: signs, finite scalars and numbers are none, simvq's are made of a frozen table."""
     return small(case).init(jax.random.key(0)).codes.size > 0
 
 
@@ -61,6 +68,22 @@ def vectors(seed, *shape, dtype=np.float32):
 def stepper(quantizer):
     """One compiled training step."""
     return jax.jit(lambda book, z_e, key: quantizer(book, z_e, key=key, train=True))
+
+
+def recorded(name):
+    """What others' code did, by name."""
+    with np.load(RECORDED / f"{name}.npz") as file:
+        return dict(file)
+
+
+def below(record, name):
+    """What stands below a name."""
+    return {key.removeprefix(f"{name}/"): value for key, value in record.items() if key.startswith(f"{name}/")}
+
+
+def near(ours, theirs, tolerance=3e-6):
+    """As far apart as so many times the largest of theirs."""
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
 
 
 def assert_same(got, want):

@@ -241,7 +241,7 @@ BAD = {
     "autoencoder.quantizers.tp.codebook_size=3": ["config.autoencoder.quantizers has no level 'tp'", "'top'"],
     "loss_weights.commitment/tap=1": ["no term 'commitment/tap'", "did you mean 'commitment/top'?"],
     # fields of another part
-    "autoencoder.quantizer.name=vq": ["has no field 'decay'", "It has: name, codebook_size", "belongs to 'ema'"],
+    "autoencoder.quantizer.levels=5": ["has no field 'levels'", "It has: name, codebook_size", "belongs to 'fsq'"],
     "autoencoder.vocab_size=5": ["config.autoencoder has no field 'vocab_size'"],
     "priors.top.parent=5": ["config.priors.top has no field 'parent'"],
     # sections

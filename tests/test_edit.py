@@ -15,7 +15,7 @@ from vqvae_jax import drawn as drawing
 from vqvae_jax.priors.maskgit import MaskGITPrior
 from vqvae_jax.priors.pixelcnn import PixelCNNPrior
 from vqvae_jax.priors.var import VARPrior
-from vqvae_jax.types import UserError
+from vqvae_jax.types import Level, UserError
 
 NOISE = np.random.default_rng(0)
 
@@ -368,3 +368,29 @@ def test_each_order_of_drawing_is_told_in_a_line(capsys):
     edit._tell_order(model)
     scales, raster = capsys.readouterr().err.splitlines()
     assert scales.startswith("top: the prior draws map after map") and raster.startswith("a: the prior draws in raster")
+
+
+# --- maps that grow
+
+
+GROWN = [Level(f"codes.{i}", (side, side), 9) for i, side in enumerate((1, 2, 3, 8))]
+
+
+def test_of_maps_that_grow_a_coarse_token_stays_where_half_of_its_cell_does():
+    """Strictly, any hole draws the first map anew, which is of all of the picture."""
+    hole = np.zeros((1, 8, 8), bool)
+    hole[:, 2:5, 2:5] = True  # nine of 64 pixels; all of one cell of 3x3, and part of its neighbours
+    one, four, nine, last = masks.kept_of(hole, GROWN, grow=1)
+    assert one.all() and nine.sum() == 8 and not nine[0, 1, 1]
+    np.testing.assert_array_equal(four[0], hole[0].reshape(2, 4, 2, 4).mean((1, 3)) <= 0.5)
+    np.testing.assert_array_equal(last, masks.kept(hole, (8, 8), 1))
+    assert not masks.kept(hole, (1, 1)).any()
+
+
+def test_depths_of_one_size_and_levels_are_strict_as_ever():
+    hole = np.zeros((1, 8, 8), bool)
+    hole[:, 0, 0] = True
+    levels = [Level("top", (2, 2), 9), Level("codes.0", (4, 4), 9), Level("codes.1", (4, 4), 9)]
+    for level, keep in zip(levels, masks.kept_of(hole, levels), strict=True):
+        np.testing.assert_array_equal(keep, masks.kept(hole, level.shape))
+    assert masks.grows(GROWN) and not masks.grows(levels)

@@ -342,3 +342,44 @@ def test_a_prior_of_codes_is_not_trained_on_numbers(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="a PixelCNN reads codes, and 'codes' is a map of 3 numbers a place"):
         recipe.run(configs.complete(said), tmp_path / "run")
     assert not (tmp_path / "run" / "autoencoder").exists()
+
+
+def test_one_picture_is_encoded_alone(trained, model, pictures, tmp_path):
+    one = pictures / "cats" / "1.png"
+    assert run("encode", f"--workdir={trained[0]}", f"--images={one}", f"--output={tmp_path / 'one'}") == 0
+    found = tokens.read(tmp_path / "one", "train")
+    assert found.name == ("1.png",)
+    image = data.folder.read(str(pictures), "all", 16).image[:][:1]  # the first of them all
+    assert all(map(np.array_equal, model.encode(image), found.maps))
+
+
+def test_another_picture_under_the_same_name_is_noticed(trained, pictures, tmp_path, refuse):
+    one, output = pictures / "cats" / "1.png", tmp_path / "one"
+    assert run("encode", f"--workdir={trained[0]}", f"--images={one}", f"--output={output}") == 0
+    PIL.Image.new("RGB", (20, 20)).save(one)
+    assert "other images" in refuse("encode", f"--workdir={trained[0]}", f"--images={one}", f"--output={output}")
+
+
+# --- how far it is
+
+
+@pytest.mark.parametrize(
+    ("command", "more", "said"),
+    [
+        ("sample", ["--count=2"], "drawing 4/4"),
+        ("evaluate", ["--samples=0"], "measuring autoencoder 20/20"),
+        ("encode", [], "encoding 116/116"),
+    ],
+)
+def test_a_command_says_how_far_it_is_and_may_be_told_not_to(trained, tmp_path, capsys, command, more, said):
+    workdir = Path(shutil.copytree(trained[0], tmp_path / "run"))
+    for quiet in ([], ["--quiet"]):
+        output = [] if command == "evaluate" else [f"--output={tmp_path / f'{command}{len(quiet)}'}"]
+        capsys.readouterr()
+        assert run(command, f"--workdir={workdir}", *more, *output, *quiet) == 0
+        assert (said in capsys.readouterr().err) == (not quiet)
+
+
+def test_from_python_nothing_is_shown(model, capsys):
+    model.sample(2)
+    assert "drawing" not in capsys.readouterr().err

@@ -30,6 +30,7 @@ STOREYS = (
         "loss_weights",
         "lock",
         "profiling",
+        "progress",
         "room",
     ),
     ("autoencoders", "priors", "quantizers"),
@@ -41,6 +42,7 @@ STOREYS = (
     ("parts",),
     (
         "asked",
+        "checkup",
         "code_features",
         "code_maps",
         "compare",
@@ -65,7 +67,7 @@ STOREYS = (
         "reconstruct",
     ),
     ("recipe",),
-    ("fitted",),
+    ("fitted", "dry_run"),
     ("__main__", "__init__"),
 )
 STOREY = {room: i for i, rooms in enumerate(STOREYS) for room in rooms}

@@ -10,7 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from vqvae_jax import logs
+from vqvae_jax import logs, progress
 from vqvae_jax.logs import Log, grid, read_metrics, save_png, strip
 from vqvae_jax.types import UserError
 
@@ -103,7 +103,7 @@ def test_other_processes_write_nothing(tmp_path, monkeypatch, capsys):
 def test_progress_without_a_terminal_is_rare_plain_lines(tmp_path, monkeypatch, capsys):
     """One step every 2 s: lines at once, every 10 s, and at the end; the first step, which compiles, slows no rate."""
     now = iter(range(100, 300, 2))
-    monkeypatch.setattr(logs, "time", types.SimpleNamespace(monotonic=lambda: next(now)))
+    monkeypatch.setattr(progress, "time", types.SimpleNamespace(monotonic=lambda: next(now)))
     with Log(tmp_path, 12, 0, "autoencoder") as log:
         for step in range(1, 13):
             log.progress(step, f"loss {step}")

@@ -116,8 +116,8 @@ def write_images(path, channels, size):
     return path
 
 
-RECIPES = ("openmoji_vqgan", "openmoji_maskgit", "openmoji_diffusion")
-FASHION = ("fashion_mnist_vqgan", "fashion_mnist_maskgit", "fashion_mnist_diffusion")
+RECIPES = ("openmoji_vqgan", "openmoji_maskgit", "openmoji_diffusion", "openmoji_var")
+FASHION = ("fashion_mnist_vqgan", "fashion_mnist_maskgit", "fashion_mnist_diffusion", "fashion_mnist_var")
 LATER = [pytest.param(name, marks=pytest.mark.thorough) for name in FASHION]
 
 

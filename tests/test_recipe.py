@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -138,6 +139,15 @@ def refused(workdir, config, stage=None):
     assert files(workdir) == before
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["config.train", "config.priors.top.train", "config.priors.bottom.train"])
+def test_a_batch_that_does_not_divide_among_the_devices_is_named_by_its_stage(path, tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
+    monkeypatch.setattr(jax, "make_mesh", lambda *sizes, **more: SimpleNamespace(size=2))
+    field = f"{path}.batch_size".removeprefix("config.").replace(".", "__")
+    said = refused(tmp_path / "run", tiny(write_data(tmp_path / "x.npz"), **{field: 33}))
+    assert said == f"{path}.batch_size=33 does not divide among 2 devices: --{path}.batch_size=32"
 
 
 # --- one command
@@ -465,3 +475,8 @@ def test_a_relative_path_of_the_data_is_found_from_anywhere(tmp_path, monkeypatc
     shutil.rmtree("moved/data")
     with pytest.raises(UserError, match="data/images.npz: there is no such file"):
         recipe.run(more, workdir)
+
+
+def test_metrics_of_few_images_say_so():
+    assert "means over 20 images alone" in evaluate.lines({"split": "test", "images": 20})[-1]
+    assert len(evaluate.lines({"split": "test", "images": evaluate.MANY})) == 2

@@ -364,13 +364,16 @@ class Patches(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "case", ["vq-kmeans", "cvq", "cosine", "fsq", "gumbel-vectors", "residual", "residual-dropout"]
+    "case",
+    ["vq-kmeans", "cvq", "cosine", "fsq", "gumbel-vectors", "residual", "residual-dropout", "lfq", "bsq", "simvq"],
 )
 def test_every_quantizer_learns_and_comes_back_from_a_checkpoint(case, tmp_path):
     """Tables of several depths, tables of no codes, statistics that are switches."""
     model = Patches((small(case, codebook_size=32, revive_after=3),))
     task = AutoencodeTask(
-        model, optax.adam(1e-2), {"reconstruction": 1.0, "codebook": 1.0, "commitment": 0.25, "kl": 1e-3}
+        model,
+        optax.adam(1e-2),
+        {"reconstruction": 1.0, "codebook": 1.0, "commitment": 0.25, "kl": 1e-3, "entropy": 0.1},
     )
     batch = {"image": pictures(8)}
     state = jax.jit(task.init)(jax.random.key(0), batch)
@@ -381,7 +384,7 @@ def test_every_quantizer_learns_and_comes_back_from_a_checkpoint(case, tmp_path)
     assert np.isfinite(losses).all() and losses[-1] < losses[0]
     maps = [f"codes.{d}" for d in range(3)] if "residual" in case else ["codes"]
     assert {f"batch_usage/{name}" for name in maps} <= set(metrics)
-    assert ("revived/codes" in metrics) == (case not in ("fsq", "gumbel-vectors"))
+    assert ("revived/codes" in metrics) == (case not in ("fsq", "gumbel-vectors", "lfq", "bsq", "simvq"))
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(30, task.model(state), state, {})
         checkpoints.wait()

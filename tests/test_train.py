@@ -5,6 +5,7 @@ The model is the smallest that has two levels, one with each kind of codebook: p
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 import re
@@ -296,6 +297,19 @@ def test_a_batch_that_does_not_divide_among_the_devices(monkeypatch):
 
 
 # --- the loop
+
+
+@pytest.mark.parametrize(
+    ("steps", "epoch", "many"), [(7, 1.0, 7), (20, 1.0, 20), (2000, 2.0, 20), (43, 0.5, 20), (90, 2.25, 20)]
+)
+def test_pictures_by_epochs_are_some_twenty_at_most(steps, epoch, many):
+    """At even distances, each where an epoch has just ended."""
+    by_epochs, data = {"steps": steps, "pictures_every": 0}, SimpleNamespace(steps_per_epoch=epoch)
+    ends = {done: train.epoch_ending(by_epochs, data, done) for done in range(1, steps + 1)}
+    seen = {done: number for done, number in ends.items() if number is not None}
+    assert all(number == int(done / epoch) and done - 1 < number * epoch + 1 for done, number in seen.items())
+    assert many // 2 <= len(seen) <= many
+    assert len({later - one for one, later in itertools.pairwise(seen.values())}) <= 2
 
 
 @pytest.fixture(scope="module")

@@ -111,7 +111,7 @@ def test_maps_are_dispatched_before_the_last_ones_are_fetched(monkeypatch, memor
     """In chunks as large as memory allows, and no larger than what is asked for."""
     events, sizes, chunk = [], [], maps_at_once(memory)
 
-    def draw(asked, keys, told, given):
+    def draw(asked, keys, told, given, bar):
         sizes.append(len(keys))
         return (Pending(len(sizes) - 1, np.asarray(told.label)[:, None, None], events),)
 

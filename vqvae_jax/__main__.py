@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from vqvae_jax.devices import check_platform, use_compilation_cache, use_large_p
 if __name__ == "__main__":
     use_large_pages()  # before the imports below, which bring JAX
 
+from vqvae_jax import __version__
+from vqvae_jax.checkup import add_doctor, doctor
 from vqvae_jax.compare.commands import add_compare
 from vqvae_jax.endings import ended
 from vqvae_jax.flags import (
@@ -34,12 +37,14 @@ from vqvae_jax.flags import (
     seed,
 )
 from vqvae_jax.interop.commands import add_export, add_features, add_import
+from vqvae_jax.progress import of_command
 from vqvae_jax.types import UserError
 
 
 def parser() -> Parser:
     """The commands and their flags."""
     commands = Parser(prog="python -m vqvae_jax", description=__doc__)
+    commands.add_argument("--version", action="version", version=f"vqvae_jax {__version__}")
     under = commands.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
 
     one = under.add_parser(
@@ -92,7 +97,7 @@ def parser() -> Parser:
     )
     add_workdir(one, encode)
     source = one.add_mutually_exclusive_group()
-    source.add_argument("--images", help="a folder of images")
+    source.add_argument("--images", help="a folder of images, or one file")
     source.add_argument("--dataset", help="another data set: a name of TFDS, openmoji, npz … (default: the config's)")
     one.add_argument("--path", help="where that data set lies, if it must be told")
     one.add_argument("--split", help="only this split (default: the config's split and test_split)")
@@ -123,6 +128,7 @@ def parser() -> Parser:
     one.add_argument("--output", type=Path, required=True, help="a new folder")
     add_autoencoder_step(one, "--step")
 
+    add_doctor(under)
     one = under.add_parser("report", help="one page of a run", description="Writes DIR/report.html anew.")
     add_workdir(one, report)
 
@@ -279,12 +285,11 @@ def run(argv: list[str] | None) -> int | None:
     """Without a care for how it ends."""
     given = parsed(argv)
     use_compilation_cache()
-    if given.command is not report:  # which computes nothing
+    if given.command not in (report, doctor):  # which compute nothing
         check_platform()
-    if given.command is not sample:
+    asked_of = flags_in_place_of(DRAWING) if given.command is sample else nullcontext()
+    with of_command(getattr(given, "quiet", False)), asked_of:
         return given.command(given)
-    with flags_in_place_of(DRAWING):
-        return sample(given)
 
 
 if __name__ == "__main__":

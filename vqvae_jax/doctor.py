@@ -52,8 +52,12 @@ class Doctor:
     def __init__(self, entries: Iterable[Mapping[str, Any]] = ()):
         self._ill: dict[str, list[tuple[int, Illness]]] = {}  # level → the logged steps of its present illness
         for entry in entries:
-            values = {name.removeprefix("train/"): v for name, v in entry.items() if name.startswith("train/")}
-            self.see(entry["step"], values)
+            self.see(entry["step"], self.read(entry))
+
+    @staticmethod
+    def read(entry: Mapping[str, Any]) -> dict[str, Any]:
+        """What a line of the log says of training."""
+        return {name.removeprefix("train/"): v for name, v in entry.items() if name.startswith("train/")}
 
     def see(self, step: int, values: Mapping[str, Any]) -> list[Illness]:
         """What becomes certain with this logged step: an illness is told once, when it has lasted."""
@@ -118,10 +122,7 @@ def unused(level: str, values: Mapping[str, Any]) -> str:
             "codes are revived and not kept, the encodings lie too close together: try a lower learning rate, a "
             f"smaller --config.loss_weights.commitment, or fewer codes for {level}"
         )
-    return (
-        "try --config.autoencoder.quantizer.name=ema, or revival after fewer steps, revive_after=20 in the quantizer's "
-        "section; docs/codebooks.md compares them"
-    )
+    return IDLE_CODES
 
 
 def drawn(level: str, values: Mapping[str, Any]) -> str | None:
@@ -136,17 +137,21 @@ WATCHED = ("recent_usage", "active")  # one of them is logged for every level
 CRITIC_RIGHT = "critic_right"
 PUSHES = "adversarial"  # is logged where the critic has its say; before, it learns alone and may be right as it likes
 NOVICE = (
-    "what it says is noise; in a new --workdir: more steps alone, a larger --config.task.lead and .start, a higher "
-    "--config.task.critic_rate, or a smaller --config.loss_weights.adversarial"
+    "what it says is noise; in a new --workdir: more steps alone, a larger --config.task.lead and --config.task.start, "
+    "a higher --config.task.critic_rate, or a smaller --config.loss_weights.adversarial"
 )
 MASTER = (
     "it tells the autoencoder nothing more; in a new --workdir: a smaller --config.task.critic_rate, a larger "
     "--config.task.lecam, or --config.task.r1=10"
 )
+IDLE_CODES = (  # both flags at once: of its own, cvq has no revive_after, and residual has it inside
+    "try --config.autoencoder.quantizer.name=ema, and revival after fewer steps with it, "
+    "--config.autoencoder.quantizer.revive_after=20; docs/codebooks.md compares them"
+)
 HELD = "all codes are alike likely at each place: try a smaller --config.loss_weights.kl, or one that rises later"
 SURE = (
     "each place is sure of one of few codes: try a larger --config.loss_weights.kl, or a temperature that falls later, "
-    "a larger ramp_steps in the quantizer's section"
+    "a larger --config.autoencoder.quantizer.ramp_steps"
 )
 CLOSED = "they are held at the prior and tell the decoder nothing: try a smaller --config.loss_weights.kl"
 FLOWN = (
@@ -155,7 +160,8 @@ FLOWN = (
 )
 RUN = (
     "the encoder runs ahead of its codes: try a smaller --config.loss_weights.reconstruction, codes that follow at "
-    "once (quantizer ema), or with cvq distance=sphere; docs/codebooks.md shows what it costs"
+    "once, --config.autoencoder.quantizer.name=ema, or directions alone, --config.autoencoder.quantizer.name=cvq "
+    "--config.autoencoder.quantizer.distance=sphere; docs/codebooks.md shows what it costs"
 )
 ONE = (
     "the encoder gives every place the same vector: try a lower learning rate, or a smaller "

@@ -1,5 +1,6 @@
 """The maps of many images drawn by their priors, level by level, in chunks as large as memory allows."""
 
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ from vqvae_jax.asked import Asked, Told
 from vqvae_jax.backend import memory
 from vqvae_jax.priors.draw import draw, maps_at_once
 from vqvae_jax.priors.noise import between
+from vqvae_jax.progress import Bar, watched
 from vqvae_jax.types import Array, Condition, Tokens
 
 Maps = tuple[np.ndarray, ...]  # coarse to fine
@@ -28,24 +30,28 @@ def in_chunks(asked: Asked, told: Told, given: Given = Given()) -> Maps:
     """Maps of as many images as are told of."""
     count = len(told.label)
 
-    def chunk(start: int, size: int) -> Tokens:
+    def chunk(start: int, size: int, bar: Bar) -> Tokens:
         rows = lambda x: jnp.asarray(whole_chunk(x[start : start + size], size))  # noqa: E731
-        return draw_levels(asked, image_keys(asked.seed, start, size), *jax.tree.map(rows, (told, given)))
+        said, begun = jax.tree.map(rows, (told, given))
+        return draw_levels(asked, image_keys(asked.seed, start, size), said, begun, bar)
 
     def run(size: int) -> Maps:
-        drawn = codec.fetched(chunk(start, size) for start in range(0, count, size))
-        return tuple(np.concatenate(level)[:count] for level in zip(*drawn, strict=True))
+        starts = range(0, count, size)
+        with closing(watched(len(starts) * size * len(asked.priors), "drawing", "map")) as bar:
+            drawn = codec.fetched(chunk(start, size, bar) for start in starts)
+            return tuple(np.concatenate(level)[:count] for level in zip(*drawn, strict=True))
 
     return codec.halving(run, min(count, maps_at_once(memory())))
 
 
-def draw_levels(asked: Asked, keys: Array, told: Told, given: Given) -> Tokens:
-    """The maps of one image a key."""
+def draw_levels(asked: Asked, keys: Array, told: Told, given: Given, bar: Bar) -> Tokens:
+    """The maps of one image a key; where the bar is seen, a level is waited for before it moves on."""
     maps: Tokens = ()
     for i, (prior, weights) in enumerate(asked.priors.values()):
         own = slice(len(prior.above), len(prior.above) + len(prior.maps))
         if given.keep and all(map(np.all, given.keep[own])):  # nothing of it is drawn
             maps += given.known[own]
+            bar.add(len(keys))
             continue
         text = told.text if getattr(prior, "text", None) else None
         condition = Condition(told.label if prior.num_labels else None, maps, text)
@@ -54,6 +60,9 @@ def draw_levels(asked: Asked, keys: Array, told: Told, given: Given) -> Tokens:
             known = None
         noise = given.noise[i] if given.noise else None
         maps += draw(prior, asked.pick, weights, level_keys(keys, i), condition, known, keep, noise)
+        if bar.seen:
+            jax.block_until_ready(maps)
+        bar.add(len(keys))
     return maps
 
 

@@ -18,6 +18,7 @@ from vqvae_jax.data.tokens import TokenArrays
 from vqvae_jax.facts import as_grey, facts_of
 from vqvae_jax.files import atomically, check_file, check_new_folder, check_place, png_names
 from vqvae_jax.parts import Parts
+from vqvae_jax.progress import progress_bar
 from vqvae_jax.trained import Flags, Trained
 from vqvae_jax.types import UserError
 
@@ -56,7 +57,7 @@ def encode(workdir: Path, output: Path, dataset: Mapping[str, Any] | None = None
         return _counts(output)
     _refuse_others(output)
     facts = {**facts_of(next(iter(splits.values()))), "image_size": asked["image_size"]}
-    bar = logs.progress_bar(sum(map(len, splits.values())), 0, "encoding", "image")
+    bar = progress_bar(sum(map(len, splits.values())), 0, "encoding", "image")
     token_files.write(
         output,
         {name: token_files.Part(arrays) for name, arrays in splits.items()},
@@ -83,7 +84,7 @@ def fingerprint(dataset: Mapping[str, Any], splits: Mapping[str, data.Arrays]) -
         if dataset["name"] != "folder":
             digest.update(shares(arrays).tobytes())
     if dataset["name"] == "folder":
-        digest.update(folder.fingerprint(dataset["path"], folder.pictures_in(dataset["path"])).encode())
+        digest.update(folder.fingerprint_of(dataset["path"]).encode())
     return digest.hexdigest()
 
 
@@ -195,7 +196,7 @@ def decode(workdir: Path, tokens: Path, output: Path, levels: int = 0, step: Ste
         raise UserError(f"--output={output}: the name ends in .npz (arrays), or is a new folder")
     check_file("--output", output) if output.suffix else check_new_folder(output)
     splits = {name: token_files.read(tokens, name) for name in told["shards"]}
-    bar = logs.progress_bar(sum(map(len, splits.values())), 0, "decoding", "image")
+    bar = progress_bar(sum(map(len, splits.values())), 0, "decoding", "image")
     alone = len(splits) == 1 and output.suffix != ".npz"  # then the folder needs no folder for the split
     pictures = (("" if alone else name, split, _decoded(model, split, levels, bar)) for name, split in splits.items())
     (_write_npz if output.suffix == ".npz" else _write_folder)(output, pictures)

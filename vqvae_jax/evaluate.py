@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from vqvae_jax.data.arrays import wants
 from vqvae_jax.facts import as_grey, facts_of
 from vqvae_jax.files import atomically, check_file, write_json
 from vqvae_jax.parts import facts_of_tokens
+from vqvae_jax.progress import watched
 from vqvae_jax.stages import task_of
 from vqvae_jax.trained import Flags, Trained
 from vqvae_jax.types import Codebook, Model, UserError
@@ -28,6 +30,7 @@ CODE_MAPS = "code_maps"  # .png, in colours
 BATCH = 64  # images at once, at least
 SAID = ("name", "path", "test_split")  # what of other images stands in the names of files
 SHOWN = 16  # images in the strip
+MANY = 100  # images; means over fewer go by which images these are
 FLAGS = Flags("--prior_step={stage}:{step}", "--step={step}")
 
 
@@ -133,7 +136,9 @@ def _autoencoder(model: Trained, arrays: data.Arrays, metrics: dict[str, Any], s
     _, weights = model.autoencoder
     task = task_of(model.parts, configs.AUTOENCODER)
     size = codec.no_more(max(BATCH, codec.batch_size(*arrays.image.shape[1:3])), len(arrays))  # on CPU BATCH
-    sums = codec.halving(lambda size: sums_over(task, weights, data.batches(arrays, size, 0)), size)
+    sums = codec.halving(
+        lambda size: sums_over(task, weights, data.batches(arrays, size, 0), configs.AUTOENCODER), size
+    )
     summary = {name: value for name, value in task.summary(sums).items() if name != "loss"}
     metrics |= {"images": len(arrays), "autoencoder": summary}
     counts: Any = {name.removeprefix("codes/"): value for name, value in sums.items() if name.startswith("codes/")}
@@ -176,18 +181,20 @@ def lengths_and_ages(codebook: Codebook) -> dict[str, np.ndarray]:
     return found if idle is None else found | {"idle": np.asarray(idle).reshape(-1)}
 
 
-def sums_over(task: Any, model: Model, split: Any) -> dict[str, np.ndarray]:
+def sums_over(task: Any, model: Model, split: Any, name: str = "a split") -> dict[str, np.ndarray]:
     """A task's additive sums over a whole split."""
-    return summed(task.eval_step, model, split)
+    return summed(task.eval_step, model, split, name)
 
 
-def summed(step: Callable[..., Any], model: Model, split: Any) -> dict[str, np.ndarray]:
-    """What a step (model, batch) → additive sums comes to over a whole split."""
+def summed(step: Callable[..., Any], model: Model, split: Any, name: str) -> dict[str, np.ndarray]:
+    """What a step (model, batch) → additive sums comes to over a whole split; `name` is of what is measured."""
     step = jax.jit(step)
     sums: Any = None
-    for batch in split.evaluation():
-        new = step(model, batch)
-        sums = new if sums is None else jax.tree.map(jnp.add, sums, new)
+    with closing(watched(len(split), f"measuring {name}")) as bar:
+        for batch in split.evaluation():
+            new = step(model, batch)
+            sums = new if sums is None else jax.tree.map(jnp.add, sums, new)
+            bar.add(int(batch["mask"].sum()))
     return jax.device_get(sums)
 
 
@@ -200,9 +207,9 @@ def prior_metrics(
     """
     prior, weights = model.priors[level]
     own, task = model.parts.maps_of(level), task_of(model.parts, level)
-    found = task.summary(sums_over(task, weights, data.ArrayData(tokens, BATCH, 0)))
+    found = task.summary(sums_over(task, weights, data.ArrayData(tokens, BATCH, 0), level))
     if hasattr(prior, "by_time"):
-        found |= loss_by_time(task, weights, data.ArrayData(tokens, BATCH, 0))
+        found |= loss_by_time(task, weights, data.ArrayData(tokens, BATCH, 0), f"{level} by time")
     maps, codes, nll = tokens.maps[own], prior.maps[0].vocab_size, found.get("nll")
     if codes is None or nll is None:
         return found
@@ -217,9 +224,9 @@ def prior_metrics(
     return found | {"bits_per_pixel": nll * count / math.log(2) / pixels}
 
 
-def loss_by_time(task: Any, model: Model, split: Any) -> dict[str, float]:
+def loss_by_time(task: Any, model: Model, split: Any, name: str) -> dict[str, float]:
     """The loss of a diffusion prior in even bins of times, by the middles of these: "mse_at/0.0625"; 0 is data."""
-    sums = summed(task.eval_by_time, model, split)
+    sums = summed(task.eval_by_time, model, split, name)
     means = sums["by_time"].astype(np.float64) / sums["count"]
     return {f"mse_at/{(i + 0.5) / len(means):g}": float(one) for i, one in enumerate(means)}
 
@@ -232,10 +239,18 @@ def ratio(nll: float, entropy: float) -> float:
 
 
 def lines(metrics: Mapping[str, Any]) -> list[str]:
-    """The metrics as text, a line each."""
+    """The metrics as text, a line each, and what to think of them where the images are few."""
     rows = [(name, f"{value:.4f}" if isinstance(value, float) else value) for name, value in flat(metrics)]
     width = max([45, *(len(name) for name, _ in rows)])
-    return [f"{name:{width}} {value}" for name, value in rows]
+    return [*(f"{name:{width}} {value}" for name, value in rows), *few(metrics["images"])]
+
+
+def few(images: int) -> list[str]:
+    """A line where there are too few test images to tell models apart by their metrics."""
+    if images >= MANY:
+        return []
+    said = "1 image" if images == 1 else f"{images} images"
+    return [f"these are means over {said} alone: other test images would give others; {MANY} or more say more"]
 
 
 def flat(metrics: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

@@ -38,6 +38,7 @@ class Parser(argparse.ArgumentParser):
 def add_workdir(one: argparse.ArgumentParser, command) -> None:
     """The flag of every command, and what it calls."""
     one.add_argument("--workdir", type=folder, required=True, help="where the run lives")
+    one.add_argument("--quiet", action="store_true", help="do not show how far it is")
     one.set_defaults(command=command)
 
 

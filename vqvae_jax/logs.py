@@ -1,7 +1,6 @@
 """What a training tells: metrics.jsonl, TensorBoard, progress, and grids of pictures."""
 
 import contextlib
-import datetime
 import json
 import math
 import sys
@@ -16,11 +15,11 @@ import jax
 import numpy as np
 
 from vqvae_jax.files import atomically
+from vqvae_jax.progress import progress_bar
 from vqvae_jax.types import UserError
 
 SEPARATOR = 2  # pixels between pictures
 GREY = 200  # of separators and of cells without a picture: seen beside black and beside white
-PLAIN_EVERY = 10.0  # seconds between lines of progress where there is no terminal
 
 
 class Log:
@@ -173,68 +172,6 @@ def save_png(path: Path, array: np.ndarray) -> None:
     array = np.asarray(array)
     with atomically(Path(path)) as temporary:
         PIL.Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array).save(temporary, format="PNG")
-
-
-class _Bar:
-    """Progress on a terminal."""
-
-    def __init__(self, tqdm: Any, total: int, start: int, name: str, unit: str):
-        self._bar = tqdm(total=total, initial=start, desc=name, unit=unit, dynamic_ncols=True, file=sys.stderr)
-
-    def show(self, step: int, text: str) -> None:
-        self._bar.set_postfix_str(text, refresh=False)
-        self._bar.update(step - self._bar.n)
-
-    def add(self, count: int) -> None:
-        self._bar.update(count)
-
-    def close(self) -> None:
-        self._bar.close()
-
-
-class _Lines:
-    """Progress in a file: step/total, steps a second and time left since the first call, which compiles."""
-
-    def __init__(self, total: int, start: int, name: str, unit: str):
-        self._total, self._name, self._unit = total, name, unit
-        self._first: tuple[int, float] | None = None
-        self._last = (start, -math.inf)
-        self._done = start
-
-    def add(self, count: int) -> None:
-        self.show(self._done + count, "")
-
-    def show(self, step: int, text: str) -> None:
-        now, self._done = time.monotonic(), step
-        self._first = self._first or (step, now)
-        due = now - self._last[1] >= PLAIN_EVERY or step >= self._total
-        if due and step != self._last[0]:
-            self._last = (step, now)
-            parts = (f"{self._name} {step}/{self._total}", *self._speed(step, now), text)
-            print("  ".join(part for part in parts if part), file=sys.stderr, flush=True)
-
-    def _speed(self, step: int, now: float) -> tuple[str, ...]:
-        first_step, since = self._first or (step, now)
-        if step == first_step or now == since:
-            return ()
-        rate = (step - first_step) / (now - since)
-        left = datetime.timedelta(seconds=round((self._total - step) / rate))
-        return f"{rate:.3g} {self._unit}s/s", f"{left} left"
-
-    def close(self) -> None:
-        pass
-
-
-def progress_bar(total: int, start: int, name: str, unit: str = "step") -> _Bar | _Lines:
-    """What shows how far a long work is, on standard error: `show(done, text)` as it goes, `close()` at the end."""
-    if sys.stderr.isatty():
-        try:
-            from tqdm import tqdm
-
-            return _Bar(tqdm, total, start, name, unit)
-        except ImportError:
-            pass
-    return _Lines(total, start, name, unit)
 
 
 def _tensorboard(folder: Path, start_step: int) -> Any:

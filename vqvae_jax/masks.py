@@ -4,12 +4,14 @@ Legend: N pictures, H W pixels, C channels, h w a token map; the cell of a token
 for. A mask is bool [N, H, W], True where it is drawn anew; the pixels there are the hole.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from vqvae_jax.sample import is_whole
-from vqvae_jax.types import UserError
+from vqvae_jax.types import Level, UserError
 
 GREY = 128  # of a picture that is a hole altogether
 
@@ -93,6 +95,32 @@ def _halved(x: np.ndarray) -> np.ndarray:
     return x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]
 
 
+def kept_of(mask: np.ndarray, levels: Sequence[Level], grow: int = 0) -> list[np.ndarray]:
+    """Which tokens of each map stay, as `kept` says it; of those that a larger map of their level mends, others.
+
+    Such a token stays where at least half of its cell does: a hole in the middle would else draw a first map of one
+    place, which is of all of the picture, anew, and what stays on larger maps mends another sum than it did.
+
+    Args:
+        mask: bool [N, H, W].
+        levels: of the maps, coarse to fine.
+        grow: as there, of the maps that none mends.
+    """
+    mended = [any(_mends(later, level) for later in levels[i:]) for i, level in enumerate(levels)]
+    rule = {True: lambda shape: _holes(mask, shape) <= 0.5, False: lambda shape: kept(mask, shape, grow)}
+    return [rule[coarse](level.shape) for level, coarse in zip(levels, mended, strict=True)]
+
+
+def grows(levels: Sequence[Level]) -> bool:
+    """Whether a map is mended by a larger one of its level."""
+    return any(_mends(later, level) for i, level in enumerate(levels) for later in levels[i:])
+
+
+def _mends(later: Level, level: Level) -> bool:
+    same = later.name.partition(".")[0] == level.name.partition(".")[0]
+    return same and math.prod(later.shape) > math.prod(level.shape)
+
+
 def kept(mask: np.ndarray, shape: tuple[int, int], grow: int = 0) -> np.ndarray:
     """Which tokens of a map stay, bool [N, h, w]: those whose cell holds nothing of the hole.
 
@@ -101,11 +129,17 @@ def kept(mask: np.ndarray, shape: tuple[int, int], grow: int = 0) -> np.ndarray:
         shape: (h, w), no larger; where H and W are no multiples of it, cells share the pixels between them.
         grow: tokens around these that are drawn anew as well, in each direction.
     """
+    return ~grown(_holes(mask, shape) > 0, grow)
+
+
+def _holes(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Which share of each cell is hole: bool [N, H, W] → float64 [N, h, w]."""
+    share = mask.astype(np.float64)
     for axis, cells in enumerate(shape, start=1):
         size = mask.shape[axis]
         pixels = [range(i * size // cells, -(-(i + 1) * size // cells)) for i in range(cells)]
-        mask = np.stack([mask.take(cell, axis).any(axis) for cell in pixels], axis)
-    return ~grown(mask, grow)
+        share = np.stack([share.take(cell, axis).mean(axis) for cell in pixels], axis)
+    return share
 
 
 def grown(mask: np.ndarray, by: int) -> np.ndarray:

@@ -127,7 +127,16 @@ class Recipe:
         return stages.of_prior(self.parts, self.workdir, name, examples, maps)
 
     def check(self, only: str | None = None) -> None:
-        """All that can go wrong is found before anything is trained or written."""
+        """All that can go wrong is found before anything is trained; then the workdir is this run's."""
+        self.inspect(only)
+        if jax.process_index() == 0:
+            self._keep_tokenizer()
+            self._forget_other_samples()
+            configs.agree(self.config, self.workdir)
+            facts_file.write(self.facts, self.workdir)
+
+    def inspect(self, only: str | None = None) -> None:
+        """UserError for all that can go wrong; nothing is written."""
         for split, images in self.splits.items():
             if not len(images):
                 raise UserError(
@@ -150,11 +159,6 @@ class Recipe:
             self._check_codes()
             if only not in (None, AUTOENCODER):
                 self._check_autoencoder()
-        if jax.process_index() == 0:
-            self._keep_tokenizer()
-            self._forget_other_samples()
-            configs.agree(self.config, self.workdir)
-            facts_file.write(self.facts, self.workdir)
 
     def train(self, name: str) -> bool:
         """Trains a stage to its end; False where it was finished already."""

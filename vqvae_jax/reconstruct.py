@@ -11,6 +11,7 @@ from vqvae_jax.checkpoint import Step
 from vqvae_jax.data import folder, pictures
 from vqvae_jax.data.decoded import Unreadable
 from vqvae_jax.files import check_new_folder, png_names, printable
+from vqvae_jax.progress import progress_bar
 from vqvae_jax.trained import Flags, Trained
 from vqvae_jax.types import UserError
 
@@ -46,7 +47,7 @@ def reconstruct(
     check_new_folder(output)
     if output.resolve().is_relative_to(images.resolve()):
         raise UserError(f"--output={output} lies among the pictures that are read; choose a folder outside of {images}")
-    bar = logs.progress_bar(len(names), 0, "reconstructing", "picture")
+    bar = progress_bar(len(names), 0, "reconstructing", "picture")
     quality = {}
     for name, called, original in read(model, root, names, image_size):
         height, width = original.shape[:2]

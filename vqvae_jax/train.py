@@ -5,6 +5,7 @@ divided among them. One device, eight or many hosts run the same lines.
 """
 
 import contextlib
+import math
 import queue
 import signal
 import threading
@@ -23,6 +24,8 @@ from vqvae_jax.finite import FIRST_BAD, Watch
 from vqvae_jax.logs import Log, read_metrics
 from vqvae_jax.profiling import Profiled
 from vqvae_jax.types import Data, Model, Observer, Task, TrainState, UserError
+
+PICTURES = 20  # times a training that pictures are made where nothing is said; the last step is one more
 
 
 def fit(
@@ -232,17 +235,20 @@ def _evaluate(run: Run, model: Model, done: int, log: Log, watch: Watch) -> floa
 
 
 def _pictures_due(settings: Mapping[str, Any], data: Data, done: int) -> bool:
-    """Every so many steps, or where an epoch ends."""
+    """Every so many steps, or where epochs end."""
     if settings["pictures_every"]:
         return done % settings["pictures_every"] == 0
     return epoch_ending(settings, data, done) is not None
 
 
 def epoch_ending(settings: Mapping[str, Any], data: Data, done: int) -> int | None:
-    """The number of the epoch that ends with this step, where pictures go by epochs."""
-    epoch = int(done / data.steps_per_epoch)
-    ends = epoch > int((done - 1) / data.steps_per_epoch)
-    return epoch if ends and not settings["pictures_every"] else None
+    """The number of the epoch that ends with this step and is to be seen, where pictures go by epochs.
+
+    Of many short epochs not each one: the ends of as many together as make PICTURES of the training.
+    """
+    many = max(1, math.ceil(settings["steps"] / data.steps_per_epoch / PICTURES))
+    epoch, before = (int(step / data.steps_per_epoch) for step in (done, done - 1))
+    return epoch if epoch // many > before // many and not settings["pictures_every"] else None
 
 
 class Late:

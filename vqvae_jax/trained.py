@@ -358,12 +358,15 @@ class Trained:
     ) -> np.ndarray:
         """Pictures whose upper halves are given, continued: uint8 [N, H, W, C] → uint8 [N, count, H, W, C].
 
-        The upper half of each token map is that of the picture, the lower half is drawn. Without a label or text the
+        The upper half of each token map is that of the picture, the lower half is drawn; where maps grow, see
+        `masks.kept_of`, what they are of the picture with its lower half filled from above. Without a label or text the
         priors are told none, as by `fill`.
         """
         asked = self._asked_of(images, count, seed, pick)
-        keep = [masks.upper_half((len(images), *level.shape)) for level in self._drawn_levels]
-        return self._redrawn(asked, images, keep, label, text)
+        lower = ~masks.upper_half(images.shape[:3])
+        keep = masks.kept_of(lower, self._drawn_levels)
+        known = masks.filled(images, lower) if masks.grows(self._drawn_levels) else images
+        return self._redrawn(asked, known, keep, label, text)
 
     def edit(
         self,
@@ -398,7 +401,7 @@ class Trained:
         asked, images = self._asked_of(images, count, seed, pick), np.asarray(images)
         mask = masks.checked(mask, images.shape)
         masks.check_widths(images.shape[1], grow=grow, seam=seam)
-        keep = [masks.kept(mask, level.shape, grow) for level in self._drawn_levels]
+        keep = masks.kept_of(mask, self._drawn_levels, grow)
         drawn = self._redrawn(asked, masks.filled(images, mask), keep, label, text)
         return masks.pasted(images, drawn, mask, seam)
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_quantizers import is_row_of
+from small_quantizers import RECORDED, below, is_row_of, near, recorded
 
 from vqvae_jax.quantizers import QUANTIZERS, EMAQuantizer, FiniteScalarQuantizer, VectorQuantizer
 from vqvae_jax.quantizers.cosine import CosineQuantizer
@@ -21,26 +21,11 @@ from vqvae_jax.quantizers.gumbel import GumbelQuantizer
 from vqvae_jax.quantizers.kl import KLBottleneck
 from vqvae_jax.quantizers.residual import ResidualQuantizer
 
-RECORDED = Path(__file__).parents[1] / "reference" / "quantizers"
 STEPS, BETA, DEPTH, DEAD_RATE = 8, 0.25, 3, 3
 SIZES = {"codebook_size": 32, "code_dim": 8}
 EMA = EMAQuantizer(**SIZES, decay=0.8, revive_after=0)
 BY_GRADIENT = {"codebook": 1.0, "commitment": BETA}
 LEVELS = (8, 6, 5), (8, 5, 5, 5), (7, 5, 5, 5, 5), (4, 3, 3)
-
-
-def recorded(name):
-    with np.load(RECORDED / f"{name}.npz") as file:
-        return dict(file)
-
-
-def below(record, name):
-    """What stands below a name."""
-    return {key.removeprefix(f"{name}/"): value for key, value in record.items() if key.startswith(f"{name}/")}
-
-
-def near(ours, theirs, tolerance=3e-6):
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
 
 
 def stepped(quantizer, book, z_e, weight, weights):
@@ -251,8 +236,8 @@ def test_drawn_codes_are_taming_s(name, monkeypatch):
 
 
 def test_each_quantizer_is_recorded():
-    """One that comes later is to be held against somebody's code too; CVQ-VAE's authors' is in test_cvq.py."""
-    found = {path.stem.split("_")[0] for path in RECORDED.glob("*.npz")} | {"cvq"}
+    """One that comes later is to be held against somebody's code too; see test_cvq.py, test_multiscale.py."""
+    found = {path.stem.split("_")[0] for path in RECORDED.glob("*.npz")} | {"cvq", "multiscale"}
     assert found == set(QUANTIZERS)
 
 

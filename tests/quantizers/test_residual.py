@@ -206,7 +206,7 @@ def test_moments_of_revived_codes_are_cleared_depth_by_depth():
 def test_what_cannot_be_inside_is_refused():
     inside = (CosineQuantizer(), FiniteScalarQuantizer(), CVQuantizer(distance="sphere"), small("residual"))
     for inner in inside:
-        with pytest.raises(UserError, match="inner may be vq, ema, or cvq"):
+        with pytest.raises(UserError, match="inner may be vq, ema, simvq, or cvq"):
             ResidualQuantizer(inner)
     with pytest.raises(UserError, match="kmeans_iterations=0"):
         ResidualQuantizer(VectorQuantizer(kmeans_iterations=2), shared=True)

@@ -65,6 +65,11 @@ class HierarchicalVAE(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @staticmethod
+    def terms(fields: Mapping[str, Any]) -> dict[str, float]:
+        """Its loss terms beside `reconstruction`, each with its usual weight."""
+        return {"feature": 1.0} if fields["levels"] > 1 else {}
+
+    @staticmethod
     def stride(fields: Mapping[str, Any]) -> int:
         """What the height and width of an image must be multiples of, in pixels."""
         return 4 * 2 ** (fields["levels"] - 1)

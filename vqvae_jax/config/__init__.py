@@ -6,6 +6,7 @@ ml_collections.
 """
 
 from vqvae_jax.config.checking import check, check_part, check_stage, nearest_size
+from vqvae_jax.config.meanings import explained
 from vqvae_jax.config.reading import ROOT, as_it_was_meant, available, complete, read
 from vqvae_jax.config.sections import (
     AUTOENCODER,
@@ -21,6 +22,7 @@ from vqvae_jax.config.sections import (
     stages,
     told_texts,
 )
+from vqvae_jax.config.switching import Switch
 from vqvae_jax.config.workdir import BEGUN_IN, FILE, agree, check_saved, differs, load, located, save
 from vqvae_jax.limits import WHOLE
 
@@ -34,6 +36,7 @@ __all__ = [
     "Dataset",
     "Optimizer",
     "Sample",
+    "Switch",
     "Train",
     "agree",
     "as_it_was_meant",
@@ -45,6 +48,7 @@ __all__ = [
     "check_stage",
     "complete",
     "differs",
+    "explained",
     "levels",
     "load",
     "located",

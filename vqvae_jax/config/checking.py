@@ -16,6 +16,7 @@ from vqvae_jax.config.sections import (
     fields,
     fits,
     levels,
+    names,
     stages,
 )
 from vqvae_jax.loss_weights import RAMP
@@ -60,8 +61,7 @@ def check_stage(config: Mapping[str, Any], stage: str) -> None:
 
 def check_fields(block: Block) -> None:
     """No field but the part's own, each of its type, and no number that cannot be."""
-    known = fields(block.kind)
-    valid = (*(["name"] if block.table else []), *known, *block.inside)
+    known, valid = fields(block.kind), names(block)
     for name, value in block.values.items():
         if name not in valid:
             raise UserError(unknown(f"{block.path} has no field", name, valid) + _owner(block, name))

@@ -13,6 +13,7 @@ from typing import Any
 
 from vqvae_jax.config.checking import check, check_fields
 from vqvae_jax.config.sections import Block, blocks, cast, fields, like, plain, section
+from vqvae_jax.config.switching import Switch
 from vqvae_jax.files import read_json
 from vqvae_jax.loss_weights import RAMP
 from vqvae_jax.types import UserError, unknown
@@ -27,22 +28,32 @@ def read(argument: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         argument: file and variant, as typed after --config=.
         overrides: as typed: "--config.optimizer.learning_rate=1e-3". Values are Python literals; other text is text.
 
+    "--config.loss_weights.codebook=", without a value, takes a field away that is no text. Where a part has another
+    `name` than in the file, what the new one does not have goes, which a line says: see `switching`.
+
     Raises:
         UserError: one line that names what is wrong, the nearest valid thing, and what to type.
     """
-    written = plain(_from_file(argument))
+    written, pairs = plain(_from_file(argument)), list(_pairs(overrides))
     before = complete(written)
-    for path, text in _pairs(overrides):
+    for path, text in pairs:
         inside, _, field = path.rpartition(".")
         _check_is_section(before, inside)
-        section(written, inside)[field] = _value(text, like(before, path))
-    config = complete(written)
+        if not text and not isinstance(like(before, path), str):
+            _take_away(written, before, path)
+        else:
+            section(written, inside)[field] = _value(text, like(before, path))
+    switch = Switch(before, tuple(path for path, _ in pairs))
+    config = complete(written, switch)
     check(config)
+    switch.say()
     return config
 
 
-def complete(written: Any) -> dict[str, Any]:
+def complete(written: Any, switch: Switch | None = None) -> dict[str, Any]:
     """Every field of every section, defaults filled in; `written` (a ConfigDict or dict) stays as it is.
+
+    Of parts that `switch` knows by another name, what they do not have is left out.
 
     Raises:
         UserError: unknown part, level or field; a field of the wrong type.
@@ -51,8 +62,12 @@ def complete(written: Any) -> dict[str, Any]:
     config.setdefault("seed", 0)
     section(config, "config.priors")
     for block in blocks(config):
+        if switch:
+            switch.leave_out(block)
         fill(block)
         check_fields(block)
+    if switch:
+        switch.weigh(config)
     for path in ("config", *(f"config.priors.{level}" for level in config["priors"])):
         _fill_loss_weights(section(config, f"{path}.loss_weights"))
     return config
@@ -150,6 +165,14 @@ def _check_is_section(config: dict[str, Any], path: str) -> None:
     found = like(config, path)
     if found is not None and not isinstance(found, dict):
         raise UserError(f"{path} is no section, it has a value, {found!r}: --{path}=VALUE")
+
+
+def _take_away(written: dict[str, Any], before: dict[str, Any], path: str) -> None:
+    """What has a default has it again."""
+    inside, _, field = path.rpartition(".")
+    if like(before, path) is None:
+        raise UserError(f"{path} is not there, so nothing can take it away; with a value: --{path}=VALUE")
+    section(written, inside).pop(field, None)
 
 
 def _value(text: str, like: Any) -> Any:

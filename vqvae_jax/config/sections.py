@@ -66,7 +66,7 @@ class Train:
     log_every: Count = 50  # steps
     evaluate_every: Count = 500  # steps
     checkpoint_every: Count = 500  # steps
-    pictures_every: Natural = 0  # steps; 0 at each epoch's end
+    pictures_every: Natural = 0  # steps; 0 at the ends of epochs, twenty times a training or less
     keep: Count = 2  # newest checkpoints that stay, beside the best
     init_from: str = ""  # workdir of another run: start from the weights of its stage of the same name
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the networks; codebooks are float32 always
@@ -218,14 +218,16 @@ def _training_blocks(config: dict[str, Any], path: str) -> Iterator[Block]:
 def _known_levels(config: dict[str, Any], path: str) -> list[str]:
     for level in (found := section(config, path)):
         if level not in levels(config):
-            raise UserError(unknown(f"{path} has no level", level, levels(config)))
+            without = f"; without it: --{path}.{level}="
+            raise UserError(unknown(f"{path} has no level", level, levels(config)) + without)
     return list(found)
 
 
 def _part(config: dict[str, Any], path: str, table: Mapping[str, Any], inside: tuple[str, ...] = ()) -> Block:
     values = section(config, path)
     if "name" not in values:
-        raise UserError(f"{path}.name is missing: it says which one. There are: {', '.join(table)}")
+        which = f"it says which one, --{path}.name={next(iter(table))}"
+        raise UserError(f"{path}.name is missing: {which}. There are: {', '.join(table)}")
     if not isinstance(values["name"], str) or values["name"] not in table:
         raise UserError(unknown(f"{path}.name: there is no", values["name"], table, "There are"))
     return Block(path, values, table[values["name"]], table, inside)
@@ -246,6 +248,11 @@ def fields(kind: Any) -> dict[str, tuple[Any, Any]]:
     hints = typing.get_type_hints(kind)
     skipped = set() if kind in (Dataset, Optimizer, Train, Text, Sample) else FILLED | {INNER, NETWORK, TEXT_ENCODER}
     return {f.name: (hints[f.name], _default(f)) for f in dataclasses.fields(kind) if f.init and f.name not in skipped}
+
+
+def names(block: Block) -> tuple[str, ...]:
+    """All that may stand in a section."""
+    return (*(["name"] if block.table else []), *fields(block.kind), *block.inside)
 
 
 def _default(field: Any) -> Any:

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vqvae_jax import logs
 from vqvae_jax.devices import CACHE, cache_dir
 from vqvae_jax.files import atomically
+from vqvae_jax.progress import progress_bar
 from vqvae_jax.types import UserError
 
 FITS = 4 << 30  # bytes of decoded images up to which a split is kept decoded; larger ones are streamed
@@ -117,7 +117,7 @@ def _all(count: int, read: Callable[[int], np.ndarray], name: str) -> Iterator[t
         except OSError as error:  # else it would be taken for one of writing
             raise UserError(f"image {row} of {name} cannot be read: {error}; run again") from error
 
-    bar = logs.progress_bar(count, 0, f"decoding {name}", "image")
+    bar = progress_bar(count, 0, f"decoding {name}", "image")
     try:
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             for start in range(0, count, CHUNK):

@@ -61,8 +61,7 @@ def read(path: str, split: str, image_size: int, channels: int = 0) -> Arrays:
     Raises:
         UserError: there is nothing to read.
     """
-    folder = _folder(path)
-    listing = _list(folder)
+    folder, listing = opened(path)
     root, names, label_names = _split(folder, listing.pictures, split)
     image, kept = _images(os.path.join(folder, root), names, image_size, channels or COLOUR)
     if not channels:
@@ -79,7 +78,23 @@ def pictures_in(path: str | os.PathLike[str]) -> list[str]:
     Raises:
         UserError: there is no such folder, or no picture in it.
     """
-    return _list(_folder(os.fspath(path))).pictures
+    return opened(os.fspath(path))[1].pictures
+
+
+def opened(path: str) -> tuple[str, Listing]:
+    """The absolute path of a folder, and what lies in it; of a picture's own file that picture alone."""
+    folder, name = os.path.split(os.path.abspath(os.path.expanduser(path)))
+    stem, suffix = os.path.splitext(name)
+    if suffix.lower() in pictures.suffixes() and os.path.isfile(os.path.join(folder, name)):
+        text = {stem: f"{stem}.txt"} if os.path.isfile(os.path.join(folder, f"{stem}.txt")) else {}
+        return folder, Listing([name], text, [])
+    return (folder := _folder(path)), _list(folder)
+
+
+def fingerprint_of(path: str) -> str:
+    """Of all pictures in a folder, see `fingerprint`."""
+    folder, listing = opened(path)
+    return fingerprint(folder, listing.pictures)
 
 
 def splits_in(path: str | os.PathLike[str]) -> tuple[str, ...]:

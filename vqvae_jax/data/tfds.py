@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from vqvae_jax import logs
 from vqvae_jax.data import decoded, pictures
 from vqvae_jax.data.arrays import Arrays
 from vqvae_jax.data.openmoji import data_dir
@@ -22,6 +21,7 @@ from vqvae_jax.data.tfds_builder import count_of, knows, names, prepared, quiet
 from vqvae_jax.data.tfds_features import Fields, Label, find_fields
 from vqvae_jax.devices import CACHE, cache_dir
 from vqvae_jax.files import atomically
+from vqvae_jax.progress import progress_bar
 from vqvae_jax.types import UserError
 
 __all__ = ["knows", "names", "read"]
@@ -119,7 +119,7 @@ def _read_facts(builder: Any, name: str, split: str, fields: Fields) -> dict[str
     source = builder.as_data_source(split, file_format="array_record", decoders=_image_bytes(fields))
     labels: list[int] | None = None if fields.label is None else []
     texts: list[Any] | None = None if fields.text is None else []
-    bar = logs.progress_bar(len(source), 0, f"labels of {name} {split}", "image")
+    bar = progress_bar(len(source), 0, f"labels of {name} {split}", "image")
     try:
         for start in range(0, len(source), CHUNK):
             rows = range(start, min(start + CHUNK, len(source)))

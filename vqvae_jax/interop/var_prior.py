@@ -69,6 +69,7 @@ def described(shapes: Shapes, heads: int) -> dict[str, Any]:
         "layers": layers,
         "heads": heads_of(width, sharpness[1] if len(sharpness) > 1 else 0, heads),
         "mlp": max(1, shapes.get("blocks.0.ffn.fc1.bias", (4 * width,))[0] // width),
+        "local": False,
         "l2_norm": "blocks.0.attn.scale_mul_1H11" in shapes,
         "drop_path": 0.1 * layers / 24,
         "label_condition": True,

@@ -18,6 +18,7 @@ from vqvae_jax.networks.resize import enlarged
 from vqvae_jax.types import Array, Tokens
 
 SHARE = 0.5  # of the convolution in φ, as in the authors' code
+PHI = ("kernel", "bias")  # names of their parameters; what else is beside them is another's
 
 
 def new_phis(key: Array, count: int, features: int) -> dict[str, Array]:
@@ -42,7 +43,7 @@ def phi_of(scale: int, scales: int, count: int) -> int:
 
 def phi(phis: dict[str, Array], x: Array, scale: int, scales: int) -> Array:
     """φ of a scale: float32 [B, h, w, D] → the same; x as it is where there are none."""
-    if not phis:
+    if not set(PHI) <= set(phis):
         return x
     which = phi_of(scale, scales, len(phis["kernel"]))
     conv = lax.conv_general_dilated(

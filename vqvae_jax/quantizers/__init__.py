@@ -2,14 +2,17 @@
 
 from typing import Any
 
+from vqvae_jax.quantizers.bsq import BinarySphericalQuantizer
 from vqvae_jax.quantizers.cosine import CosineQuantizer
 from vqvae_jax.quantizers.cvq import CVQuantizer
 from vqvae_jax.quantizers.ema import EMAQuantizer
 from vqvae_jax.quantizers.fsq import FiniteScalarQuantizer
 from vqvae_jax.quantizers.gumbel import GumbelQuantizer
 from vqvae_jax.quantizers.kl import KLBottleneck
+from vqvae_jax.quantizers.lfq import LookupFreeQuantizer
 from vqvae_jax.quantizers.multiscale import MultiscaleQuantizer
 from vqvae_jax.quantizers.residual import ResidualQuantizer
+from vqvae_jax.quantizers.simvq import SimVQuantizer
 from vqvae_jax.quantizers.vq import VectorQuantizer
 
 QUANTIZERS: dict[str, Any] = {
@@ -18,6 +21,9 @@ QUANTIZERS: dict[str, Any] = {
     "cvq": CVQuantizer,
     "cosine": CosineQuantizer,
     "fsq": FiniteScalarQuantizer,
+    "lfq": LookupFreeQuantizer,
+    "bsq": BinarySphericalQuantizer,
+    "simvq": SimVQuantizer,
     "gumbel": GumbelQuantizer,
     "kl": KLBottleneck,
     "multiscale": MultiscaleQuantizer,

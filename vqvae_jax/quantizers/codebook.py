@@ -141,6 +141,26 @@ def straight_through(z_e: Array, z_q: Array) -> Array:
     return lax.stop_gradient(z_q).astype(z_e.dtype) + (z_e - lax.stop_gradient(z_e))
 
 
+def rotated(z_e: Array, z_q: Array) -> Array:
+    """The value of z_q, exactly, with the gradient that turns and scales as z_e was turned and scaled to z_q.
+
+    The rotation trick, https://arxiv.org/abs/2410.06424: z_q = |z_q| / |z_e| · R z_e, where R turns z_e to z_q in their
+    plane; ratio and R are held, so a gradient keeps its angle to the code. [..., D] → [..., D]
+    """
+    held, to = lax.stop_gradient(z_e).astype(jnp.float32), lax.stop_gradient(z_q)
+    ratio = _length(to) / jnp.maximum(_length(held), 1e-6)
+    before, after = normalised(held), normalised(to)
+    middle = normalised(before + after)
+    along = lambda axis: jnp.sum(z_e.astype(jnp.float32) * axis, axis=-1, keepdims=True)  # noqa: E731
+    turned = ratio * (z_e - 2.0 * along(middle) * middle + 2.0 * along(before) * after)
+    return straight_through(turned.astype(z_e.dtype), z_q)
+
+
+def _length(x: Array) -> Array:
+    """[..., D] → [..., 1]."""
+    return jnp.sqrt(jnp.sum(x * x, axis=-1, keepdims=True))
+
+
 def distance_to(z: Array, target: Array) -> Array:
     """Mean squared distance of z to a target that is held, over all elements; float32 scalar."""
     return jnp.mean(jnp.square(z.astype(jnp.float32) - lax.stop_gradient(target).astype(jnp.float32)))

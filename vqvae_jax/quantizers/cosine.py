@@ -1,6 +1,8 @@
 """Codes of length 1 and few channels, https://arxiv.org/abs/2110.04627 section 3.2 (ViT-VQGAN), trained by gradient."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +33,11 @@ class CosineQuantizer:
     code_dim: Count = 8
     revive_after: Natural = 100
     kmeans_iterations: Natural = 0
+
+    @staticmethod
+    def terms(fields: Mapping[str, Any]) -> dict[str, float]:
+        """Its loss terms, each with its usual weight."""
+        return {"codebook": 1.0, "commitment": 0.25}
 
     @property
     def input_dim(self) -> int:

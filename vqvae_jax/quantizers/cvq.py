@@ -1,7 +1,8 @@
 """Clustering VQ, https://arxiv.org/abs/2307.15139: the less a code is used, the more it becomes an encoder output."""
 
 import dataclasses
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +58,12 @@ class CVQuantizer:
                 raise UserError(unknown(f"{field}: there is no", getattr(self, field), words, "There are"))
         if not 0 <= self.decay < 1:
             raise UserError(f"decay must be at least 0 and below 1, got {self.decay}")
+
+    @staticmethod
+    def terms(fields: Mapping[str, Any]) -> dict[str, float]:
+        """Its loss terms, each with its usual weight."""
+        more = {"contrastive": 1.0} if fields["contrastive"] else {}
+        return {"codebook": 1.0, "commitment": 0.25, **more}
 
     @property
     def input_dim(self) -> int:

@@ -1,6 +1,8 @@
 """Codes as exponential moving averages of the vectors they stand for, https://arxiv.org/abs/1711.00937 appendix A.1."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +36,11 @@ class EMAQuantizer:
     decay: Rate = 0.99
     revive_after: Natural = 100
     kmeans_iterations: Natural = 0
+
+    @staticmethod
+    def terms(fields: Mapping[str, Any]) -> dict[str, float]:
+        """Its loss terms, each with its usual weight."""
+        return {"commitment": 0.25}
 
     @property
     def input_dim(self) -> int:

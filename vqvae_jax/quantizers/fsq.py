@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -30,6 +31,11 @@ class FiniteScalarQuantizer:
             raise UserError(f"levels wants numbers of 3 or more, one a channel, as 8,6,5; got {self.levels}")
         if math.prod(self.levels) >= 2**31:
             raise UserError(f"levels multiply to {math.prod(self.levels)} codes: an int32 index ends at {2**31 - 1}")
+
+    @staticmethod
+    def terms(fields: Mapping[str, Any]) -> dict[str, float]:
+        """Its loss terms, each with its usual weight."""
+        return {}
 
     @property
     def input_dim(self) -> int:

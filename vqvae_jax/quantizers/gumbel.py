@@ -9,6 +9,8 @@ Legend: B batch, K codes, D code size, C channels of a vector that logits are ma
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +51,11 @@ class GumbelQuantizer:
         ends = self.temperature
         if len(ends) != 2 or not all(math.isfinite(end) and end > 0 for end in ends):
             raise UserError(f"temperature wants two numbers above 0, the first and the last, as 1,0.0625; got {ends}")
+
+    @staticmethod
+    def terms(fields: Mapping[str, Any]) -> dict[str, float]:
+        """Its loss terms, each with its usual weight."""
+        return {"kl": 0.01}
 
     @property
     def input_dim(self) -> int:

@@ -7,6 +7,8 @@ Legend: B batch, h w map, D numbers a place.
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +41,11 @@ class KLBottleneck:
     def __post_init__(self):
         if not 0 <= self.decay < 1:
             raise UserError(f"decay is a share of what was known before, from 0 to below 1; got {self.decay}")
+
+    @staticmethod
+    def terms(fields: Mapping[str, Any]) -> dict[str, float]:
+        """Its loss terms, each with its usual weight."""
+        return {"kl": 1e-4}
 
     @property
     def input_dim(self) -> int:

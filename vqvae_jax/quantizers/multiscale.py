@@ -9,6 +9,9 @@ Legend: B examples, h w code map, D code size, K codes, S scales, P how many φ.
 
 import dataclasses
 import itertools
+import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +19,7 @@ from jax import lax
 
 from vqvae_jax.limits import Natural, Share
 from vqvae_jax.networks.resize import enlarged, shrunk
-from vqvae_jax.networks.scales import new_phis, phi, running
+from vqvae_jax.networks.scales import PHI, new_phis, phi, running
 from vqvae_jax.quantizers import codebook as cb
 from vqvae_jax.types import Array, Codebook, Quantized, Quantizer, Tokens, UserError
 
@@ -39,7 +42,7 @@ class MultiscaleQuantizer:
     A map of n times the last scale's side has n times all others: larger images are coded in the same way.
 
     Attributes:
-        inner: the quantizer of one scale, one that is `subtractable`: vq, ema, cvq with distance l2.
+        inner: the quantizer of one scale, one that is `subtractable`: vq, ema, simvq, cvq with distance l2.
         scales: sides of the maps, as they grow; the last is the side of the code map in training.
         phis: how many φ, which neighbouring scales share; 0: what is enlarged is added as it is.
         shared: one table for all scales.
@@ -56,7 +59,7 @@ class MultiscaleQuantizer:
         if not getattr(self.inner, "subtractable", False):
             raise UserError(
                 f"a multi-scale quantizer subtracts codes from z_e, but {self.inner} does not code z_e as it is; "
-                "inner may be vq, ema, or cvq with distance='l2'"
+                "inner may be vq, ema, simvq, or cvq with distance='l2'"
             )
         if self.shared and getattr(self.inner, "kmeans_iterations", 0):
             raise UserError("with shared=True the first residuals are of random codes: set inner.kmeans_iterations=0")
@@ -65,6 +68,11 @@ class MultiscaleQuantizer:
             raise UserError(f"scales are sides of maps that grow, as scales=1,2,4,8; got {sides}")
         if not 0 <= self.dropout <= 1:
             raise UserError(f"dropout must be from 0 to 1; got {self.dropout}")
+
+    @staticmethod
+    def terms(fields: Mapping[str, Any]) -> dict[str, float]:
+        """Its loss terms beside those of the inner quantizer, each with its usual weight."""
+        return {"commitment": 0.25, **({"codebook": 1.0} if fields["phis"] else {})}
 
     @property
     def input_dim(self) -> int:
@@ -120,15 +128,17 @@ class MultiscaleQuantizer:
             raise UserError(f"a multi-scale quantizer codes maps [B, h, w, D]; got {list(z_e.shape)}")
         height, width = z_e.shape[1:3]
         if height % self.side or width % self.side:
+            last = math.gcd(height, width)
+            fit = ",".join(map(str, [*(scale for scale in self.scales if scale < last), last]))
             raise UserError(
                 f"scales={','.join(map(str, self.scales))} end at {self.side}, which does not divide a code map of "
-                f"{height}x{width}; end them at its side, or take images of another size"
+                f"{height}x{width}; end them at its side, scales={fit}, or take images of another size"
             )
         return height, width
 
     def _table(self, codebook: Codebook, scale: int) -> Codebook:
         """What a scale quantizes with."""
-        book = codebook.replace(params={})
+        book = codebook.replace(params={name: x for name, x in codebook.params.items() if name not in PHI})
         return book if self.shared else jax.tree.map(lambda x: x[scale], book)
 
     def _with_a_table_each(self, codebook: Codebook, f: Array, shape: tuple[int, int], keys: Array | None):

@@ -33,7 +33,7 @@ class ResidualQuantizer:
     places of `indices` mean nothing. A depth that nobody reached stays as it was.
 
     Attributes:
-        inner: the quantizer of one depth, one that is `subtractable`: vq, ema, cvq with distance l2.
+        inner: the quantizer of one depth, one that is `subtractable`: vq, ema, simvq, cvq with distance l2.
         depth: residuals, and token maps.
         shared: one table for all depths.
         dropout: probability that a training example uses fewer depths.
@@ -48,7 +48,7 @@ class ResidualQuantizer:
         if not getattr(self.inner, "subtractable", False):
             raise UserError(
                 f"a residual quantizer subtracts codes from z_e, but {self.inner} does not code z_e as it is; "
-                "inner may be vq, ema, or cvq with distance='l2'"
+                "inner may be vq, ema, simvq, or cvq with distance='l2'"
             )
         if self.shared and getattr(self.inner, "kmeans_iterations", 0):
             raise UserError("with shared=True the first residuals are of random codes: set inner.kmeans_iterations=0")

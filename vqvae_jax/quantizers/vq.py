@@ -1,6 +1,8 @@
 """Codes trained by gradient, https://arxiv.org/abs/1711.00937 section 3.2; a code unused for long is drawn anew."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +23,20 @@ class VectorQuantizer:
         revive_after: steps unused after which a code becomes one of the batch's encoder outputs; 0 never.
         kmeans_iterations: of Lloyd's algorithm over the first training batch's encoder outputs, from which the codes
             then start; 0: from normal noise.
+        rotation: the gradient of z_q reaches z_e turned and scaled as z_e is to its code, the rotation trick,
+            https://arxiv.org/abs/2410.06424; False: as it is. z_q and the losses are the same.
     """
 
     codebook_size: Count = 512
     code_dim: Count = 64
     revive_after: Natural = 100
     kmeans_iterations: Natural = 0
+    rotation: bool = False
+
+    @staticmethod
+    def terms(fields: Mapping[str, Any]) -> dict[str, float]:
+        """Its loss terms, each with its usual weight."""
+        return {"codebook": 1.0, "commitment": 0.25}
 
     @property
     def input_dim(self) -> int:
@@ -61,7 +71,8 @@ class VectorQuantizer:
         fresh = None
         if train:
             codebook, fresh = cb.revive(codebook, flat, indices, key, self.revive_after)
-        return Quantized(cb.straight_through(z_e, z_q), (indices,), losses, codebook, fresh)
+        passed_on = cb.rotated if self.rotation else cb.straight_through
+        return Quantized(passed_on(z_e, z_q), (indices,), losses, codebook, fresh)
 
     def lookup(self, codebook: Codebook, indices: Tokens) -> Array:
         return codebook.codes[indices[0]]

@@ -74,6 +74,8 @@ def codes(quantizer: Mapping[str, Any]) -> str:
         return f"{quantizer['depth']} depths of {codes(quantizer['inner'])}"
     if "levels" in quantizer:
         return f"{'·'.join(map(str, quantizer['levels']))} codes"
+    if "bits" in quantizer:
+        return f"{2 ** quantizer['bits']} codes"
     if "codebook_size" in quantizer:
         return f"{quantizer['codebook_size']} codes"
     return f"{quantizer['code_dim']} numbers"

@@ -66,7 +66,8 @@ class AdversarialTask:
     an adversary the lowest mse is no longer the best picture: of the checkpoints the latest is taken, not the best.
 
     Attributes:
-        autoencoder, tx, loss_weights, range, flip, crop, ema_rate, accumulate, perceptual_net: as of AutoencodeTask.
+        autoencoder, tx, loss_weights, range, flip, crop, ema_rate, accumulate: as of AutoencodeTask.
+        perceptual_net: in whose maps the term "perceptual" compares, see `features`; "vgg16" is LPIPS.
         start: step from which on the critic pushes; before it the training is the plain one, bit for bit.
         lead: steps before `start` in which the critic learns alone: until it knows something its gradient is noise.
         ramp: steps in which the weight rises from 0.
@@ -76,9 +77,11 @@ class AdversarialTask:
         critic_width, critic_layers, critic_norm: see `networks.critic`.
         critic_rate, critic_b1, critic_b2: the critic's Adam, at a constant rate.
         r1: weight of half the squared gradient of an image's mean logit, summed over its pixels
-            (https://arxiv.org/abs/1801.04406), in every `r1_every`th step so many times as large. 0: none.
+            (https://arxiv.org/abs/1801.04406). 0: none.
+        r1_every: steps from one with r1 to the next, where it is so many times as large.
         lecam: weight of https://arxiv.org/abs/2104.03310, which holds the logits at their own averages of the other
-            kind, `lecam_rate` the share of the averages that is kept. 0: none.
+            kind. 0: none.
+        lecam_rate: share of these averages that a step keeps.
     """
 
     autoencoder: Any
@@ -106,6 +109,11 @@ class AdversarialTask:
     r1_every: Count = 16
     lecam: NotNegative = 0.0
     lecam_rate: Rate = 0.99
+
+    @staticmethod
+    def terms(fields: Mapping[str, Any]) -> dict[str, float]:
+        """Its loss terms beside the autoencoder's, each with its usual weight."""
+        return {ADVERSARIAL: 0.2}
 
     @property
     def plain(self) -> AutoencodeTask:

@@ -221,7 +221,7 @@ class AutoencodeTask:
         for level, quantizer in zip(self.autoencoder.level_names, self.autoencoder.quantizers, strict=True):
             found = age_and_size(out.codebooks[level])
             commitment = out.losses.get(f"commitment/{level}")
-            if found and commitment is not None and len(quantizer.vocab_sizes) == 1:
+            if "code_norm" in found and commitment is not None and len(quantizer.vocab_sizes) == 1:
                 found |= distance(found["code_norm"], commitment, quantizer.output_dim)
             metrics |= {f"{name}/{level}": value for name, value in found.items()}
         return metrics
@@ -251,15 +251,15 @@ def distance(code_norm: Array, commitment: Array, dim: int) -> dict[str, Array]:
 
 
 def age_and_size(codebook: Codebook) -> dict[str, Array]:
-    """What `doctor` watches: the share of codes used lately, steps unused, and lengths; of numbers, how many vary."""
+    """What `doctor` watches: codes used lately, steps unused, lengths in a table; of numbers, how many vary."""
     if {"mean", "square"} <= codebook.stats.keys():
         _, deviation = mean_and_deviation(codebook)
         return {"active": jnp.mean(deviation > doctor.STILL)}
-    if not codebook.codes.size:
-        return {}
-    lengths = jnp.linalg.norm(codebook.codes, axis=-1).reshape(-1)
-    some = lengths[:: max(1, lengths.size // SORTED)]
-    found = {"code_norm": jnp.median(some), "code_norm_max": jnp.max(lengths)}
+    found: dict[str, Array] = {}
+    if codebook.codes.size:
+        lengths = jnp.linalg.norm(codebook.codes, axis=-1).reshape(-1)
+        some = lengths[:: max(1, lengths.size // SORTED)]
+        found = {"code_norm": jnp.median(some), "code_norm_max": jnp.max(lengths)}
     if "idle" in codebook.stats:
         idle = codebook.stats["idle"]
         found |= {"recent_usage": jnp.mean(idle < doctor.RECENT), "code_age": jnp.mean(idle)}
