@@ -38,8 +38,8 @@ def check(parts: Parts, level: str) -> None:
 
 
 def _begins_with_codes(parts: Parts, level: str) -> bool:
-    prior, form = parts.prior(level), _form_of(parts, level)
-    return bool(form) and all(getattr(prior, name, None) == value for name, value in form.items())
+    form = _form_of(parts, level)  # first: what a prior's section has wrong is said later, after the data
+    return bool(form) and all(getattr(parts.prior(level), name, None) == value for name, value in form.items())
 
 
 def _form_of(parts: Parts, level: str) -> dict[str, int | bool]:

@@ -1,12 +1,14 @@
 """An .npz is read as it is, divided without overlap, and refused with a line that says what to do."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from vqvae_jax import data
+from vqvae_jax import data, evaluate
 from vqvae_jax.data import npz
 from vqvae_jax.types import UserError
 
@@ -89,7 +91,9 @@ def test_a_set_without_splits_is_divided(tmp_path, capsys):
     number = {one.tobytes(): {i % 7, (799 - i) % 7} for i, one in enumerate(image[:400])}
     for side in (train, test):
         assert all(label in number[one.tobytes()] for one, label in zip(side.image, side.label, strict=True))
-    assert "images uint8 [800, 4, 4] for image" in capsys.readouterr().err
+    assert (
+        "taken are images uint8 [800, 4, 4] for image; labels int64 [800] for label; others" in capsys.readouterr().err
+    )
 
 
 def test_arrays_may_be_said(tmp_path):
@@ -122,6 +126,18 @@ def test_several_labels_an_image_are_left_out(tmp_path, capsys):
     np.savez(tmp_path / "y.npz", train_image=image, train_label=label)
     with pytest.raises(UserError, match="train_label is uint8"):
         npz.read(str(tmp_path / "y.npz"), "train", 4)
+
+
+def test_a_model_of_grey_images_reads_colour_ones(path):
+    """As grey; one of colour images refuses grey ones, and says what it was trained on."""
+    facts = {"image_size": 4, "channels": 1, "label_names": list("01234")}
+    model: Any = SimpleNamespace(facts=facts, workdir="runs/x")
+    asked = section(path) | {"test_split": "train"}
+    grey = evaluate.load_images(model, asked).image
+    np.testing.assert_array_equal(grey, data.read(asked | {"channels": 1}, "train").image)
+    facts["channels"] = 3
+    with pytest.raises(UserError, match="3 channels, colour; these have 1"):
+        evaluate.load_images(model, asked | {"test_split": "test"})
 
 
 def test_channels_as_asked(path):

@@ -91,10 +91,10 @@ def _tell_roles(path: str, roles: Roles, shapes: Shapes) -> None:
     for role, name in roles.items():
         turned = role.kind == "image" and laid_out(shapes[name][0])
         if turned or not OURS.fullmatch(name):
-            taken.append(f"{said[name]} for {role or 'image'}{', its channels moved last' if turned else ''}")
+            foreign = f" for {role}" if name != str(role) else ""
+            taken.append(f"{said[name]}{foreign}{', its channels moved last' if turned else ''}")
     if taken:
-        rest = "" if len(taken) < len(roles) else f"; else say which: {KEYS}=train_image=…,train_label=…"
-        _tell(f"{path}: taken are {'; '.join(taken)}{rest}")
+        _tell(f"{path}: taken are {'; '.join(taken)}; others are said by {KEYS}=train_image=…,train_label=…")
 
 
 @cache
