@@ -1,6 +1,7 @@
 """A damaged run: every command says so in one line, with a flag that this very command has."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -40,16 +41,20 @@ def damaged(trained, tmp_path_factory):
     return made
 
 
+PROGRESS = re.compile(r"[\w :]+ \d+/\d+.*")
+
+
 def damage(folder):
     for path in [folder / "manifest.ocdbt", *folder.glob("d/*")]:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def refused(capsys, main, *argv):
-    """The line that a command is refused with."""
+    """The line that a command is refused with, the last; before it stands how far it was, and nothing else."""
     capsys.readouterr()
     assert main(list(map(str, argv))) == 2
-    [line] = capsys.readouterr().err.strip().splitlines()
+    *before, line = capsys.readouterr().err.strip().splitlines()
+    assert all(PROGRESS.fullmatch(one) for one in before), before
     return line
 
 
@@ -126,7 +131,12 @@ def test_a_step_of_one_prior(damaged, trained, tmp_path, capsys):
     assert package.main(["evaluate", f"--workdir={workdir}", "--prior_step=bottom:2"]) == 0
     assert {path.name for path in set(files(workdir)) - set(before)} == {
         f"{name}_bottom_2.{kind}"
-        for name, kind in (("metrics", "json"), ("code_counts", "npz"), ("reconstructions", "png"))
+        for name, kind in (
+            ("metrics", "json"),
+            ("code_counts", "npz"),
+            ("code_maps", "png"),
+            ("reconstructions", "png"),
+        )
     }
     capsys.readouterr()
     line = refused(capsys, package.main, *argv, "--step=botom:2")

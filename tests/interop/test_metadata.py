@@ -25,6 +25,7 @@ QUANTIZER = {
     for name, kind in QUANTIZERS.items()
 } | {
     "residual": {"name": "residual", "depth": 2, "inner": {"name": "ema", **CODES}},
+    "multiscale": {"name": "multiscale", "scales": (1, 2, 4), "inner": {"name": "ema", **CODES}},
     "fsq": {"name": "fsq", "levels": (4, 3, 3)},
 }
 PRIOR = {"name": "pixelcnn", "depth": 8, "layers": 1, "attention_after": (1,), "heads": 4, "label_condition": True}
@@ -66,7 +67,7 @@ def carried(run, tmp_path, *stages, suffix=".safetensors"):
 
 @pytest.mark.parametrize(
     "autoencoder, quantizer, suffix",
-    [("hierarchical", name, ".safetensors") for name in QUANTIZERS]
+    [("hierarchical" if name != "multiscale" else "vqvae", name, ".safetensors") for name in QUANTIZERS]
     + [("vqvae2", name, ".npz") for name in ("vq", "ema", "cosine", "fsq")],
 )
 def test_every_code_and_every_pixel_comes_back(autoencoder, quantizer, suffix, tmp_path, capsys):
