@@ -1,6 +1,7 @@
 """The page of a run: whole, self-contained, true to its files; and what it says of a run that is not finished."""
 
 import base64
+import dataclasses
 import html
 import io
 import json
@@ -13,6 +14,8 @@ import pytest
 
 from vqvae_jax import config as configs
 from vqvae_jax import logs, report
+from vqvae_jax.quantizers import QUANTIZERS
+from vqvae_jax.report.panels import TERMS
 from vqvae_jax.types import UserError
 
 pytest.importorskip("jinja2")
@@ -39,6 +42,13 @@ METRICS = {
 STEP = {"train/loss": 2.0, "train/batch_usage/top": 0.5, "train/batch_perplexity/top": 7.0, "train/nll": 2.5}
 HELD_OUT = {"held_out/loss": 0.1, "held_out/psnr": 20.0, "held_out/usage/top": 0.6, "held_out/nll": 2.0}
 HELD_OUT |= {"held_out/perplexity/top": 8.0, "held_out/position_entropy": 3.5}
+
+
+def test_every_term_of_a_quantizer_has_a_plot():
+    """What it says of itself; a term that the report does not know is left out of the page."""
+    for kind in QUANTIZERS.values():
+        defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+        assert set(kind.terms(defaults) if hasattr(kind, "terms") else {}) <= set(TERMS), kind
 
 
 def begun(workdir, priors=True, **dataset):

@@ -20,6 +20,7 @@ TERMS = {  # what a term of the loss is, of training batches
     "commitment": "how far the encoder is from its codes; moves the encoder",
     "codebook": "how far codes are from the encoder; moves the codes",
     "contrastive": "codes apart from vectors that are not theirs",
+    "entropy": "how unsure places are of a code, less how unsure all of them together: nats",
     "kl": "how much the codes, or numbers, say: nats",
     "perceptual": "how far pictures are from the images in a frozen net's maps",
     "adversarial": "how little the critic is taken in; times the adaptive weight",
