@@ -39,8 +39,9 @@ def nearest(pictures: Any, training: Any, rows: np.ndarray, mirror: bool) -> Nea
         images = np.asarray(training[here])
         for turned in (False, True)[: 1 + mirror]:
             apart = _apart(seen, _small(images[:, :, ::-1] if turned else images))
-            nearer = apart.min(axis=1) < best
-            best = np.where(nearer, apart.min(axis=1), best)
+            least = apart.min(axis=1)
+            nearer = least < best
+            best = np.where(nearer, least, best)
             row = np.where(nearer, here[apart.argmin(axis=1)], row)
             mirrored = np.where(nearer, turned, mirrored)
     return Nearest(row, np.sqrt(best).astype(np.float32), mirrored)
@@ -70,9 +71,9 @@ def compared(samples: Any, splits: Mapping[str, Arrays], mirror: bool) -> tuple[
     """
     shown, training = np.asarray(samples[:SHOWN]), splits["train"]
     rows = looked_at(training)
-    found = nearest(shown, training.image, rows, mirror)
     held_out = np.asarray(splits["validation"].image[np.arange(min(HELD_OUT, len(splits["validation"])))])
-    usual = nearest(held_out, training.image, rows, mirror).rms
+    both = nearest(np.concatenate([shown, held_out]), training.image, rows, mirror)  # those are decoded once
+    found, usual = Nearest(*(one[: len(shown)] for one in both)), both.rms[len(shown) :]
     images = [
         np.asarray(training.image[np.array([row])])[0][:, :: -1 if turned else 1]
         for row, turned in zip(found.row, found.mirrored, strict=True)
