@@ -106,19 +106,21 @@ def kept_of(mask: np.ndarray, levels: Sequence[Level], grow: int = 0) -> list[np
         levels: of the maps, coarse to fine.
         grow: as there, of the maps that none mends.
     """
-    mended = [any(_mends(later, level) for later in levels[i:]) for i, level in enumerate(levels)]
-    rule = {True: lambda shape: _holes(mask, shape) <= 0.5, False: lambda shape: kept(mask, shape, grow)}
-    return [rule[coarse](level.shape) for level, coarse in zip(levels, mended, strict=True)]
+    return [
+        _holes(mask, level.shape) <= 0.5 if mended else kept(mask, level.shape, grow)
+        for level, mended in zip(levels, _mended(levels), strict=True)
+    ]
 
 
 def grows(levels: Sequence[Level]) -> bool:
     """Whether a map is mended by a larger one of its level."""
-    return any(_mends(later, level) for i, level in enumerate(levels) for later in levels[i:])
+    return any(_mended(levels))
 
 
-def _mends(later: Level, level: Level) -> bool:
-    same = later.name.partition(".")[0] == level.name.partition(".")[0]
-    return same and math.prod(later.shape) > math.prod(level.shape)
+def _mended(levels: Sequence[Level]) -> list[bool]:
+    """Of each map, whether a larger one of its level is there."""
+    place = [(level.name.partition(".")[0], math.prod(level.shape)) for level in levels]
+    return [any(other == name and larger > size for other, larger in place) for name, size in place]
 
 
 def kept(mask: np.ndarray, shape: tuple[int, int], grow: int = 0) -> np.ndarray:
