@@ -62,6 +62,12 @@ def check_seed(seed: Any) -> None:
         raise UserError(f"seed is a whole number from {SEEDS[0]} to {SEEDS[-1]}; got {seed!r}")
 
 
+def check_looks(looks: Any) -> None:
+    """UserError unless it is how often a prior that hides tokens does so."""
+    if not is_whole(looks) or looks < 1:
+        raise UserError(f"looks is a whole number of at least 1; got {looks!r}")
+
+
 def asked_of(section: Mapping[str, Any], priors: Priors, count: int, seed: int, said: Mapping[str, Any]) -> Asked:
     """What `check_asked` has passed, over the config's section `sample`."""
     own = {name: value for name, value in said.items() if name.startswith(SAMPLER)}

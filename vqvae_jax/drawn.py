@@ -48,13 +48,12 @@ def draw_levels(asked: Asked, keys: Array, told: Told, given: Given, bar: Bar) -
     """The maps of one image a key; where the bar is seen, a level is waited for before it moves on."""
     maps: Tokens = ()
     for i, (prior, weights) in enumerate(asked.priors.values()):
-        own = slice(len(prior.above), len(prior.above) + len(prior.maps))
+        own = own_maps(prior)
         if given.keep and all(map(np.all, given.keep[own])):  # nothing of it is drawn
             maps += given.known[own]
             bar.add(len(keys))
             continue
-        text = told.text if getattr(prior, "text", None) else None
-        condition = Condition(told.label if prior.num_labels else None, maps, text)
+        condition = condition_of(prior, told, maps)
         known, keep = given.known[own] or None, given.keep[own] or None
         if keep is None and getattr(prior, "sample_strength", 1) == 1:  # nothing of it is left: as without
             known = None
@@ -73,6 +72,17 @@ def on_the_way(asked: Asked, to_seed: int, told: Told) -> Maps:
         every = Told(*(said if said is None else np.repeat(said, count, axis=0) for said in told))
         parts.insert(1, in_chunks(asked, every, Given(noise=noise_between(asked, to_seed))))
     return tuple(np.concatenate(level) for level in zip(*parts, strict=True))
+
+
+def own_maps(prior: Any) -> slice:
+    """Which of the maps of all levels are a prior's."""
+    return slice(len(prior.above), len(prior.above) + len(prior.maps))
+
+
+def condition_of(prior: Any, told: Told, maps: tuple[Any, ...]) -> Condition:
+    """What a prior hears of all that is told, and of the maps above its own: of `maps`, which begin with those."""
+    text = told.text if getattr(prior, "text", None) else None
+    return Condition(told.label if prior.num_labels else None, maps[: len(prior.above)], text)
 
 
 def noise_between(asked: Asked, to_seed: int) -> Maps:

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from vqvae_jax import codec
-from vqvae_jax.asked import Priors, Told, check_seed
-from vqvae_jax.drawn import Maps, key_of
+from vqvae_jax.asked import Priors, Told, check_looks, check_seed
+from vqvae_jax.drawn import Maps, condition_of, key_of, own_maps
 from vqvae_jax.priors.condition import check_told
 from vqvae_jax.priors.score import maps_at_once_scored
 from vqvae_jax.sample import find_label, is_whole
-from vqvae_jax.types import Array, Condition, Pick, UserError
+from vqvae_jax.types import Array, Pick, UserError
 
 UNDRAWN = 2**32 - 2  # number of an image that is never drawn: its key is that of the losses
 NAME = "nll"  # of the loss term, in nats a token
@@ -35,11 +35,7 @@ def nll(priors: Priors, maps: Maps, told: Told, seed: int, looks: int) -> np.nda
     total = np.zeros(len(maps[0]), np.float32)
     keys = jax.random.split(jax.random.fold_in(key_of(seed), UNDRAWN), looks)
     for prior, model in priors.values():
-        own = slice(len(prior.above), len(prior.above) + len(prior.maps))
-        text = told.text if getattr(prior, "text", None) else None
-        condition: Any = told.label if prior.num_labels else None, maps[: own.start], text
-        given = maps[own], Condition(*condition)
-        leaves, form = jax.tree.flatten(given)
+        leaves, form = jax.tree.flatten((maps[own_maps(prior)], condition_of(prior, told, maps)))
         of_batch = partial(_of_batch, prior, form, model.params, keys)
         total += codec.in_batches(of_batch, *leaves, size=min(codec.BATCH, maps_at_once_scored(looks)))
     return total
@@ -60,8 +56,7 @@ def _of_batch(prior: Any, form: Any, params: Any, keys: Array, *leaves: Any) -> 
 def check_likely(priors: Priors, terms: Mapping[str, Sequence[str]], seed: Any, looks: Any) -> None:
     """UserError where a prior says nothing of how likely maps are; `terms` are its losses, by level."""
     check_seed(seed)
-    if not is_whole(looks) or looks < 1:
-        raise UserError(f"looks is a whole number of at least 1; got {looks!r}")
+    check_looks(looks)
     for level, (prior, _) in priors.items():
         if NAME not in terms[level]:
             raise UserError(

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from vqvae_jax import codec, room
-from vqvae_jax.asked import Asked, Priors, Told, check_seed
-from vqvae_jax.drawn import Maps, in_chunks, key_of
+from vqvae_jax.asked import Asked, Priors, Told, check_looks, check_seed
+from vqvae_jax.drawn import Maps, condition_of, in_chunks, key_of, own_maps
 from vqvae_jax.priors.score import LOOKS, check_scored, maps_at_once_scored, scores
 from vqvae_jax.sample import is_whole
-from vqvae_jax.types import Condition, UserError
+from vqvae_jax.types import UserError
 
 UNDRAWN = 2**32 - 1  # number of an image that is never drawn: its key is that of the scores
 
@@ -35,9 +35,7 @@ def scored(priors: Priors, maps: tuple[Any, ...], text: Any, seed: int, looks: i
     key = jax.random.fold_in(key_of(seed), UNDRAWN)
     keys = jnp.repeat(key[None], len(text), axis=0)
     for prior, model in told_texts(priors).values():
-        start = len(prior.above)
-        own = maps[start : start + len(prior.maps)]
-        condition = Condition(label if prior.num_labels else None, maps[:start], text)
+        own, condition = maps[own_maps(prior)], condition_of(prior, Told(label, text), maps)
         total += codec.halving(partial(_fetched, prior, model, own, condition, keys, looks), size)
     return total
 
@@ -81,8 +79,7 @@ def told_texts(priors: Priors) -> dict[str, Any]:
 def check_scores(priors: Mapping[str, Any], seed: Any, looks: Any, workdir: Any) -> None:
     """UserError where nothing can be scored."""
     check_seed(seed)
-    if not is_whole(looks) or looks < 1:
-        raise UserError(f"looks is a whole number of at least 1; got {looks!r}")
+    check_looks(looks)
     if not (told := told_texts(priors)):
         raise UserError(f"the priors of {workdir} were trained without text_condition, so no text fits better or worse")
     for level, (prior, _) in told.items():
