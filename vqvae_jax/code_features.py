@@ -20,7 +20,7 @@ def given(parts: Parts, workdir: Path, level: str) -> Callable[[Model], Model] |
     """Shapes of a prior → its features, the autoencoder's codes and φ; None where it has none, or of another form."""
     if not _begins_with_codes(parts, level):
         return None
-    quantizer = _quantizer_of(parts, level)
+    quantizer = quantizer_of(parts, level)
     return lambda _: Model({FEATURES: features(quantizer, parts.load(workdir, AUTOENCODER).codebooks[level])}, {})
 
 
@@ -38,21 +38,25 @@ def check(parts: Parts, level: str) -> None:
 
 
 def _begins_with_codes(parts: Parts, level: str) -> bool:
-    form = _form_of(parts, level)  # first: what a prior's section has wrong is said later, after the data
-    return bool(form) and all(getattr(parts.prior(level), name, None) == value for name, value in form.items())
+    fields = _form_of(parts, level)  # first: what a prior's section has wrong is said later, after the data
+    return bool(fields) and all(getattr(parts.prior(level), name, None) == value for name, value in fields.items())
 
 
 def _form_of(parts: Parts, level: str) -> dict[str, int | bool]:
     """What a prior's fields must be to begin with the codes of its level; {} where these have no running map."""
     if AUTOENCODER not in configs.stages(parts.config):
         return {}
-    quantizer = _quantizer_of(parts, level)
-    if not hasattr(quantizer, "scales"):
-        return {}
+    quantizer = quantizer_of(parts, level)
+    return form(quantizer) if hasattr(quantizer, "scales") else {}
+
+
+def form(quantizer: Any) -> dict[str, int | bool]:
+    """The fields of a prior that reads by the codes of such a quantizer."""
     return {"code_dim": quantizer.output_dim, "shared": quantizer.shared, "phis": quantizer.phis}
 
 
-def _quantizer_of(parts: Parts, level: str) -> Any:
+def quantizer_of(parts: Parts, level: str) -> Any:
+    """The quantizer of a level of the autoencoder."""
     return parts.autoencoder.quantizers[configs.levels(parts.config).index(level)]
 
 

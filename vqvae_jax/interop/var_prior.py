@@ -14,6 +14,7 @@ import numpy as np
 from vqvae_jax import parts
 from vqvae_jax.autoencoders.published import SCALES
 from vqvae_jax.autoencoders.vqgan import LEVEL
+from vqvae_jax.code_features import FEATURES, features, form, quantizer_of
 from vqvae_jax.interop.matches import Match, Shapes, Tensors
 from vqvae_jax.interop.places import Layout, Places, Renames, numbers, of_params, shapes_of
 from vqvae_jax.priors.var import VARPrior
@@ -23,7 +24,6 @@ TITLE = "VAR's transformer"
 TABLE, PLACES, SCALE, READ = "class_emb.weight", "pos_1LC", "lvl_embed.weight", "word_embed.weight"
 SCALE_OF, MASK, KEY_BIAS = "lvl_1L", "attn_bias_for_masking", ".attn.zero_k_bias"  # buffers; the last ends names
 SHARED = "shared_ada_lin.1.weight"  # of var_d36.pth
-FEATURES = "features"  # of our parameters: the tokenizer's codes and φ
 HEAD = 64  # channels of a head of the published sizes
 # Per 256 images; theirs falls linearly to a hundredth.
 ADAM = {"learning_rate": 1e-4, "b1": 0.9, "b2": 0.95, "weight_decay": 0.05, "clip": 2.0}
@@ -178,17 +178,15 @@ def with_tokenizer(match: Match, level: str, there: parts.Parts, model: Model, w
     Raises:
         UserError: its maps are of other sides, or its codes of another size.
     """
-    maps, book = there.levels[there.maps_of(level)], model.codebooks[level]
+    maps, quantizer = there.levels[there.maps_of(level)], quantizer_of(there, level)
     check_sides(match, maps, workdir)
-    if (dim := match.section["code_dim"]) != book.codes.shape[-1]:
-        here = book.codes.shape[-1]
+    own, dim = form(quantizer), match.section["code_dim"]
+    if dim != (here := own["code_dim"]):
         raise UserError(f"{match.title} is of codes of {dim} numbers, those of {workdir} are of {here}")
-    phis: dict[str, np.ndarray] = {one: np.asarray(book.params[one]) for one in ("kernel", "bias") if book.params}
-    own = {"shared": book.codes.ndim == 2, "phis": len(phis["kernel"]) if phis else 0}
     module = match.module.clone(maps=maps, **own)
-    features = {FEATURES: {"codes": np.asarray(book.codes), **phis}}
+    borrowed = {FEATURES: {name: np.asarray(one) for name, one in features(quantizer, model.codebooks[level]).items()}}
     like, section = parts.abstract_prior(module), {**match.section, **own}
-    return match._replace(section=section, module=module, like=like, borrowed=features)
+    return match._replace(section=section, module=module, like=like, borrowed=borrowed)
 
 
 def check_sides(match: Match, maps: tuple[Level, ...], workdir: object) -> None:
