@@ -12,7 +12,7 @@ from jax import lax
 
 from vqvae_jax.backend import choices
 from vqvae_jax.networks.lookup import sums
-from vqvae_jax.types import Array, Codebook
+from vqvae_jax.types import Array, Codebook, Quantizer, UserError
 
 ROWS = 1024  # vectors in a block on CPU; elsewhere as many as DISTANCES allows
 CODES = 4096  # codes in a block
@@ -246,3 +246,21 @@ def kmeans(key: Array, flat: Array, size: int, iterations: int) -> Array:
         return jnp.where(members > 0, sums(flat, index, size) / jnp.maximum(members, 1.0), centres)
 
     return lax.fori_loop(0, iterations, step, first)
+
+
+def check_inner(kind: str, inner: Quantizer, shared: bool) -> None:
+    """UserError unless what a quantizer codes leaves something over, which another, or itself again, codes.
+
+    Args:
+        kind: of the quantizer around it, as a message names it.
+        inner: the one inside.
+        shared: whether one table codes all that is left over.
+    """
+    if not getattr(inner, "subtractable", False):
+        raise UserError(
+            f"a {kind} quantizer subtracts codes from z_e, but {inner} does not code z_e as it is; "
+            "inner may be vq, ema, simvq, or cvq with distance='l2'"
+        )
+    iterations: int = getattr(inner, "kmeans_iterations", 0)
+    if shared and iterations:
+        raise UserError("with shared=True the first residuals are of random codes: set inner.kmeans_iterations=0")

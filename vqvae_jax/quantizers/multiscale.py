@@ -56,13 +56,7 @@ class MultiscaleQuantizer:
     dropout: Share = 0.0
 
     def __post_init__(self):
-        if not getattr(self.inner, "subtractable", False):
-            raise UserError(
-                f"a multi-scale quantizer subtracts codes from z_e, but {self.inner} does not code z_e as it is; "
-                "inner may be vq, ema, simvq, or cvq with distance='l2'"
-            )
-        if self.shared and getattr(self.inner, "kmeans_iterations", 0):
-            raise UserError("with shared=True the first residuals are of random codes: set inner.kmeans_iterations=0")
+        cb.check_inner("multi-scale", self.inner, self.shared)
         sides = self.scales
         if not sides or sides[0] < 1 or any(after < before for before, after in itertools.pairwise(sides)):
             raise UserError(f"scales are sides of maps that grow, as scales=1,2,4,8; got {sides}")

@@ -45,13 +45,7 @@ class ResidualQuantizer:
     dropout: Share = 0.0
 
     def __post_init__(self):
-        if not getattr(self.inner, "subtractable", False):
-            raise UserError(
-                f"a residual quantizer subtracts codes from z_e, but {self.inner} does not code z_e as it is; "
-                "inner may be vq, ema, simvq, or cvq with distance='l2'"
-            )
-        if self.shared and getattr(self.inner, "kmeans_iterations", 0):
-            raise UserError("with shared=True the first residuals are of random codes: set inner.kmeans_iterations=0")
+        cb.check_inner("residual", self.inner, self.shared)
         if not 1 <= self.depth <= DEPTHS or not 0 <= self.dropout <= 1:
             got = f"got {self.depth} and {self.dropout}"
             raise UserError(f"depth must be from 1 to {DEPTHS}, dropout from 0 to 1; {got}")
