@@ -86,15 +86,8 @@ class Recording:
 
 ALL = ""  # the prefix of all names
 NAMED = ("param", "grad", "grad_kl", "trained")  # sections of tensors by the names of a state dict
-SECTIONS = (
-    *NAMED,
-    "input",
-    "output",
-    "soft",
-    "cotangent",
-    "train",
-    "greedy",
-)  # a recording may say more of itself, in words too
+# A recording may say more of itself, in words too.
+SECTIONS = (*NAMED, "input", "output", "soft", "cotangent", "train", "greedy")
 
 
 def recordings_in(path: Path) -> list[str]:

@@ -37,16 +37,8 @@ from vqvae_jax.priors.published import MNISTGenerator
 from vqvae_jax.priors.var import VARPrior
 from vqvae_jax.types import Model, UserError, unknown
 
-ELSEWHERE = {
-    "bsq",
-    "cosine",
-    "fsq",
-    "gumbel",
-    "kl",
-    "lfq",
-    "residual",
-    "simvq",
-}  # quantizers that no class of the references has
+# Quantizers that no class of the references has.
+ELSEWHERE = {"bsq", "cosine", "fsq", "gumbel", "kl", "lfq", "residual", "simvq"}
 IMPORT = "`import` reads this from the file itself"
 
 

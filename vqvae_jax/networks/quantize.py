@@ -30,9 +30,8 @@ class QuantizerLayer(nn.Module):
         kept = self.variable("codebook", "kept", lambda: self.quantizer.init(self.make_rng("params")))
         held: Codebook = kept.value
         losses = jax.eval_shape(self.quantizer, held, z_e).losses
-        by_gradient = held.codes.size > 0 and (
-            "codebook" in losses or "kl" in losses
-        )  # the latter of mixtures of codes
+        # "kl" is of mixtures of codes, where there are codes.
+        by_gradient = held.codes.size > 0 and ("codebook" in losses or "kl" in losses)
         added = self.param("codes", nn.initializers.zeros, held.codes.shape, jnp.float32) if by_gradient else 0.0
         params = {name: self.param(name, lambda _, x=x: x) for name, x in held.params.items()}
         codebook = held.replace(codes=held.codes + added, params=params)
