@@ -393,3 +393,42 @@ def test_damaged_files_are_named_and_the_old_page_stays(tmp_path, undrawn, name)
     with pytest.raises(UserError, match=f"{name} is damaged"):
         report.write(tmp_path)
     assert (tmp_path / "report.html").read_text("utf-8") == before
+
+
+def another_seed(workdir, seed, psnr, **changes):
+    """A copy of `finished` under another seed, with another PSNR at the end and in training."""
+    finished(workdir)
+    config = configs.load(workdir) | {"seed": seed} | changes
+    (workdir / "config.json").write_text(json.dumps(config))
+    measured = METRICS | {"autoencoder": METRICS["autoencoder"] | {"psnr": psnr}}
+    (workdir / "metrics.json").write_text(json.dumps(measured))
+    logged(workdir, "autoencoder", [(50, STEP), (100, HELD_OUT | {"held_out/psnr": psnr})])
+    return workdir
+
+
+def test_over_seeds_a_metric_has_its_mean_and_deviation(tmp_path, monkeypatch):
+    """By hand: 21.141999, 22 and 23 have mean 22.047, deviation 0.930 with n - 1. A run is no other seed of itself."""
+    run, *others = [another_seed(tmp_path / str(i), i, psnr) for i, psnr in enumerate((21.141999, 22.0, 23.0))]
+    drawn = []
+    monkeypatch.setattr(report.curves, "error_bars", lambda axes, spreads, colour: drawn.extend(spreads))
+    made = text(report.write(run, [run, *others]).read_text("utf-8"))
+    assert "22.0473 ± 0.93" in made and "3 seeds: this run, 1, 2" in made
+    ((step, spread),) = [one for one in drawn if one[1].deviation > 1e-6]
+    assert step == 100 and spread == pytest.approx((22.047333, 0.929904), rel=1e-6)
+    assert "±" not in text(report.write(run, [run]).read_text("utf-8"))
+
+
+def test_error_bars_are_drawn(tmp_path):
+    """A bar and its two caps are paths of the picture."""
+    run, other = (another_seed(tmp_path / str(i), i, 20.0 + i) for i in range(2))
+    plain = page(run)
+    assert report.write(run, [other]).read_text("utf-8").count("<path") > plain.count("<path")
+
+
+def test_runs_of_another_config_are_no_seeds(tmp_path):
+    run = another_seed(tmp_path / "run", 0, 21.0)
+    with pytest.raises(UserError, match=r"same seed, 0; train it with another, --config\.seed=1"):
+        report.write(run, [another_seed(tmp_path / "twin", 0, 21.0)])
+    weights = {"loss_weights": {"commitment": 1.0}}
+    with pytest.raises(UserError, match=r"loss_weights/commitment=1\.0, this run 0\.25"):
+        report.write(run, [another_seed(tmp_path / "other", 1, 21.0, **weights)])

@@ -131,6 +131,14 @@ def parser() -> Parser:
     add_doctor(under)
     one = under.add_parser("report", help="one page of a run", description="Writes DIR/report.html anew.")
     add_workdir(one, report)
+    one.add_argument(
+        "--seeds",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="runs of the same config under other seeds, as runs/demo_*: error bars, mean and deviation of each metric",
+    )
 
     one = under.add_parser(
         "evaluate",
@@ -254,7 +262,7 @@ def report(given: argparse.Namespace) -> None:
     """The page of a run."""
     from vqvae_jax import report as reporting
 
-    print(reporting.write(given.workdir))
+    print(reporting.write(given.workdir, given.seeds))
 
 
 def evaluate(given: argparse.Namespace) -> None:

@@ -2,9 +2,12 @@
 
     config.json, data.json, metrics.json, code_counts.npz, *.png, STAGE/metrics.jsonl ──► contents ──► report.html
 
+With the workdirs of other seeds, means and deviations over all of them stand beside the run's own numbers.
+
 What is not there yet is named and left out. Needs jinja2 and matplotlib, which nothing else does.
 """
 
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ from vqvae_jax import config as configs
 from vqvae_jax import evaluate, logs
 from vqvae_jax.doctor import Doctor
 from vqvae_jax.files import atomically, check_file
-from vqvae_jax.report import samples
+from vqvae_jax.report import samples, seeds
 from vqvae_jax.report.curves import by_map, codes, health, stage
 from vqvae_jax.report.libraries import imported
 from vqvae_jax.report.pictures import captions, code_map_captions, picture
@@ -22,17 +25,18 @@ from vqvae_jax.report.words import about, cards, commands, facts, meaning, metri
 FILE = "report.html"
 
 
-def write(workdir: Path) -> Path:
+def write(workdir: Path, others: Sequence[Path] = ()) -> Path:
     """Writes DIR/report.html, whole or not at all.
 
     Args:
         workdir: of a run, finished or not.
+        others: workdirs of the same config under other seeds.
 
     Returns:
         The page's path.
 
     Raises:
-        UserError: no workdir, a damaged file in it, or jinja2 or matplotlib is not installed.
+        UserError: no workdir, a damaged file in it, one of another config, or jinja2 or matplotlib is not installed.
     """
     path = Path(workdir) / FILE
     check_file("", path)
@@ -41,15 +45,16 @@ def write(workdir: Path) -> Path:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     text = resources.files("vqvae_jax.report").joinpath("page.html.jinja").read_text("utf-8")
-    page = environment.from_string(text).render(contents(Path(workdir)))
+    page = environment.from_string(text).render(contents(Path(workdir), others))
     with atomically(path) as temporary:
         temporary.write_text(page, "utf-8")
     return path
 
 
-def contents(workdir: Path) -> dict[str, Any]:
+def contents(workdir: Path, others: Sequence[Path] = ()) -> dict[str, Any]:
     """All that the page says, by the names that the template uses."""
     config, metrics = configs.load(workdir), metrics_of(workdir / evaluate.FILE)
+    of_seeds = seeds.read(workdir, others)
     measured, of_samples = metrics.get("priors", {}), samples.read(workdir)
     entries = {name: logs.read_metrics(workdir / name / "metrics.jsonl") for name in configs.stages(config)}
     return {
@@ -65,14 +70,24 @@ def contents(workdir: Path) -> dict[str, Any]:
         "nearest_note": samples.sentence(of_samples["nearest"]) if of_samples else "",
         "code_maps": picture(workdir, evaluate.CODE_MAPS, []),
         "code_map_captions": code_map_captions(metrics, configs.levels(config)),
-        "stages": [stage(name, entries[name], config, measured.get(name, {})) for name in entries],
+        "stages": [stage(name, entries[name], config, measured.get(name, {}), of_seeds) for name in entries],
         "strips": {name: picture(workdir, "denoising", [name]) for name in with_priors(config)},
         "codes": list(codes(workdir / evaluate.COUNTS, configs.levels(config))),
         "health": list(by_map(workdir / evaluate.COUNTS, configs.levels(config)))
         + list(health(workdir / evaluate.COUNTS, configs.levels(config))),
         "illnesses": [str(illness) for illness in Doctor(entries.get("autoencoder", [])).present()],
-        "metrics": [(name, number(value), meaning(name)) for name, value in evaluate.flat(metrics)],
+        "metrics": [
+            (name, number(value), over_seeds(of_seeds, name, value), meaning(name))
+            for name, value in evaluate.flat(metrics)
+        ],
+        "seeds": of_seeds.names if of_seeds else [],
         "config": config,
         "facts": facts(workdir),
         "commands": commands(config, workdir),
     }
+
+
+def over_seeds(of_seeds: seeds.Seeds | None, name: str, value: Any) -> str:
+    """`24.91 ± 0.06`; "" where there is one seed, or no number in each run."""
+    spread = of_seeds and of_seeds.spread(name, value)
+    return f"{number(spread.mean)} ± {number(spread.deviation, '.2g')}" if spread else ""

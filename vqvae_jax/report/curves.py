@@ -13,6 +13,7 @@ import numpy as np
 from vqvae_jax import config as configs
 from vqvae_jax.report.libraries import imported
 from vqvae_jax.report.panels import INK, TRAIN, Line, Panel, autoencoder_panels, prior_panels, remark
+from vqvae_jax.report.seeds import Seeds, Spread
 from vqvae_jax.report.words import in_order
 from vqvae_jax.types import UserError
 
@@ -50,13 +51,23 @@ STYLE = {
 
 
 def stage(
-    name: str, entries: list[dict[str, Any]], config: Mapping[str, Any], measured: Mapping[str, Any]
+    name: str,
+    entries: list[dict[str, Any]],
+    config: Mapping[str, Any],
+    measured: Mapping[str, Any],
+    seeds: Seeds | None = None,
 ) -> dict[str, Any]:
-    """A row of plots of one stage; those without data are left out. `measured` is what its evaluation says."""
+    """A row of plots of one stage; those without data are left out. `measured` is what its evaluation says.
+
+    With other seeds, what is held out gets error bars: mean and standard deviation over all of them.
+    """
     levels, weights = configs.levels(config), config["loss_weights"]
     of_images = name == configs.AUTOENCODER
     panels = autoencoder_panels(entries, levels, weights) if of_images else prior_panels(entries)
-    drawn = [(panel, curves(panel, entries)) for panel in panels if any(_points(entries, x) for x in panel.lines)]
+    bars_of = (lambda metric: seeds.line(name, entries, metric)) if seeds else (lambda metric: [])
+    drawn = [
+        (panel, curves(panel, entries, bars_of)) for panel in panels if any(_points(entries, x) for x in panel.lines)
+    ]
     if times := {float(key.partition("/")[2]): value for key, value in measured.items() if key.startswith(BY_TIME)}:
         drawn.append((Panel("Loss by time", "0 is data, 1 noise; held out", []), by_time(times)))
     why = remark(entries, weights) if of_images else ""
@@ -84,11 +95,16 @@ def progress(name: str, entries: list[dict[str, Any]], config: Mapping[str, Any]
     return f"step {entries[-1]['step']} {goal}, logged over {minutes:.1f} minutes"
 
 
-def curves(panel: Panel, entries: list[dict[str, Any]]) -> Any:
-    """A panel as SVG."""
+def curves(
+    panel: Panel, entries: list[dict[str, Any]], bars_of: Callable[[str], Sequence[tuple[int, Spread]]] = lambda _: []
+) -> Any:
+    """A panel as SVG; `bars_of` gives the spread over seeds of a metric, at some steps."""
 
     def draw(axes: Any) -> None:
         values = [value for line in panel.lines for value in _line(axes, line, _points(entries, line))]
+        for line in panel.lines:
+            if line.style == "o-":
+                error_bars(axes, bars_of(line.metric), line.colour)
         if panel.log and 0 < 10 * min(values) < max(values):
             axes.set_yscale("log")
         if any(line.label for line in panel.lines if _points(entries, line)):
@@ -115,6 +131,14 @@ def _line(axes: Any, line: Line, points: list[tuple[int, float]]) -> list[float]
         alone = "o" if len(points) == 1 else line.style
         axes.plot(steps, values, alone, color=line.colour, label=line.label or None)
     return values
+
+
+def error_bars(axes: Any, spreads: Sequence[tuple[int, Spread]], colour: str) -> None:
+    """Mean over seeds, and one standard deviation to either side."""
+    if spreads:
+        steps, found = zip(*spreads, strict=True)
+        means, deviations = zip(*found, strict=True)
+        axes.errorbar(steps, means, deviations, fmt="none", ecolor=colour, elinewidth=1.2, capsize=3)
 
 
 def codes(path: Path, levels: Sequence[str]) -> Iterator[dict[str, Any]]:
