@@ -24,7 +24,7 @@ FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.S | re.M)
 SHELLS = ("bash", "sh", "console")
 IN_TEXT = re.compile(r"`([^`]+)`")
 OURS = re.compile(r"^(?:python3?(?: -m vqvae_jax| launch\.py| (?:benchmarks|scripts)/\w+\.py)|make)(?= |$)")
-LEFT_OPEN = ("X.py", "…", "NAME", "myquantizer")  # places that the reader fills in
+LEFT_OPEN = ("X.py", "…", "NAME", "manhattan")  # places that the reader fills in, files that the reader writes
 A_RUN = "configs/openmoji_hierarchical.py"  # in place of runs that are not here
 
 

@@ -193,6 +193,18 @@ def test_what_has_passed_is_said_as_well_and_health_too(tmp_path):
     assert checkup.of_stage(tmp_path, "autoencoder") == ["autoencoder: 200 steps, nothing is wrong"]
 
 
+def test_of_codes_that_nobody_counts_it_says_what_held_out_images_used(tmp_path):
+    """Of the last evaluation; no verdict."""
+    configs.save(configs.read(f"{DEMO}:tiny"), tmp_path)
+    last = {"step": 2, "held_out/usage/top": 0.02, "held_out/usage/bottom": 0.5}
+    log(tmp_path, "autoencoder", last | {"step": 1, "held_out/usage/top": 1.0}, last, {"step": 3, "train/loss": 1.0})
+    (line,) = checkup.of_stage(tmp_path, "autoencoder")
+    assert line.startswith(
+        "autoencoder: 3 steps; nothing in it is watched; of the codes the held-out images of step 2 used 2% of top, "
+        "50% of bottom, its curves are in "
+    )
+
+
 def test_a_folder_that_is_no_workdir(tmp_path, capsys):
     assert package.main(["doctor", f"--workdir={tmp_path}"]) == 2
     assert "is not a workdir" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """What the doctor says of a run, from what it logged: each stage's illnesses, those that passed too."""
 
 import argparse
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from vqvae_jax.flags import add_workdir
 from vqvae_jax.logs import read_metrics
 
 METRICS = "metrics.jsonl"
+USAGE = "held_out/usage/"
 
 
 def add_doctor(under: Any) -> None:
@@ -44,10 +46,20 @@ def of_stage(workdir: Path, stage: str) -> list[str]:
     if not (steps := [entry["step"] for entry in entries]):
         return [f"{stage}: nothing is logged yet"]
     if not any(name.startswith(tuple(f"train/{one}/" for one in WATCHED)) for entry in entries for name in entry):
-        return [f"{stage}: {steps[-1]} steps; nothing in it is watched, its curves are in {workdir}/report.html"]
+        said = f"nothing in it is watched{held_out(entries)}, its curves are in {workdir}/report.html"
+        return [f"{stage}: {steps[-1]} steps; {said}"]
     watching = Doctor()
     told = [one for entry in entries for one in watching.see(entry["step"], watching.read(entry))]
     present = watching.present()
     ill = [f"{stage}: {one}" for one in present]
     passed = [f"{stage}: was ill, and is no more: {one}" for one in told if one.since not in {x.since for x in present}]
     return [*ill, *passed] or [f"{stage}: {steps[-1]} steps, nothing is wrong"]
+
+
+def held_out(entries: Iterable[Mapping[str, Any]]) -> str:
+    """Which codes the last evaluation used, in words; no verdict, as few images cannot use many codes."""
+    last: Mapping[str, Any] = {}
+    for entry in entries:
+        last = entry if any(name.startswith(USAGE) for name in entry) else last
+    used = [f"{share:.0%} of {name.removeprefix(USAGE)}" for name, share in last.items() if name.startswith(USAGE)]
+    return f"; of the codes the held-out images of step {last['step']} used {', '.join(used)}" if used else ""

@@ -22,6 +22,7 @@ from vqvae_jax.types import (
     Condition,
     Level,
     Model,
+    Quantizer,
     Reconstruction,
     UserError,
     by_level,
@@ -159,9 +160,23 @@ def build_autoencoder(config: Mapping[str, Any], facts: Mapping[str, Any]) -> An
 
 
 def build_quantizer(section: Mapping[str, Any]) -> Any:
-    """One quantizer, with the one inside it."""
+    """One quantizer, with the one inside it.
+
+    Raises:
+        UserError: its class lacks what `types.Quantizer` asks for.
+    """
     inner = {"inner": build_quantizer(section["inner"])} if "inner" in section else {}
-    return QUANTIZERS[section["name"]](**inner, **arguments(section))
+    quantizer = QUANTIZERS[section["name"]](**inner, **arguments(section))
+    if lacking := _lacking(quantizer, Quantizer):
+        kind = type(quantizer).__name__
+        raise UserError(f"the quantizer {kind} lacks {', '.join(lacking)}; docs/extending.md shows a whole one")
+    return quantizer
+
+
+def _lacking(part: Any, contract: type) -> list[str]:
+    """What a contract asks for and a part does not have; nothing of the part is called."""
+    asked = [name for name in vars(contract) if name == "__call__" or not name.startswith("_")]
+    return [name for name in asked if name not in dir(part)]
 
 
 def build_network(section: Mapping[str, Any], channels: int, dtype: jnp.dtype) -> Any:

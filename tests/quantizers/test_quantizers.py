@@ -539,7 +539,8 @@ def test_every_product_has_all_bits_of_float32(name, platform, blocks, train, mo
     found = precisions(jax.grad(step, (0, 1), has_aux=True), book.codes, z_e, book, jax.random.key(0))
     multiplied = has_table(name) or any(kind in name for kind in ("lfq", "bsq", "simvq"))
     multiplied &= train or name not in ("gumbel", "gumbel-straight")  # a look-up is no product
-    assert set(found) == ({(EXACT, EXACT)} if multiplied else set())
+    assert set(found) <= {(EXACT, EXACT)}  # a quantizer may have none
+    assert bool(found) == multiplied or name not in WAYS  # but those that are known to multiply are seen to
 
 
 @pytest.mark.parametrize("name", [name for name in WAYS if name not in ("fsq", "gumbel", "kl")])

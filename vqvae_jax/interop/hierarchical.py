@@ -88,9 +88,17 @@ def places(module: HierarchicalVAE, like: Model) -> Places:
             found |= without_codes(level, like.codebooks[level], f"encoder_{i}.bottleneck")
             continue
         found[f"encoder_{i}.vq.dictionary"] = Place(("codebooks", level, "codes"), AS_IT_IS)
-        start = getattr(quantizer, "revive_after", 0) or DEAD_RATE
-        found[f"encoder_{i}.vq.usage_count"] = Place((*stats, "idle"), countdown(start))
+        if "idle" in like.codebooks[level].stats:
+            start = getattr(quantizer, "revive_after", 0) or DEAD_RATE
+            found[f"encoder_{i}.vq.usage_count"] = Place((*stats, "idle"), countdown(start))
     return found
+
+
+def counts(module: HierarchicalVAE, model: Model) -> dict[str, np.ndarray]:
+    """The reference's buffers where nothing is kept of the steps that a code was unused: as if all were just used."""
+    books = [model.codebooks[level] for level in reversed(module.level_names)]
+    without = [i for i, book in enumerate(books) if book.codes.size and "idle" not in book.stats]
+    return {f"encoder_{i}.vq.usage_count": np.full(len(books[i].codes), DEAD_RATE, np.int64) for i in without}
 
 
 def outputs(module: HierarchicalVAE, model: Model, images: Any, out: Reconstruction) -> dict[str, Any]:

@@ -57,7 +57,12 @@ def with_params_of_codebooks(places: Places, model: Model) -> Places:
 
 
 def averages(module: Any, model: Model) -> dict[str, np.ndarray]:
-    """For rosinality's buffers where codes are no moving averages: as if each stood for one vector. VAR's counts: 0."""
+    """For rosinality's buffers where codes are no moving averages: as if each stood for one vector. VAR's counts: 0.
+
+    Those of unixpickle's where it is not known when a code was used.
+    """
+    if isinstance(module, HierarchicalVAE):
+        return hierarchical.counts(module, model)
     if not isinstance(module, VQVAE2):
         return var.hits(module)
     found: dict[str, np.ndarray] = {}
