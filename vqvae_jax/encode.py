@@ -153,10 +153,7 @@ def _refuse_strangers(output: Path) -> None:
 def check_new(output: Path) -> None:
     """UserError unless tokens can be written to a new folder of that name."""
     if output.suffix:
-        raise UserError(
-            f"--output={output}: this workdir draws tokens, which want a new folder, without a suffix; for pictures "
-            "name the run that they were encoded by, --autoencoder=DIR"
-        )
+        raise UserError(f"--output={output}: this workdir draws tokens, which want a new folder, without a suffix")
     check_new_folder(output)
 
 

@@ -1,11 +1,8 @@
 """How a command ends: its exit code, and a line in place of a traceback."""
 
-import contextlib
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from vqvae_jax.types import UserError
 
@@ -14,51 +11,25 @@ DISK = ("No space left on device", "Disk quota exceeded", "ENOSPC")  # Orbax and
 LONGEST = 300  # characters of an error of theirs
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, as a scheduler or `kill` sends it."""
-
-
 def ended(command: Callable[[], int | None]) -> int:
     """Runs a command to its end.
 
     Returns:
         Its exit code, 0 where it gives none; where the user has something to put right the error's, 2 as a rule; 130
-        after Ctrl-C, 143 after SIGTERM.
+        after Ctrl-C.
     """
     try:
-        with raising_when_terminated():
-            code = command() or 0
+        code = command() or 0
         sys.stdout.flush()
         return code
     except UserError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt as stopped:
-        print("stopped; what was saved stays, the same command goes on or says what is in its way", file=sys.stderr)
-        return 128 + (signal.SIGTERM if isinstance(stopped, Terminated) else signal.SIGINT)
+    except KeyboardInterrupt:
+        print("stopped; what was saved stays, the same command goes on from there", file=sys.stderr)
+        return 130
     except Exception as error:
         return exit_code(error)
-
-
-@contextlib.contextmanager
-def raising_when_terminated() -> Iterator[None]:
-    """Inside, SIGTERM ends as Ctrl-C does: with a line, what is open closed. Forked processes die as usual."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    ours = os.getpid()
-
-    def stop(number: int, frame: object) -> None:
-        if os.getpid() == ours:
-            raise Terminated
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def exit_code(error: Exception) -> int:

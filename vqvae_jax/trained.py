@@ -83,8 +83,7 @@ class Trained:
 
     def __repr__(self) -> str:
         size, channels, names = self.facts["image_size"], self.facts["channels"], self.label_names
-        images = [f"images {size}x{size}x{channels}"] if self.has_autoencoder else []  # of tokens nothing is drawn
-        said = [*images, *map(str, self.levels)]
+        said = [f"images {size}x{size}x{channels}", *map(str, self.levels)]
         said += [f"prior of {level}: {self.config['priors'][level]['name']}" for level in self._prior_levels]
         said += [f"{len(names)} labels"] if names else []
         return f"<Trained {str(self.workdir)!r}: {'; '.join(said)}>"
@@ -520,7 +519,7 @@ class Trained:
         """Maps as arrays, checked. One array alone would be read as a map for each of its images."""
         if isinstance(tokens, np.ndarray | jax.Array) or not isinstance(tokens, Iterable):
             kind = f"{tokens.dtype} {list(tokens.shape)}" if hasattr(tokens, "dtype") else type(tokens).__name__
-            raise UserError(f"tokens are a tuple of maps, coarse to fine, a single one is (map,); got {kind}")
+            raise UserError(f"tokens are several maps, coarse to fine, of one level [map]; got {kind}")
         tokens = [codec.as_map(one) for one in tokens]
         codec.check_tokens(tokens, self.parts.levels)
         return tokens

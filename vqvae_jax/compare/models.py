@@ -13,7 +13,6 @@ from vqvae_jax.stages import task_of
 from vqvae_jax.trained import BOTH, Trained
 from vqvae_jax.types import UserError
 
-MSE = "mse of [0, 1]"  # not in the units of dataset.range, as `evaluate` has it
 SHOWN = 16  # images in the strip
 STRIP = "comparison.png"
 SPREAD = "_spread"  # ends the name of a standard error; the metric stands beside it
@@ -77,8 +76,7 @@ def metrics(model: Trained, arrays: data.Arrays) -> dict[str, float]:
     task = task_of(model.parts, AUTOENCODER)
     summary = task.summary(evaluate.sums_over(task, weights, data.batches(arrays, evaluate.BATCH, 0)))
     found = {name: value for name, value in summary.items() if name != "loss"}
-    found = {MSE if name == "mse" else name: value for name, value in found.items()}
-    found[MSE] /= (high - low) ** 2
+    found["mse"] /= (high - low) ** 2
     if model.priors:
         tokens = evaluate.maps_of(model, arrays)
         for level in model.priors:

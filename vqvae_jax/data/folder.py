@@ -10,7 +10,6 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
-from difflib import get_close_matches
 from functools import cache
 from typing import NamedTuple
 
@@ -104,21 +103,13 @@ def splits_in(path: str | os.PathLike[str]) -> tuple[str, ...]:
     return tuple(own) if len(own) == 2 else (ALL,)
 
 
-def _near(folder: str) -> str:
-    """A guess at what was meant, of what lies beside it."""
-    beside, name = os.path.split(folder)
-    there = [one.name for one in os.scandir(beside) if one.is_dir()] if os.path.isdir(beside) else []
-    near = get_close_matches(name, there, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
 def _folder(path: str) -> str:
     """The absolute path, checked."""
     folder = os.path.abspath(os.path.expanduser(path))
     if not path:
         raise UserError(f"{TYPE}: data set 'folder' needs a folder of pictures")
     if not os.path.exists(folder):
-        raise UserError(f"{TYPE}: there is no folder {path}{_near(folder)}")
+        raise UserError(f"{TYPE}: there is no folder {path}")
     if not os.path.isdir(folder):
         raise UserError(f"{TYPE}: {path} is a file; type the folder it lies in")
     return folder

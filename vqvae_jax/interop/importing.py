@@ -233,8 +233,8 @@ def joined(
         model = parts.load(folder, configs.AUTOENCODER, None)
         match = var_prior.with_tokenizer(match, level, parts, model, workdir)
     priors = {**config["priors"], level: prior_section(match, workdir)}
-    told = {name: match.facts[name] for name in ("text", "sample") if name in match.facts}
-    config = configs.complete({**config, **told, "priors": priors})
+    text = {"text": match.facts["text"]} if "text" in match.facts else {}
+    config = configs.complete({**config, **text, "priors": priors})
     shutil.rmtree(folder / level, ignore_errors=True)  # what the config does not name, a killed import left
     with new_folder(folder / level) as inside:
         write_stage(inside, match, tensors, config)

@@ -119,7 +119,7 @@ def autoencoder(told: Told, tensors: Tensors) -> Match:
 
 
 def prior(told: Told) -> Match:
-    """facts: as other matches have them; labels, the autoencoder's section, how it samples, all token maps besides."""
+    """facts: as other matches have them; labels, the autoencoder's section and all token maps besides."""
     config = told.config
     parts = Parts(config, told.facts)
     module, like = parts.prior(told.stage), parts.abstract(told.stage)
@@ -129,7 +129,6 @@ def prior(told: Told) -> Match:
         "num_labels": module.num_labels if module.label_condition else 0,
         "range": config["dataset"]["range"],
         "autoencoder": config["autoencoder"],
-        "sample": config["sample"],
         "levels": list(map(as_list, parts.levels)),
         **({"text": config["text"]} if config["priors"][told.stage].get("text_condition") else {}),
     }
