@@ -124,7 +124,7 @@ def test_decoded_arrays_are_a_data_set(encoded, trained, model, tmp_path):
     np.testing.assert_array_equal(again.label, images.label)
 
 
-def test_an_interrupted_encoding_goes_on(trained, tmp_path, monkeypatch):
+def test_an_interrupted_encoding_goes_on(trained, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tokens, "SHARD", 40)
     whole, stops = encode._watched, iter([False, False, True])
 
@@ -134,8 +134,8 @@ def test_an_interrupted_encoding_goes_on(trained, tmp_path, monkeypatch):
         return whole(*argv)
 
     monkeypatch.setattr(encode, "_watched", watched)
-    with pytest.raises(KeyboardInterrupt):
-        encode.encode(trained[0], tmp_path / "tokens")
+    assert run("encode", f"--workdir={trained[0]}", f"--output={tmp_path / 'tokens'}") == 130
+    assert "the same command goes on from there" in capsys.readouterr().err
     before = files(tmp_path / "tokens")
     assert encode.encode(trained[0], tmp_path / "tokens") == {"train": 96, "test": 20}
     after = files(tmp_path / "tokens")
@@ -284,7 +284,9 @@ def test_their_samples_are_tokens_and_are_decoded(of_tokens, trained, tmp_path, 
 
 
 def test_without_an_autoencoder(of_tokens, refuse, tmp_path):
-    assert "want a new folder" in refuse("sample", f"--workdir={of_tokens}", f"--output={tmp_path / 'x.png'}")
+    line = refuse("sample", f"--workdir={of_tokens}", f"--output={tmp_path / 'x.png'}")
+    assert "want a new folder" in line and "--autoencoder=DIR" in line
+    assert ": tokens of images 16x16x3; top 2x2 of 16 codes; " in repr(vqvae_jax.load(of_tokens))
     line = refuse("encode", f"--workdir={of_tokens}", f"--output={tmp_path / 'x'}", "--dataset=openmoji")
     assert "holds no autoencoder" in line and "--autoencoder=DIR" in line
 

@@ -71,7 +71,9 @@ def test_one_map_of_another_level(model, images):
     with pytest.raises(UserError, match=r"size=\(32, 32\) is of maps top \(4, 4\); got \(2, 2\)"):
         model.decode([top], size=(32, 32))
     for one in (top, 3, model):
-        with pytest.raises(UserError, match="tokens are several maps, coarse to fine, of one level"):
+        with pytest.raises(
+            UserError, match=r"several maps, coarse to fine; one map alone is \(map,\), as \(tokens\[0\],\)"
+        ):
             model.decode(one)
     with pytest.raises(UserError, match="its rows are not of one length"):
         model.decode([[[[1, 2], [3]]]])

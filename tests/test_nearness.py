@@ -128,6 +128,7 @@ def test_two_models_are_compared_and_a_tie_is_called_one(run, place, tmp_path):
     found = models.compare(run, run, tmp_path / "x.png", {}, samples=SAMPLES)
     rows = {line.split()[0]: line for line in models.table(found)}
     assert rows["fd_mobilenet_v2/samples"].endswith("+0.0000  a tie")
+    assert rows["mse"].endswith("+0.0000  of images in [0, 1]")
     assert not rows["psnr"].endswith("tie") and "fd_mobilenet_v2/samples/floor" in rows
     found["B"]["metrics"]["fd_mobilenet_v2/samples"] += 50
     rows = {line.split()[0]: line for line in models.table(found)}

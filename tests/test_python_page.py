@@ -88,6 +88,7 @@ def check_prior(space):
     assert space["drawn"].shape == (4, 6, 4) and space["drawn"].max() < 16
     assert space["nats"].shape == (8,) and (space["nats"] > 0).all()
     assert "bits_per_pixel" not in str(space["prior"].evaluate())
+    assert ": own tokens; codes 6x4 of 16 codes; " in repr(space["prior"])
 
 
 CHECKS = {

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import shutil
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -475,6 +476,27 @@ def test_a_relative_path_of_the_data_is_found_from_anywhere(tmp_path, monkeypatc
     shutil.rmtree("moved/data")
     with pytest.raises(UserError, match="data/images.npz: there is no such file"):
         recipe.run(more, workdir)
+
+
+def test_sigterm_between_two_stages_says_what_ctrl_c_says(copy, monkeypatch, capsys):
+    """As the top begins to encode; nothing of the autoencoder is touched, and SIGTERM is as it was."""
+    import launch
+
+    for name in ("top", "bottom", "tokens"):
+        shutil.rmtree(copy / name)
+    before = files(copy / "autoencoder")
+    monkeypatch.setattr(recipe.Recipe, "_encode_into", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    assert launch.main([f"--config={copy / configs.FILE}", f"--workdir={copy}"]) == 143
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1] == "stopped; what was saved stays, the same command goes on from there"
+    assert files(copy / "autoencoder") == before and not (copy / "top/checkpoints").exists()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_the_unit_of_an_error_stands_beside_it():
+    said = evaluate.lines({"images": evaluate.MANY, "autoencoder": {"mse": 0.02, "psnr": 23.0}})
+    assert said[1].split(maxsplit=2) == ["autoencoder/mse", "0.0200", "of images in dataset.range"]
+    assert said[2].split() == ["autoencoder/psnr", "23.0000"]
 
 
 def test_metrics_of_few_images_say_so():

@@ -1,11 +1,16 @@
 """Own pictures through a trained autoencoder. The run is the one of test_recipe.py."""
 
+import contextlib
+import io
+
 import numpy as np
 import pytest
 from test_encode import pictures, refuse, run, trained  # noqa: F401
 from test_recipe import files, picture
 
 import vqvae_jax
+from vqvae_jax import reconstruct
+from vqvae_jax.endings import Terminated
 from vqvae_jax.reconstruct import padded, psnr
 
 
@@ -50,6 +55,30 @@ def test_many_sizes_become_few():
     assert (larger[5:, :9] == image[4]).all() and (larger[:5, 9:] == image[:, 8:]).all()
     same = np.zeros((64, 96, 3), np.uint8)
     assert padded(same, 8).shape == same.shape
+
+
+@pytest.mark.parametrize("error, code", [(KeyboardInterrupt, 130), (Terminated, 143)])
+def test_what_was_stopped_says_what_to_type(trained, pictures, refuse, tmp_path, monkeypatch, error, code):  # noqa: F811
+    def stop(*_):
+        raise error
+
+    argv = ("reconstruct", f"--workdir={trained[0]}", f"--images={pictures}", f"--output={tmp_path / 'out'}")
+    monkeypatch.setattr(reconstruct, "psnr", stop)
+    said = line_of(argv, code)
+    assert said == f"stopped; {tmp_path / 'out'} stays as it is and is not gone on with: choose a new --output"
+    assert "choose a new folder" in refuse(*argv)
+    monkeypatch.setattr(reconstruct, "padded", stop)  # before anything is written
+    again = (*argv[:-1], f"--output={tmp_path / 'other'}")
+    assert line_of(again, code) == "stopped; the same command begins again"
+    monkeypatch.undo()
+    assert line_of(again, 0) is not None
+
+
+def line_of(argv, code):
+    """The last line on standard error of a command that ends with this code."""
+    with contextlib.redirect_stderr(io.StringIO()) as err:
+        assert run(*argv) == code
+    return err.getvalue().splitlines()[-1]
 
 
 def test_refused(trained, pictures, refuse, tmp_path):  # noqa: F811

@@ -14,7 +14,7 @@ if __name__ == "__main__":
 from vqvae_jax import __version__
 from vqvae_jax.checkup import add_doctor, doctor
 from vqvae_jax.compare.commands import add_compare
-from vqvae_jax.endings import ended
+from vqvae_jax.endings import GOES_ON, ended, stopping
 from vqvae_jax.flags import (
     DATASET,
     DRAWING,
@@ -296,8 +296,18 @@ def run(argv: list[str] | None) -> int | None:
     if given.command not in (report, doctor):  # which compute nothing
         check_platform()
     asked_of = flags_in_place_of(DRAWING) if given.command is sample else nullcontext()
-    with of_command(getattr(given, "quiet", False)), asked_of:
+    with of_command(getattr(given, "quiet", False)), asked_of, stopping(lambda: left_by(given)):
         return given.command(given)
+
+
+def left_by(given: argparse.Namespace) -> str:
+    """What stays of a command that was stopped, and what to type then; `encode` alone goes on."""
+    output = getattr(given, "output", None)
+    if given.command is encode:
+        return GOES_ON
+    if output and output.is_dir() and any(output.iterdir()):
+        return f"stopped; {output} stays as it is and is not gone on with: choose a new --output"
+    return "stopped; the same command begins again"
 
 
 if __name__ == "__main__":

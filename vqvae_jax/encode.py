@@ -153,7 +153,10 @@ def _refuse_strangers(output: Path) -> None:
 def check_new(output: Path) -> None:
     """UserError unless tokens can be written to a new folder of that name."""
     if output.suffix:
-        raise UserError(f"--output={output}: this workdir draws tokens, which want a new folder, without a suffix")
+        raise UserError(
+            f"--output={output}: this workdir draws tokens, which want a new folder, without a suffix; pictures are "
+            "made with --autoencoder=DIR, the workdir whose autoencoder encoded the tokens"
+        )
     check_new_folder(output)
 
 

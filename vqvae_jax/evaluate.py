@@ -31,6 +31,7 @@ BATCH = 64  # images at once, at least
 SAID = ("name", "path", "test_split")  # what of other images stands in the names of files
 SHOWN = 16  # images in the strip
 MANY = 100  # images; means over fewer go by which images these are
+UNITS = {"autoencoder/mse": "  of images in dataset.range"}  # `compare` has it of images in [0, 1]
 FLAGS = Flags("--prior_step={stage}:{step}", "--step={step}")
 
 
@@ -242,7 +243,8 @@ def lines(metrics: Mapping[str, Any]) -> list[str]:
     """The metrics as text, a line each, and what to think of them where the images are few."""
     rows = [(name, f"{value:.4f}" if isinstance(value, float) else value) for name, value in flat(metrics)]
     width = max([45, *(len(name) for name, _ in rows)])
-    return [*(f"{name:{width}} {value}" for name, value in rows), *few(metrics["images"])]
+    shown = [f"{name:{width}} {value}{UNITS.get(name, '')}" for name, value in rows]
+    return [*shown, *few(metrics["images"])]
 
 
 def few(images: int) -> list[str]:

@@ -82,11 +82,17 @@ class Trained:
             raise UserError(f"{workdir} was trained on tokens, it holds no autoencoder with a step; leave {flag} out")
 
     def __repr__(self) -> str:
-        size, channels, names = self.facts["image_size"], self.facts["channels"], self.label_names
-        said = [f"images {size}x{size}x{channels}", *map(str, self.levels)]
+        names, said = self.label_names, [self._data(), *map(str, self.levels)]
         said += [f"prior of {level}: {self.config['priors'][level]['name']}" for level in self._prior_levels]
         said += [f"{len(names)} labels"] if names else []
         return f"<Trained {str(self.workdir)!r}: {'; '.join(said)}>"
+
+    def _data(self) -> str:
+        """What it was trained on, in words."""
+        if self.facts.get("own"):
+            return "own tokens"
+        size, channels = self.facts["image_size"], self.facts["channels"]
+        return f"{'' if self.has_autoencoder else 'tokens of '}images {size}x{size}x{channels}"
 
     @property
     def levels(self) -> tuple[Level, ...]:
@@ -519,7 +525,9 @@ class Trained:
         """Maps as arrays, checked. One array alone would be read as a map for each of its images."""
         if isinstance(tokens, np.ndarray | jax.Array) or not isinstance(tokens, Iterable):
             kind = f"{tokens.dtype} {list(tokens.shape)}" if hasattr(tokens, "dtype") else type(tokens).__name__
-            raise UserError(f"tokens are several maps, coarse to fine, of one level [map]; got {kind}")
+            raise UserError(
+                f"tokens are several maps, coarse to fine; one map alone is (map,), as (tokens[0],); got {kind}"
+            )
         tokens = [codec.as_map(one) for one in tokens]
         codec.check_tokens(tokens, self.parts.levels)
         return tokens

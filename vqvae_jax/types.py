@@ -60,9 +60,13 @@ class NotFinite(UserError):
 def unknown(sentence: str, word: str, valid: Iterable[str], listing: str = "It has") -> str:
     """The message for a word that is not among the valid ones: the nearest of them, then all."""
     valid = tuple(valid)
-    near = difflib.get_close_matches(str(word), valid, n=1, cutoff=0.5)
-    guess = f"; did you mean {near[0]!r}?" if near else "."
-    return f"{sentence} {word!r}{guess} {listing}: {', '.join(valid) or 'none'}"
+    return f"{sentence} {word!r}{guess(word, valid) or '.'} {listing}: {', '.join(valid) or 'none'}"
+
+
+def guess(word: str, valid: Iterable[str]) -> str:
+    """What ends a message about a word: the nearest of the valid ones, where one is near."""
+    near = difflib.get_close_matches(str(word), tuple(valid), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 @struct.dataclass

@@ -111,8 +111,11 @@ def test_averages_begin_at_the_codes(quantizer, tmp_path):
 @pytest.mark.parametrize("alone", [False, True])
 def test_priors_come_back(alone, tmp_path):
     """With their labels, heads and maps; also without their autoencoder."""
-    run = workdir(tmp_path / "run", priors={"top": PRIOR, "bottom": {**PRIOR, "condition_blocks": 1}})
+    drawing = {"count": 9, "temperature": 0.5, "top_k": 7, "top_p": 0.9, "guidance": 2.0}
+    priors = {"top": PRIOR, "bottom": {**PRIOR, "condition_blocks": 1}}
+    run = workdir(tmp_path / "run", priors=priors, sample=drawing)
     one, other = carried(run, tmp_path, *(() if alone else ("autoencoder",)), "top", "bottom")
+    assert other.config["sample"] == one.config["sample"] == drawing
     same(other.sample_tokens(3, 1, "cat"), one.sample_tokens(3, 1, "cat"))
     same(other.sample_tokens(3, 1), one.sample_tokens(3, 1))  # labels are drawn as often as there
     same(other.sample_tokens(3, 1, "cat", guidance=2), one.sample_tokens(3, 1, "cat", guidance=2))  # it learned that

@@ -15,6 +15,7 @@ from vqvae_jax.types import UserError
 
 SHOWN = 16  # images in the strip
 STRIP = "comparison.png"
+UNITS = {"mse": "  of images in [0, 1]"}  # `evaluate` has it in the units of dataset.range
 SPREAD = "_spread"  # ends the name of a standard error; the metric stands beside it
 
 
@@ -107,7 +108,8 @@ def table(found: Mapping[str, Any]) -> Iterator[str]:
     for name in names:
         a, b = first.get(name), second.get(name)
         apart = "" if a is None or b is None else f"{b - a:+.4f}"
-        yield f"{name:{width}}  {_shown(a):>10}  {_shown(b):>10}  {apart:>10}{_tie(name, first, second)}".rstrip()
+        more = _tie(name, first, second) + UNITS.get(name, "")
+        yield f"{name:{width}}  {_shown(a):>10}  {_shown(b):>10}  {apart:>10}{more}".rstrip()
 
 
 def _tie(name: str, first: Mapping[str, float], second: Mapping[str, float]) -> str:

@@ -20,7 +20,7 @@ from vqvae_jax.data.arrays import TEST, Arrays, Images, share
 from vqvae_jax.data.decoded import Decoded, Unreadable, decode_once, fits
 from vqvae_jax.data.stream import Lazy
 from vqvae_jax.files import printable
-from vqvae_jax.types import UserError, unknown
+from vqvae_jax.types import UserError, guess, unknown
 
 TYPE = "--config.dataset.path=FOLDER"  # what every error here begins with
 ALL = "all"  # the split that is every picture, whatever the folders are called
@@ -109,10 +109,18 @@ def _folder(path: str) -> str:
     if not path:
         raise UserError(f"{TYPE}: data set 'folder' needs a folder of pictures")
     if not os.path.exists(folder):
-        raise UserError(f"{TYPE}: there is no folder {path}")
+        raise UserError(f"{TYPE}: there is no folder {path}{guess(os.path.basename(folder), _beside(folder))}")
     if not os.path.isdir(folder):
         raise UserError(f"{TYPE}: {path} is a file; type the folder it lies in")
     return folder
+
+
+def _beside(folder: str) -> list[str]:
+    """The names of the folders that lie where this one was looked for."""
+    try:
+        return [entry.name for entry in os.scandir(os.path.dirname(folder)) if entry.is_dir()]
+    except OSError:  # nor is there what it was to lie in
+        return []
 
 
 def _list(folder: str) -> Listing:

@@ -119,7 +119,7 @@ def autoencoder(told: Told, tensors: Tensors) -> Match:
 
 
 def prior(told: Told) -> Match:
-    """facts: as other matches have them; labels, the autoencoder's section and all token maps besides."""
+    """facts: as other matches have them; labels, the sections `autoencoder` and `sample`, all token maps besides."""
     config = told.config
     parts = Parts(config, told.facts)
     module, like = parts.prior(told.stage), parts.abstract(told.stage)
@@ -131,6 +131,7 @@ def prior(told: Told) -> Match:
         "autoencoder": config["autoencoder"],
         "levels": list(map(as_list, parts.levels)),
         **({"text": config["text"]} if config["priors"][told.stage].get("text_condition") else {}),
+        "sample": config["sample"],
     }
     title = f"the prior {told.stage!r} of a workdir, {config['priors'][told.stage]['name']}"
     return Match(title, "prior", config["priors"][told.stage], facts, module, like, places_of(module, like))

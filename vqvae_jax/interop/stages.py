@@ -70,6 +70,7 @@ def told_prior(match: Match, image_size: int, workdir: Path) -> New:
         "autoencoder": match.facts["autoencoder"],
         "priors": {level: prior_section(match, workdir)},
         "text": match.facts.get("text", {}),
+        "sample": match.facts["sample"],
     }
     return level, configs.complete(config), facts | {"autoencoder": None}
 
