@@ -1,7 +1,7 @@
 """What the doctor says of a run, from what it logged: each stage's illnesses, those that passed too."""
 
 import argparse
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,9 @@ def of_stage(workdir: Path, stage: str) -> list[str]:
     return [*ill, *passed] or [f"{stage}: {steps[-1]} steps, nothing is wrong"]
 
 
-def held_out(entries: Iterable[Mapping[str, Any]]) -> str:
+def held_out(entries: Sequence[Mapping[str, Any]]) -> str:
     """Which codes the last evaluation used, in words; no verdict, as few images cannot use many codes."""
-    last: Mapping[str, Any] = {}
-    for entry in entries:
-        last = entry if any(name.startswith(USAGE) for name in entry) else last
+    measured = (entry for entry in reversed(entries) if any(name.startswith(USAGE) for name in entry))
+    last: Mapping[str, Any] = next(measured, {})
     used = [f"{share:.0%} of {name.removeprefix(USAGE)}" for name, share in last.items() if name.startswith(USAGE)]
     return f"; of the codes the held-out images of step {last['step']} used {', '.join(used)}" if used else ""

@@ -233,9 +233,9 @@ def joined(
         model = parts.load(folder, configs.AUTOENCODER, None)
         match = var_prior.with_tokenizer(match, level, parts, model, workdir)
     priors = {**config["priors"], level: prior_section(match, workdir)}
-    more = {name: match.facts[name] for name in ("text", "sample") if name in match.facts}
-    if config["priors"]:  # how pictures are drawn is said by the first prior that came, or by the training
-        more.pop("sample", None)
+    # How pictures are drawn is said by the first prior that came, or by the training.
+    brought = ("text",) if config["priors"] else ("text", "sample")
+    more = {name: match.facts[name] for name in brought if name in match.facts}
     config = configs.complete({**config, **more, "priors": priors})
     shutil.rmtree(folder / level, ignore_errors=True)  # what the config does not name, a killed import left
     with new_folder(folder / level) as inside:

@@ -77,17 +77,16 @@ def contents(workdir: Path, others: Sequence[Path] = ()) -> dict[str, Any]:
         + list(health(workdir / evaluate.COUNTS, configs.levels(config))),
         "illnesses": [str(illness) for illness in Doctor(entries.get("autoencoder", [])).present()],
         "metrics": [
-            (name, number(value), over_seeds(of_seeds, name, value), meaning(name))
+            (name, number(value), over_seeds(of_seeds.spread(name, value)), meaning(name))
             for name, value in evaluate.flat(metrics)
         ],
-        "seeds": of_seeds.names if of_seeds else [],
+        "seeds": of_seeds.names,
         "config": config,
         "facts": facts(workdir),
         "commands": commands(config, workdir),
     }
 
 
-def over_seeds(of_seeds: seeds.Seeds | None, name: str, value: Any) -> str:
-    """`24.91 ± 0.06`; "" where there is one seed, or no number in each run."""
-    spread = of_seeds and of_seeds.spread(name, value)
+def over_seeds(spread: seeds.Spread | None) -> str:
+    """`24.91 ± 0.06`; "" for none."""
     return f"{number(spread.mean)} ± {number(spread.deviation, '.2g')}" if spread else ""

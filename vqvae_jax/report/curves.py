@@ -5,6 +5,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def stage(
     entries: list[dict[str, Any]],
     config: Mapping[str, Any],
     measured: Mapping[str, Any],
-    seeds: Seeds | None = None,
+    seeds: Seeds,
 ) -> dict[str, Any]:
     """A row of plots of one stage; those without data are left out. `measured` is what its evaluation says.
 
@@ -64,10 +65,8 @@ def stage(
     levels, weights = configs.levels(config), config["loss_weights"]
     of_images = name == configs.AUTOENCODER
     panels = autoencoder_panels(entries, levels, weights) if of_images else prior_panels(entries)
-    bars_of = (lambda metric: seeds.line(name, entries, metric)) if seeds else (lambda metric: [])
-    drawn = [
-        (panel, curves(panel, entries, bars_of)) for panel in panels if any(_points(entries, x) for x in panel.lines)
-    ]
+    bars = partial(seeds.line, name, entries)
+    drawn = [(panel, curves(panel, entries, bars)) for panel in panels if any(_points(entries, x) for x in panel.lines)]
     if times := {float(key.partition("/")[2]): value for key, value in measured.items() if key.startswith(BY_TIME)}:
         drawn.append((Panel("Loss by time", "0 is data, 1 noise; held out", []), by_time(times)))
     why = remark(entries, weights) if of_images else ""
@@ -95,16 +94,14 @@ def progress(name: str, entries: list[dict[str, Any]], config: Mapping[str, Any]
     return f"step {entries[-1]['step']} {goal}, logged over {minutes:.1f} minutes"
 
 
-def curves(
-    panel: Panel, entries: list[dict[str, Any]], bars_of: Callable[[str], Sequence[tuple[int, Spread]]] = lambda _: []
-) -> Any:
-    """A panel as SVG; `bars_of` gives the spread over seeds of a metric, at some steps."""
+def curves(panel: Panel, entries: list[dict[str, Any]], bars: Callable[[str], Sequence[tuple[int, Spread]]]) -> Any:
+    """A panel as SVG; `bars` gives the spread over seeds of a metric, at some steps."""
 
     def draw(axes: Any) -> None:
         values = [value for line in panel.lines for value in _line(axes, line, _points(entries, line))]
         for line in panel.lines:
             if line.style == "o-":
-                error_bars(axes, bars_of(line.metric), line.colour)
+                error_bars(axes, bars(line.metric), line.colour)
         if panel.log and 0 < 10 * min(values) < max(values):
             axes.set_yscale("log")
         if any(line.label for line in panel.lines if _points(entries, line)):

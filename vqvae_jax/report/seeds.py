@@ -32,18 +32,18 @@ class Seeds(NamedTuple):
     entries: list[dict[str, Entries]]  # of each stage
 
     def spread(self, name: str, value: Any) -> Spread | None:
-        """Of one of the page's metrics; None where it is no number in each run."""
+        """Of one of the page's metrics; None where it is no number in each run, or there is no other."""
         return spread_of([value, *(one.get(name) for one in self.metrics)])
 
     def line(self, stage: str, own: Entries, metric: str) -> list[tuple[int, Spread]]:
-        """(step, spread) wherever all runs logged it."""
+        """(step, spread) wherever all runs logged it; nothing without another run."""
         runs = [_by_step(one, metric) for one in (own, *(each[stage] for each in self.entries))]
         shared = sorted(set.intersection(*map(set, runs)))
         return [(step, found) for step in shared if (found := spread_of([run[step] for run in runs]))]
 
 
-def read(workdir: Path, others: Sequence[Path]) -> Seeds | None:
-    """What the other runs left; None where there are none but the run itself.
+def read(workdir: Path, others: Sequence[Path]) -> Seeds:
+    """What the other runs left; the run itself is not among them.
 
     UserError where one is of another config: a field beside `seed` has another value.
     """
@@ -54,7 +54,7 @@ def read(workdir: Path, others: Sequence[Path]) -> Seeds | None:
     stages = list(configs.stages(config))
     metrics = [dict(evaluate.flat(metrics_of(other / evaluate.FILE))) for other in there]
     entries = [{name: logs.read_metrics(other / name / "metrics.jsonl") for name in stages} for other in there]
-    return Seeds([other.name for other in there], metrics, entries) if there else None
+    return Seeds([other.name for other in there], metrics, entries)
 
 
 def spread_of(values: Sequence[Any]) -> Spread | None:
