@@ -9,6 +9,8 @@ import numpy as np
 from vqvae_jax.files import atomically
 
 COLOURS = {"8": "C0", "10": "C1", "16": "C2"}  # by bits a place
+MARKERS = "o", "s", "^", "v", "D", "<", ">", "p", "P", "X", "*", "h", "d", "8"  # by quantizer; names would overlap
+SMALL = {"markersize": 8, "markeredgecolor": "white", "capsize": 1, "elinewidth": 0.7}
 CEILING = "kl"
 
 
@@ -19,14 +21,18 @@ def draw(files: Sequence[Mapping[str, Any]], names: Sequence[str], output: Path)
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    height = 4.2 * len(files)
+    height = 4.2 * len(files) + 0.6
     figure, axes = pyplot.subplots(
         len(files), 2, figsize=(9, height), layout="constrained", squeeze=False, sharey="row"
     )
+    marked = dict(zip((name for name in names if name != CEILING), MARKERS, strict=True))
     for (left, right), found in zip(axes, files, strict=True):
         by_name(left, found, names)
-        by_rate(right, found, names)
+        by_rate(right, found, marked)
         left.set(ylabel=f"{found['of']['task']}: PSNR, dB")
+    shown = {name: marker for name, marker in marked.items() if any(rated(found, name) for found in files)}
+    points = [pyplot.Line2D([], [], color="0.3", marker=marker, linestyle="") for marker in shown.values()]
+    figure.legend(points, list(shown), loc="outside lower center", ncols=7, fontsize=8, title="right: by quantizer")
     with atomically(output) as path:
         figure.savefig(path, dpi=100, format="png")
 
@@ -47,18 +53,21 @@ def by_name(axes: Any, found: Mapping[str, Any], names: Sequence[str]) -> None:
     axes.grid(alpha=0.3)
 
 
-def by_rate(axes: Any, found: Mapping[str, Any], names: Sequence[str]) -> None:
-    """Up and to the left is better."""
-    for bits, runs in found["runs"].items():
-        for name in names:
-            if not any("bits_per_pixel" in run for run in runs.get(name, {}).values()):
-                continue
-            (x, dx), (y, dy) = (spread(runs[name], metric) for metric in ("bits_per_pixel", "psnr"))
-            axes.errorbar(x, y, dy, dx, fmt="o", color=COLOURS[bits], capsize=2, markersize=4)
-            axes.annotate(name, (x, y), (4, 3), textcoords="offset points", fontsize=7)
-    axes.margins(0.12)
+def by_rate(axes: Any, found: Mapping[str, Any], marked: Mapping[str, str]) -> None:
+    """Up and to the left is better; a form a quantizer, a colour a number of bits."""
+    for name, marker in marked.items():
+        for bits, runs in rated(found, name).items():
+            (x, dx), (y, dy) = (spread(runs, metric) for metric in ("bits_per_pixel", "psnr"))
+            axes.errorbar(x, y, dy, dx, fmt=marker, color=COLOURS[bits], **SMALL)
+    axes.margins(0.06)
     axes.set(xlabel="bits a pixel under the prior")
     axes.grid(alpha=0.3)
+
+
+def rated(found: Mapping[str, Any], name: str) -> dict[str, Mapping[str, Mapping[str, float]]]:
+    """By bits, the runs of a quantizer where a prior read its codes."""
+    by_bits = {bits: runs.get(name, {}) for bits, runs in found["runs"].items()}
+    return {bits: runs for bits, runs in by_bits.items() if any("bits_per_pixel" in run for run in runs.values())}
 
 
 def spread(runs: Mapping[str, Mapping[str, float]], metric: str) -> tuple[float, float]:

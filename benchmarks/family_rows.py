@@ -1,10 +1,12 @@
 """What family.py trains: recipes, and the fields of each quantizer at so many bits a place."""
 
+import math
 from typing import Any
 
 from benchmarks import codebooks
 
 BITS = 8, 10, 16  # a place
+PRIORS = {8: math.inf, 10: math.inf, 16: 1}  # first seeds of which a prior is trained, too
 LEVELS = {8: (8, 8, 4), 10: (8, 8, 4, 4), 16: (8, 8, 8, 8, 4, 4)}  # finite scalars of so many bits
 SHORT = codebooks.Recipe(
     autoencoder={"name": "vqvae", "width": 64, "residual_width": 16},

@@ -2,6 +2,7 @@
 
 import json
 import math
+import types
 
 import numpy as np
 import pytest
@@ -30,6 +31,17 @@ def test_it_goes_on_with_what_is_missing():
     assert left[0] == (8, 0, "vq") and left[-1] == (16, 1, "multiscale")
     assert [one for one in left if one[2] == "kl"] == [(8, 1, "kl")]
     assert list(family.wanted(given("--only=lfq", "--bits=10"), found())) == [(10, 1, "lfq"), (10, 2, "lfq")]
+
+
+@pytest.mark.parametrize("bits, seed, there", [(8, 2, True), (16, 0, True), (16, 1, False)])
+def test_a_prior_of_the_first_seed_alone_where_it_is_dear(bits, seed, there, monkeypatch):
+    monkeypatch.setattr(family, "reconstructed", lambda trainer, model: None)
+    near = types.SimpleNamespace(measure=lambda made: {})
+    trainer = types.SimpleNamespace(
+        train=lambda seed: None, measure=lambda model: {"psnr": 20.0}, bits=lambda model, seed: {"bits_per_pixel": 0.4}
+    )
+    found = family.measured(trainer, "ema", seed, near, prior=seed < family.PRIORS[bits])
+    assert found == {"psnr": 20.0} | ({"bits_per_pixel": 0.4} if there else {})
 
 
 def test_the_table():
