@@ -427,8 +427,15 @@ def test_error_bars_are_drawn(tmp_path):
 
 def test_runs_of_another_config_are_no_seeds(tmp_path):
     run = another_seed(tmp_path / "run", 0, 21.0)
-    with pytest.raises(UserError, match=r"same seed, 0; train it with another, --config\.seed=1"):
-        report.write(run, [another_seed(tmp_path / "twin", 0, 21.0)])
+    second = another_seed(tmp_path / "second", 1, 21.0)
+    for others, seed in (
+        ([another_seed(tmp_path / "twin", 0, 21.0)], 0),
+        ([second, another_seed(tmp_path / "t", 1, 20.0)], 1),
+    ):
+        with pytest.raises(
+            UserError, match=rf"same seed as \S+, {seed}; train it with another, --config\.seed={seed + 1}"
+        ):
+            report.write(run, others)
     weights = {"loss_weights": {"commitment": 1.0}}
-    with pytest.raises(UserError, match=r"loss_weights/commitment=1\.0, this run 0\.25"):
+    with pytest.raises(UserError, match=r"config\.loss_weights\.commitment: 0\.25 → 1\.0"):
         report.write(run, [another_seed(tmp_path / "other", 1, 21.0, **weights)])

@@ -23,7 +23,7 @@ from vqvae_jax.config.sections import (
     told_texts,
 )
 from vqvae_jax.config.switching import Switch
-from vqvae_jax.config.workdir import BEGUN_IN, FILE, agree, check_saved, differs, load, located, save
+from vqvae_jax.config.workdir import BEGUN_IN, FILE, agree, changed, check_saved, differs, listed, load, located, save
 from vqvae_jax.limits import WHOLE
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "as_it_was_meant",
     "autoencoder_kind",
     "available",
+    "changed",
     "check",
     "check_part",
     "check_saved",
@@ -50,6 +51,7 @@ __all__ = [
     "differs",
     "explained",
     "levels",
+    "listed",
     "load",
     "located",
     "nearest_size",

@@ -74,13 +74,13 @@ def differs(config: Mapping[str, Any], workdir: str | Path) -> bool:
     """Whether `agree` would write; it raises the same error, and nothing is written."""
     if not (Path(workdir) / FILE).is_file():
         return True
-    stored, asked = flat(load(workdir)), flat(config)
-    changed = [path for path in sorted({*stored, *asked}) if stored.get(path) != asked.get(path)]
-    refused = [f"{path}: {_shown(stored, path)} → {_shown(asked, path)}" for path in changed if not _may_change(path)]
+    differing = changed(load(workdir), config)
+    refused = {path: values for path, values in differing.items() if not _may_change(path)}
     if refused:
-        listed = "; ".join(refused)
-        raise UserError(f"{workdir} holds a run of another config, use another --workdir; stored → asked: {listed}")
-    return bool(changed)
+        raise UserError(
+            f"{workdir} holds a run of another config, use another --workdir; stored → asked: {listed(refused)}"
+        )
+    return bool(differing)
 
 
 def check_saved(config: Mapping[str, Any], saved: Mapping[str, Any], stage: str, where: str) -> None:
@@ -97,16 +97,25 @@ def check_saved(config: Mapping[str, Any], saved: Mapping[str, Any], stage: str,
     """
     if "autoencoder" not in saved:  # weights that no recipe saved
         return
-    then, now = flat(complete(as_it_was_meant(saved))), flat(config)
-    own = f"config.priors.{stage}."
-    paths = [path for path in sorted({*then, *now}) if path.startswith(own) or not path.startswith("config.priors")]
-    if not now.get(f"{own}text_condition"):
-        paths = [path for path in paths if not path.startswith("config.text.")]
-    changed = [path for path in paths if then.get(path) != now.get(path)]
-    changed = [path for path in changed if not _may_change(path) and path != "config.dataset.path"]
-    if changed:
-        listed = "; ".join(f"{path}: {_shown(then, path)} → {_shown(now, path)}" for path in changed)
-        raise UserError(f"{FILE} was changed since {where} was saved, put it back; saved → now: {listed}")
+    own, free = f"config.priors.{stage}.", ["config.priors.", "config.dataset.path"]
+    if not flat(config).get(f"{own}text_condition"):
+        free.append("config.text.")
+    differing = changed(complete(as_it_was_meant(saved)), config)
+    matters = lambda path: not _may_change(path) and (path.startswith(own) or not path.startswith(tuple(free)))  # noqa: E731
+    if differing := {path: values for path, values in differing.items() if matters(path)}:
+        raise UserError(f"{FILE} was changed since {where} was saved, put it back; saved → now: {listed(differing)}")
+
+
+def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """What differs between two configs, in words, by dotted path."""
+    was, now = flat(before), flat(after)
+    differing = (path for path in sorted({*was, *now}) if was.get(path) != now.get(path))
+    return {path: (_shown(was, path), _shown(now, path)) for path in differing}
+
+
+def listed(differing: Mapping[str, tuple[str, str]]) -> str:
+    """Of `changed`, in one line."""
+    return "; ".join(f"{path}: {was} → {now}" for path, (was, now) in differing.items())
 
 
 def _may_change(path: str) -> bool:

@@ -15,6 +15,7 @@ from vqvae_jax.report.words import metrics_of
 from vqvae_jax.types import UserError
 
 Entries = list[dict[str, Any]]
+FREE = "seed", "init_from"  # fields that may differ: a prior of another seed has codes of its own autoencoder
 
 
 class Spread(NamedTuple):
@@ -45,13 +46,12 @@ class Seeds(NamedTuple):
 def read(workdir: Path, others: Sequence[Path]) -> Seeds:
     """What the other runs left; the run itself is not among them.
 
-    UserError where one is of another config: a field beside `seed` has another value.
+    UserError where one is of another config, or two have the same seed.
     """
     there = list(dict.fromkeys(one.resolve() for one in others if one.resolve() != workdir.resolve()))
-    config = configs.load(workdir)
-    for other in there:
-        _check_same(config, configs.load(other), other)
-    stages = list(configs.stages(config))
+    found = {one: configs.load(one) for one in (workdir, *there)}
+    _check_same(found)
+    stages = list(configs.stages(found[workdir]))
     metrics = [dict(evaluate.flat(metrics_of(other / evaluate.FILE))) for other in there]
     entries = [{name: logs.read_metrics(other / name / "metrics.jsonl") for name in stages} for other in there]
     return Seeds([other.name for other in there], metrics, entries)
@@ -68,17 +68,20 @@ def _by_step(entries: Entries, metric: str) -> dict[int, float]:
     return {entry["step"]: entry[metric] for entry in entries if entry.get(metric) is not None}
 
 
-def _check_same(config: Mapping[str, Any], other: Mapping[str, Any], workdir: Path) -> None:
-    """UserError naming the first field that differs, and the run whose seed does not."""
-    ours, theirs = dict(evaluate.flat(config)), dict(evaluate.flat(other))
-    if ours.pop("seed") == theirs.pop("seed"):
-        raise UserError(
-            f"--seeds: {workdir} has the same seed, {config['seed']}; train it with another, --config.seed="
-            f"{config['seed'] + 1}, into another workdir"
-        )
-    for name in [*ours, *theirs]:
-        if ours.get(name) != theirs.get(name):
+def _check_same(configs_of: Mapping[Path, Mapping[str, Any]]) -> None:
+    """UserError naming two runs of one seed, or what differs from the first run beside `FREE`."""
+    (workdir, config), *others = configs_of.items()
+    trained = {config["seed"]: workdir}
+    for other, asked in others:
+        if (seed := asked["seed"]) in trained:
             raise UserError(
-                f"--seeds wants runs of one config, but {workdir} has {name}={theirs.get(name)}, this run "
-                f"{ours.get(name)}; leave it out, or see both: python -m vqvae_jax compare --help"
+                f"--seeds: {other} has the same seed as {trained[seed]}, {seed}; train it with another, "
+                f"--config.seed={max(trained) + 1}, into another workdir"
+            )
+        trained[seed] = other
+        differing = configs.changed(config, asked)
+        if differing := {path: values for path, values in differing.items() if path.rpartition(".")[-1] not in FREE}:
+            raise UserError(
+                f"--seeds wants runs of one config, but {other} differs, this run → that one: "
+                f"{configs.listed(differing)}; leave it out, or see both: python -m vqvae_jax compare --help"
             )
