@@ -1,5 +1,6 @@
 """The code of docs/extending.md runs as it stands there: registered, trained, exported, looked at by the doctor."""
 
+import dataclasses
 import importlib.util
 import re
 import shlex
@@ -121,6 +122,17 @@ def test_what_is_lacking_is_said_when_it_is_built(root, monkeypatch):
     for section in ({"name": "half"}, {"name": "residual", "inner": {"name": "half"}}):
         with pytest.raises(UserError, match=said):
             parts.build_quantizer(section)
+
+
+@pytest.mark.parametrize("how", [None, dataclasses.dataclass], ids=["plain", "not frozen"])
+def test_a_class_whose_fields_are_no_config_is_refused(how, monkeypatch):
+    class Plain:
+        codebook_size: int = 8
+
+    monkeypatch.setitem(QUANTIZERS, "plain", how(Plain) if how else Plain)
+    section = {"autoencoder": {"name": "vqvae", "quantizer": {"name": "plain"}}}
+    with pytest.raises(UserError, match=r"^Plain is no frozen dataclass, as every part is; docs/extending\.md"):
+        configs.complete({"dataset": {"name": "openmoji"}, "train": {"steps": 1}} | section)
 
 
 def test_without_the_age_of_its_codes_it_is_exported_all_the_same(root, tmp_path, monkeypatch):

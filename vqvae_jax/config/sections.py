@@ -230,7 +230,11 @@ def _part(config: dict[str, Any], path: str, table: Mapping[str, Any], inside: t
         raise UserError(f"{path}.name is missing: {which}. There are: {', '.join(table)}")
     if not isinstance(values["name"], str) or values["name"] not in table:
         raise UserError(unknown(f"{path}.name: there is no", values["name"], table, "There are"))
-    return Block(path, values, table[values["name"]], table, inside)
+    if not dataclasses.is_dataclass(kind := table[values["name"]]) or kind.__hash__ is None:
+        raise UserError(
+            f"{kind.__name__} is no frozen dataclass, as every part is; docs/extending.md shows a whole one"
+        )
+    return Block(path, values, kind, table, inside)
 
 
 def section(config: dict[str, Any], path: str) -> dict[str, Any]:
