@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 from jax.sharding import SingleDeviceSharding
 
-from vqvae_jax import checkpoint
-from vqvae_jax.checkpoint import Checkpoints, _one_line, checksum, set_aside
+from vqvae_jax.checkpoint import Checkpoints, saved, set_aside
+from vqvae_jax.checkpoint.quiet import one_line, orbax
+from vqvae_jax.leaves import checksum
 from vqvae_jax.types import Codebook, Model, TrainState, UserError
 
 optax = pytest.importorskip("optax")
@@ -120,17 +121,17 @@ def test_of_equal_losses_the_later_is_best(tmp_path):
 
 def test_what_is_noted_is_read_once_as_long_as_no_file_changes(tmp_path, monkeypatch):
     """Each save asks for the losses of all steps, and Orbax takes a fifth of a second to say one."""
-    orbax, read = checkpoint._orbax(), []
+    v1, read = orbax(), []
 
     class Counted:
         def __getattr__(self, name):
-            return getattr(orbax, name)
+            return getattr(v1, name)
 
         def checkpointables_metadata(self, path):
             read.append(path.name)
-            return orbax.checkpointables_metadata(path)
+            return v1.checkpointables_metadata(path)
 
-    monkeypatch.setattr(checkpoint, "_orbax", Counted)
+    monkeypatch.setattr(saved, "orbax", Counted)
     with Checkpoints(tmp_path, keep=9) as checkpoints:
         for step in range(1, 6):
             save(checkpoints, step, loss=float(step))
@@ -263,7 +264,8 @@ def test_checksum_is_what_it_says():
 WITHOUT_OPTAX = """
 import sys
 sys.modules["optax"] = None  # importing it now fails
-from vqvae_jax.checkpoint import Checkpoints, checksum, set_aside
+from vqvae_jax.checkpoint import Checkpoints, set_aside
+from vqvae_jax.leaves import checksum
 assert "orbax" not in sys.modules, "importing the package must stay cheap"
 print(checksum(Checkpoints(sys.argv[1]).restore_model()))
 """
@@ -362,7 +364,7 @@ def test_another_model_is_named_leaf_by_leaf(tmp_path, change, message):
             checkpoints.restore_model(abstract=model.replace(params={**model.params, **change}))
 
 
-def test_a_failed_save_says_why_in_one_line(tmp_path):
+def test_a_failed_save_says_why_inone_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"^saving .*file/1 failed: \w+Error: [^\n]*$"):
         save(Checkpoints(tmp_path / "file"), 1)
@@ -598,7 +600,7 @@ def test_a_full_disk_is_one_line_also_where_causes_go_in_a_ring():
     """Threads of Orbax raise one error anew; a training would look for its first cause for ever."""
     disk, other = OSError(28, "No space left on device"), RuntimeError("save failed")
     disk.__context__, other.__context__ = other, disk
-    with pytest.raises(UserError, match="saving failed: .*No space left on device.*; make room"), _one_line("saving"):
+    with pytest.raises(UserError, match="saving failed: .*No space left on device.*; make room"), one_line("saving"):
         raise ValueError from disk
-    with pytest.raises(UserError, match="^said$"), _one_line("saving"):
+    with pytest.raises(UserError, match="^said$"), one_line("saving"):
         raise ValueError from UserError("said")

@@ -14,13 +14,13 @@ import numpy as np
 
 from vqvae_jax import config as configs
 from vqvae_jax.autoencoders.vqgan import VQGAN
-from vqvae_jax.checkpoint import checksum
 from vqvae_jax.facts import as_list
 from vqvae_jax.interop import diffusers, files, latents, vqgan
 from vqvae_jax.interop.matches import Match
 from vqvae_jax.interop.places import differences, shapes, shapes_of
 from vqvae_jax.interop.reading import reading
 from vqvae_jax.interop.twins import places_of
+from vqvae_jax.leaves import checksum
 from vqvae_jax.parts import Parts
 from vqvae_jax.types import UserError
 
