@@ -39,7 +39,7 @@ from benchmarks.turns import milliseconds, turns_of
 from vqvae_jax import codec, data, evaluate, parts
 from vqvae_jax import config as configs
 from vqvae_jax.data.augment import normalise
-from vqvae_jax.data.tokens import TokenArrays
+from vqvae_jax.data.token_arrays import TokenArrays
 from vqvae_jax.devices import use_compilation_cache
 from vqvae_jax.endings import ended
 from vqvae_jax.facts import facts_of

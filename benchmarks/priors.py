@@ -25,7 +25,8 @@ from turns import milliseconds, turns_of
 from benchmarks.results import keep
 from vqvae_jax import codec, data, evaluate, parts
 from vqvae_jax import config as configs
-from vqvae_jax.data.tokens import TokenArrays, entropies
+from vqvae_jax.data.entropy import entropies
+from vqvae_jax.data.token_arrays import TokenArrays
 from vqvae_jax.devices import use_compilation_cache
 from vqvae_jax.endings import ended
 from vqvae_jax.flags import Parser, positive

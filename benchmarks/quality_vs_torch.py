@@ -32,7 +32,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from vqvae_jax import codec, data, evaluate, parts
 from vqvae_jax import config as configs
-from vqvae_jax.data.tokens import TokenArrays, entropy
+from vqvae_jax.data.entropy import entropy
+from vqvae_jax.data.token_arrays import TokenArrays
 from vqvae_jax.devices import use_compilation_cache
 from vqvae_jax.endings import ended
 from vqvae_jax.facts import facts_of

@@ -11,7 +11,7 @@ from test_train import section
 
 from vqvae_jax.backend import GPU
 from vqvae_jax.data.arrays import ArrayData
-from vqvae_jax.data.tokens import TokenArrays
+from vqvae_jax.data.token_arrays import TokenArrays
 from vqvae_jax.quantizers import EMAQuantizer, KLBottleneck
 from vqvae_jax.tasks.autoencode import AutoencodeTask
 from vqvae_jax.tasks.optimize import make_optimizer

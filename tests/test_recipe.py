@@ -23,6 +23,7 @@ from vqvae_jax import config as configs
 from vqvae_jax import facts as facts_file
 from vqvae_jax.checkpoint import Checkpoints
 from vqvae_jax.data import tokens
+from vqvae_jax.data.entropy import entropies
 from vqvae_jax.logs import read_metrics
 from vqvae_jax.parts import Parts
 from vqvae_jax.trained import Trained
@@ -202,7 +203,7 @@ def test_metrics_json_is_about_the_test_split(trained):
 
 def test_one_code_has_nothing_to_tell_and_divides_nothing():
     one = np.zeros((4, 2, 2), np.int32)
-    entropy = tokens.entropies([one], [one], vocab_size=1)["position_entropy"]
+    entropy = entropies([one], [one], vocab_size=1)["position_entropy"]
     assert entropy == 0 and evaluate.ratio(0.0, entropy) == 1.0
     assert evaluate.ratio(0.5, 0.0) == math.inf and evaluate.ratio(1.0, 2.0) == 0.5
 

@@ -12,7 +12,8 @@ from small_quantizers import small
 from vqvae_jax.autoencoders import HierarchicalVAE
 from vqvae_jax.checkpoint import Checkpoints
 from vqvae_jax.data.arrays import ArrayData, Arrays
-from vqvae_jax.data.tokens import TokenArrays, entropy, position_entropy
+from vqvae_jax.data.entropy import entropy, position_entropy
+from vqvae_jax.data.token_arrays import TokenArrays
 from vqvae_jax.networks import measure
 from vqvae_jax.networks.likelihood import nll
 from vqvae_jax.quantizers.ema import EMAQuantizer

@@ -28,7 +28,7 @@ import launch
 from vqvae_jax import backend, train
 from vqvae_jax import data as datasets
 from vqvae_jax.checkpoint import Checkpoints
-from vqvae_jax.data.tokens import TokenArrays
+from vqvae_jax.data.token_arrays import TokenArrays
 from vqvae_jax.logs import Log, read_metrics
 from vqvae_jax.networks import fast
 from vqvae_jax.networks.conv import Conv

@@ -16,7 +16,7 @@ import numpy as np
 
 from vqvae_jax import room, train
 from vqvae_jax.config import AUTOENCODER
-from vqvae_jax.data.tokens import TokenArrays
+from vqvae_jax.data.token_arrays import TokenArrays
 from vqvae_jax.recipe import Recipe, say
 from vqvae_jax.stages import Stage, batches_of, task_of
 

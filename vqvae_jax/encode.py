@@ -14,7 +14,7 @@ from vqvae_jax.checkpoint import Step
 from vqvae_jax.data import folder
 from vqvae_jax.data import tokens as token_files
 from vqvae_jax.data.arrays import shares, wants
-from vqvae_jax.data.tokens import TokenArrays
+from vqvae_jax.data.token_arrays import TokenArrays
 from vqvae_jax.facts import as_grey, facts_of
 from vqvae_jax.files import atomically, check_file, check_new_folder, check_place, png_names
 from vqvae_jax.parts import Parts

@@ -15,6 +15,8 @@ from vqvae_jax import config as configs
 from vqvae_jax.checkpoint import Step, Steps
 from vqvae_jax.data import tokens as token_files
 from vqvae_jax.data.arrays import wants
+from vqvae_jax.data.entropy import entropies, entropy
+from vqvae_jax.data.token_arrays import TokenArrays
 from vqvae_jax.facts import as_grey, facts_of
 from vqvae_jax.files import atomically, check_file, write_json
 from vqvae_jax.parts import facts_of_tokens
@@ -112,7 +114,7 @@ def load_images(model: Trained, asked: Mapping[str, Any]) -> data.Arrays:
     return arrays
 
 
-def training_tokens(model: Trained) -> token_files.TokenArrays | None:
+def training_tokens(model: Trained) -> TokenArrays | None:
     """What the priors were trained on; None where they were imported."""
     if not model.has_autoencoder:
         known = model.config["dataset"]["path"]
@@ -132,7 +134,7 @@ def _check_same(model: Trained, facts: Mapping[str, Any], names: tuple[str, ...]
             raise UserError(f"the data have changed since {model.workdir} was trained: {name} was {before}, is {now}")
 
 
-def _autoencoder(model: Trained, arrays: data.Arrays, metrics: dict[str, Any], suffix: str) -> token_files.TokenArrays:
+def _autoencoder(model: Trained, arrays: data.Arrays, metrics: dict[str, Any], suffix: str) -> TokenArrays:
     """Measures the autoencoder, draws its strip, counts its codes; gives the images as tokens."""
     _, weights = model.autoencoder
     task = task_of(model.parts, configs.AUTOENCODER)
@@ -152,7 +154,7 @@ def _autoencoder(model: Trained, arrays: data.Arrays, metrics: dict[str, Any], s
     return tokens
 
 
-def _draw(model: Trained, arrays: data.Arrays, tokens: token_files.TokenArrays, suffix: str) -> None:
+def _draw(model: Trained, arrays: data.Arrays, tokens: TokenArrays, suffix: str) -> None:
     """Some images, beside what is decoded of them, and beside their codes."""
     shown, scale = spaced(arrays.image, SHOWN), max(1, 64 // arrays.image.shape[1])
     strip = logs.strip([shown, *model.reconstruct(shown)], scale=scale)
@@ -168,9 +170,9 @@ def spaced(images: Any, count: int) -> np.ndarray:
     return np.asarray(images[np.linspace(0, len(images) - 1, min(count, len(images))).astype(int)])
 
 
-def maps_of(model: Trained, arrays: data.Arrays) -> token_files.TokenArrays:
+def maps_of(model: Trained, arrays: data.Arrays) -> TokenArrays:
     """Images as its priors take them."""
-    return token_files.TokenArrays(model.encode(arrays.image), arrays.label, text=arrays.text).told(model.tokenizer)
+    return TokenArrays(model.encode(arrays.image), arrays.label, text=arrays.text).told(model.tokenizer)
 
 
 def lengths_and_ages(codebook: Codebook) -> dict[str, np.ndarray]:
@@ -199,9 +201,7 @@ def summed(step: Callable[..., Any], model: Model, split: Any, name: str) -> dic
     return jax.device_get(sums)
 
 
-def prior_metrics(
-    model: Trained, level: str, tokens: token_files.TokenArrays, seen: token_files.TokenArrays | None
-) -> dict[str, float]:
+def prior_metrics(model: Trained, level: str, tokens: TokenArrays, seen: TokenArrays | None) -> dict[str, float]:
     """The losses of one level's test maps; of an nll also what it is to be compared with.
 
     That wants the maps of the training, `seen`; without them only the entropy of these is there.
@@ -215,9 +215,9 @@ def prior_metrics(
     if codes is None or nll is None:
         return found
     del found["loss"]  # the same, or weighted
-    found["entropy"] = float(np.mean([token_files.entropy(one, codes) for one in maps]))
+    found["entropy"] = float(np.mean([entropy(one, codes) for one in maps]))
     if seen is not None:
-        yardstick = token_files.entropies(maps, seen.maps[own], codes)["position_entropy"]
+        yardstick = entropies(maps, seen.maps[own], codes)["position_entropy"]
         found |= {"position_entropy": yardstick, "nll_over_position_entropy": ratio(nll, yardstick)}
     if model.facts.get("own"):  # tokens of no images
         return found

@@ -17,7 +17,8 @@ from vqvae_jax import code_features, data, room, scale, text_weights, train
 from vqvae_jax import config as configs
 from vqvae_jax.checkpoint import GOES_ON, Checkpoints, Step
 from vqvae_jax.config import AUTOENCODER
-from vqvae_jax.data import tokens as token_files
+from vqvae_jax.data.entropy import entropies
+from vqvae_jax.data.token_arrays import TokenArrays
 from vqvae_jax.doctor import Doctor
 from vqvae_jax.parts import Parts, arguments, checkpoints_of, known
 from vqvae_jax.sample import pick_of
@@ -157,8 +158,8 @@ def of_prior(parts: Parts, workdir: Path, level: str, examples: int, maps: Calla
 
     def task(steps: int, splits: Splits) -> Task:
         own, codes = parts.maps_of(level), parts.prior(level).maps[0].vocab_size
-        entropies = token_files.entropies(splits["validation"].maps[own], splits["train"].maps[own], codes)
-        return task_of(parts, level, steps, decode=decoder(parts, workdir), entropies=entropies)
+        beside = entropies(splits["validation"].maps[own], splits["train"].maps[own], codes)
+        return task_of(parts, level, steps, decode=decoder(parts, workdir), entropies=beside)
 
     number = 1 + configs.levels(parts.config).index(level)
     given = text_weights.given(parts, level) or code_features.given(parts, workdir, level)
@@ -209,6 +210,6 @@ def check_parts(path: str, batch_size: int, parts: int) -> None:
 def batches_of(arrays: Any, section: Mapping[str, Any], seed: int) -> Any:
     """This process's batches of images or of maps."""
     hosts = jax.process_index(), jax.process_count()
-    if isinstance(arrays, token_files.TokenArrays):
+    if isinstance(arrays, TokenArrays):
         return data.ArrayData(arrays, section["batch_size"], seed, *hosts)
     return data.batches(arrays, section["batch_size"], seed, *hosts)

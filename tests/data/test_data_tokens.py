@@ -8,7 +8,8 @@ import pytest
 from vqvae_jax.data import load as load_images
 from vqvae_jax.data import tokens as token_files
 from vqvae_jax.data.arrays import Arrays, held_out
-from vqvae_jax.data.tokens import Part, Shards, about, is_written, load, read, write
+from vqvae_jax.data.token_arrays import Shards
+from vqvae_jax.data.tokens import Part, about, is_written, load, read, write
 from vqvae_jax.types import Level, UserError
 
 LEVELS = (Level("top", (2, 2), 10), Level("bottom", (4, 4), 1000))

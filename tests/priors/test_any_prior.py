@@ -11,7 +11,7 @@ from small_priors import CASES, CODES, HEARD, LABEL, TEXT, drawn, made
 from toy_priors import GaussianPrior, MaskedPrior, NextScalePrior
 
 from vqvae_jax.data.arrays import ArrayData
-from vqvae_jax.data.tokens import TokenArrays
+from vqvae_jax.data.token_arrays import TokenArrays
 from vqvae_jax.networks.dit import DiT
 from vqvae_jax.priors import PRIORS as TABLE
 from vqvae_jax.priors.diffusion import DiffusionPrior

@@ -11,11 +11,8 @@ are believed.
 """
 
 import json
-import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +20,8 @@ import numpy as np
 
 from vqvae_jax.data.arrays import HELD_OUT, Arrays, shares
 from vqvae_jax.data.stream import readable
-from vqvae_jax.data.text import Tokenizer, mirrored, numbers_of
+from vqvae_jax.data.text import mirrored
+from vqvae_jax.data.token_arrays import Shards, TokenArrays, chunks
 from vqvae_jax.files import atomically, read_checked_json, read_json, write_checked_json, write_json
 from vqvae_jax.lock import alone_in
 from vqvae_jax.types import Level, UserError, unknown
@@ -31,85 +29,6 @@ from vqvae_jax.types import Level, UserError, unknown
 FILE = "tokens.json"  # written last: without it the folder is unfinished
 DRAFT = "unfinished.json"  # written first: what the shards that are already there were made from
 SHARD = 65_536  # images
-CHUNK = 4096  # maps counted at once
-
-
-@dataclass(frozen=True)
-class TokenArrays:
-    """The maps of one part, coarse to fine, uint [M, h, w] or float [M, h, w, C], and what belongs to them."""
-
-    maps: tuple[Any, ...]  # arrays, or Shards
-    label: np.ndarray | None = None  # int32 [M]
-    name: tuple[str, ...] | None = None  # M file names
-    share: np.ndarray | None = None  # float [M], in [0, 1): where the image's hash lies, see arrays.shares
-    text: tuple[str, ...] | None = None  # M texts, as they were written, a line a caption
-    # The captions as a prior reads them, int32 [M, T]; where an image has several [M, n, T]. See `told`.
-    numbers: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.maps[0])
-
-    def rows(self, index: np.ndarray) -> dict[str, Any]:
-        """A batch: `tokens`, int32 [B, h, w] or float32 [B, h, w, C] a level; perhaps `label`, [B], `text`, of the form
-        of `numbers`.
-        """
-        beside = {"label": self.label, "text": self.numbers}
-        told = {name: values[index] for name, values in beside.items() if values is not None}
-        return {"tokens": tuple(_as_read(tokens[index]) for tokens in self.maps), **told}
-
-    def beside(self, index: np.ndarray) -> dict[str, Any]:
-        """`another_text`, that of another image of the part, of the form of `numbers`; nothing where there are none."""
-        return {} if self.numbers is None else {"another_text": self.numbers[self._another[index]]}
-
-    @cached_property
-    def _another(self) -> np.ndarray:
-        """Another row for each, int [M], at random, all in one circle; the same at every evaluation."""
-        order = np.random.default_rng(0).permutation(len(self))
-        found = np.empty_like(order)
-        found[order] = np.roll(order, 1)
-        return found
-
-    def told(self, tokenizer: Tokenizer | None) -> "TokenArrays":
-        """With the texts as numbers, where a prior is told them."""
-        if tokenizer is None:
-            return self
-        return replace(self, numbers=numbers_of(tokenizer, self.text or [""] * len(self)))
-
-    def take(self, rows: np.ndarray) -> "TokenArrays":
-        """The maps at `rows`, int [K], copied into memory."""
-        some = lambda values: None if values is None else values[rows]  # noqa: E731
-        words = lambda values: values and tuple(values[row] for row in rows)  # noqa: E731
-        maps = tuple(tokens[rows] for tokens in self.maps)
-        label, share, numbers = map(some, (self.label, self.share, self.numbers))
-        return TokenArrays(maps, label, words(self.name), share, words(self.text), numbers)
-
-
-def _as_read(maps: np.ndarray) -> np.ndarray:
-    """Maps as the models take them."""
-    return maps.astype(np.float32 if maps.dtype.kind == "f" else np.int32)
-
-
-class Shards:
-    """Arrays one after the other as one array [M, …], read where it is asked."""
-
-    def __init__(self, arrays: Sequence[np.ndarray]) -> None:
-        self.arrays = arrays
-        self.starts = np.cumsum([0, *map(len, arrays)])
-        self.shape = (int(self.starts[-1]), *arrays[0].shape[1:])
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: Any) -> np.ndarray:
-        rows = np.arange(len(self))[index]
-        shard = np.searchsorted(self.starts, rows, side="right") - 1
-        if not rows.ndim:
-            return self.arrays[shard][rows - self.starts[shard]]
-        out = np.empty((len(rows), *self.shape[1:]), self.arrays[0].dtype)
-        for number in np.unique(shard):
-            here = shard == number
-            out[here] = self.arrays[number][rows[here] - self.starts[number]]
-        return out
 
 
 class Part(NamedTuple):
@@ -195,7 +114,7 @@ def _facts_file(folder: Path, name: str, number: int) -> Path:
 def _crc32(tokens: np.ndarray) -> int:
     """Of the numbers, part by part: they may lie in a file."""
     crc = 0
-    for part in _chunks(tokens):
+    for part in chunks(tokens):
         crc = zlib.crc32(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data, crc)
     return crc
 
@@ -294,7 +213,7 @@ def _maps(folder: Path, part: str, level: Level, crcs: Sequence[Mapping[str, int
             raise ValueError(f"{file} is {array.dtype} {array.shape}, no maps of {level.form}")
         if level.vocab_size is not None and len(array) and int(array.max()) >= level.vocab_size:
             raise ValueError(f"{file} has a token {array.max()}, but there are {level.vocab_size} codes")
-        if level.vocab_size is None and not all(np.isfinite(part).all() for part in _chunks(array)):
+        if level.vocab_size is None and not all(np.isfinite(part).all() for part in chunks(array)):
             raise ValueError(f"{file} has numbers that are not finite")
         if level.name in crc and _crc32(array) != crc[level.name]:
             raise ValueError(f"the checksum of {file} differs")
@@ -340,44 +259,3 @@ def _path(dataset: Mapping[str, Any]) -> str:
         make = "python -m vqvae_jax encode --workdir=DIR --output=FOLDER"
         raise UserError(f"data set 'tokens' needs --config.dataset.path=FOLDER, made by {make}")
     return dataset["path"]
-
-
-def entropies(unseen: Sequence[Any], seen: Sequence[Any], vocab_size: int | None) -> dict[str, float]:
-    """What the nll of a level stands beside, nats a token, the mean over its maps; nothing where these hold numbers."""
-    if vocab_size is None:
-        return {}
-    return {
-        "entropy": float(np.mean([entropy(maps, vocab_size) for maps in seen])),
-        "position_entropy": float(
-            np.mean([position_entropy(*both, vocab_size) for both in zip(unseen, seen, strict=True)])
-        ),
-    }
-
-
-def entropy(tokens: Any, vocab_size: int) -> float:
-    """Entropy of the tokens' frequencies, in nats a token, wherever they stand."""
-    counts = np.sum([np.bincount(part.reshape(-1), minlength=vocab_size) for part in _chunks(tokens)], axis=0)
-    share = counts[counts > 0] / np.sum(counts)
-    return float(-np.sum(share * np.log(share)))
-
-
-def position_entropy(tokens: Any, seen: Any, vocab_size: int) -> float:
-    """Cross-entropy of `tokens` [M, h, w] under the frequencies of `seen` [N, h, w] at each position, nats a token.
-
-    What a prior has to beat that knows where it is and nothing else. Frequencies are smoothed by adding the same number
-    to each count; the one of a few numbers that serves `tokens` best is taken, so the yardstick errs on the hard side.
-    """
-    places = np.arange(math.prod(tokens.shape[1:]))
-    counts = np.zeros((len(places), vocab_size))
-    for part in _chunks(seen):
-        np.add.at(counts, (np.tile(places, len(part)), part.reshape(-1)), 1)
-    hits = np.concatenate([counts[np.tile(places, len(part)), part.reshape(-1)] for part in _chunks(tokens)])
-    return min(
-        float(np.mean(np.log(len(seen) + extra * vocab_size) - np.log(hits + extra)))
-        for extra in (1, 0.3, 0.1, 0.03, 0.01)
-    )
-
-
-def _chunks(tokens: Any) -> Iterator[np.ndarray]:
-    for start in range(0, len(tokens), CHUNK):
-        yield np.asarray(tokens[start : start + CHUNK])
