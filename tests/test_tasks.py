@@ -12,7 +12,7 @@ from small_quantizers import small
 from vqvae_jax.autoencoders import HierarchicalVAE
 from vqvae_jax.checkpoint import Checkpoints
 from vqvae_jax.data.arrays import ArrayData, Arrays
-from vqvae_jax.data.entropy import entropy, position_entropy
+from vqvae_jax.data.entropy import entropies, entropy, position_entropy
 from vqvae_jax.data.token_arrays import TokenArrays
 from vqvae_jax.networks import measure
 from vqvae_jax.networks.likelihood import nll
@@ -337,6 +337,20 @@ def test_position_entropy_in_loops():
                     nll.append(-np.log((hits + extra) / (len(seen) + CODES * extra)))
         found.append(np.mean(nll))
     assert position_entropy(tokens, seen, CODES) == pytest.approx(min(found))
+
+
+def test_entropies_of_maps_of_several_sizes_are_means_over_tokens():
+    """A nll is one: a map of 4x4 counts 16 times as much as one of 1x1."""
+    rng = np.random.default_rng(0)
+    maps = [rng.integers(0, high, (20, side, side)) for high, side in ((1, 1), (4, 2), (16, 4))]
+    found = entropies(maps, maps, 16)
+    for name, of in (
+        ("entropy", lambda one: entropy(one, 16)),
+        ("position_entropy", lambda one: position_entropy(one, one, 16)),
+    ):
+        each = [of(one) for one in maps for _ in range(one[0].size)]
+        assert len(each) == 21 and found[name] == pytest.approx(np.mean(each))
+    assert found["entropy"] > 2.2 > 1.5 > np.mean([entropy(one, 16) for one in maps])
 
 
 # --- every quantizer in a training step

@@ -15,7 +15,7 @@ from vqvae_jax import config as configs
 from vqvae_jax.checkpoint import Step, Steps
 from vqvae_jax.data import tokens as token_files
 from vqvae_jax.data.arrays import wants
-from vqvae_jax.data.entropy import entropies, entropy
+from vqvae_jax.data.entropy import entropies, mean_entropy
 from vqvae_jax.data.token_arrays import TokenArrays
 from vqvae_jax.facts import as_grey, facts_of
 from vqvae_jax.files import atomically, check_file, write_json
@@ -215,7 +215,7 @@ def prior_metrics(model: Trained, level: str, tokens: TokenArrays, seen: TokenAr
     if codes is None or nll is None:
         return found
     del found["loss"]  # the same, or weighted
-    found["entropy"] = float(np.mean([entropy(one, codes) for one in maps]))
+    found["entropy"] = mean_entropy(maps, codes)
     if seen is not None:
         yardstick = entropies(maps, seen.maps[own], codes)["position_entropy"]
         found |= {"position_entropy": yardstick, "nll_over_position_entropy": ratio(nll, yardstick)}

@@ -10,15 +10,21 @@ from vqvae_jax.data.token_arrays import chunks
 
 
 def entropies(unseen: Sequence[Any], seen: Sequence[Any], vocab_size: int | None) -> dict[str, float]:
-    """What the nll of a level stands beside, nats a token, the mean over its maps; nothing where these hold numbers."""
+    """What the nll of a level stands beside, nats a token, means over all its tokens; of numbers nothing."""
     if vocab_size is None:
         return {}
-    return {
-        "entropy": float(np.mean([entropy(maps, vocab_size) for maps in seen])),
-        "position_entropy": float(
-            np.mean([position_entropy(*both, vocab_size) for both in zip(unseen, seen, strict=True)])
-        ),
-    }
+    crosses = [position_entropy(*both, vocab_size) for both in zip(unseen, seen, strict=True)]
+    return {"entropy": mean_entropy(seen, vocab_size), "position_entropy": over_tokens(crosses, seen)}
+
+
+def mean_entropy(maps: Sequence[Any], vocab_size: int) -> float:
+    """`entropy` of each map, the mean over all tokens of an image."""
+    return over_tokens([entropy(one, vocab_size) for one in maps], maps)
+
+
+def over_tokens(values: Sequence[float], maps: Sequence[Any]) -> float:
+    """The mean of one number a map, each as often as the map has tokens: a prior's nll is such a mean."""
+    return float(np.average(values, weights=[math.prod(one.shape[1:]) for one in maps]))
 
 
 def entropy(tokens: Any, vocab_size: int) -> float:
