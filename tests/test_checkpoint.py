@@ -604,3 +604,18 @@ def test_a_full_disk_is_one_line_also_where_causes_go_in_a_ring():
         raise ValueError from disk
     with pytest.raises(UserError, match="^said$"), one_line("saving"):
         raise ValueError from UserError("said")
+
+
+def test_a_step_that_is_removed_while_it_is_read_was_removed(tmp_path, monkeypatch):
+    """Between the listing of its files and the look at each."""
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(1, make_model(1), {}, {})
+
+    def gone(file):
+        if (step := tmp_path / "checkpoints" / "1").is_dir():
+            step.rename(tmp_path / "checkpoints" / "1.removed")
+        return file.stat()
+
+    monkeypatch.setattr(saved, "_times", gone)
+    with pytest.raises(UserError, match="was removed by the training that goes on"):
+        Checkpoints(tmp_path / "checkpoints").restore_model(1)

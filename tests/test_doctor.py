@@ -65,6 +65,13 @@ def test_codes_that_are_drawn_are_held_in_use_by_their_kl():
             assert wanted in found.advice
 
 
+def test_a_critic_of_whom_nothing_is_known():
+    doctor = Doctor()
+    for step in (200, 250):
+        doctor.see(step, {"critic_right": None, "adversarial": 1.0})
+    assert not doctor.present()
+
+
 def test_other_illnesses():
     steps = range(200, 400, 50)
     flown = watch(*((step, values(longest=1.01 * LONG)) for step in steps))[0].present()

@@ -2,9 +2,13 @@
 
 import json
 import math
+import sys
 
+import numpy as np
 import pytest
 
+from vqvae_jax import logs
+from vqvae_jax.data import pictures
 from vqvae_jax.files import atomically, check_new_folder, png_names, read_json, write_json
 from vqvae_jax.types import UserError
 
@@ -61,3 +65,18 @@ def test_json_that_is_no_object(tmp_path, text):
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(ValueError):
         read_json(tmp_path / "x.json")
+
+
+def test_a_path_that_is_no_utf8_comes_back(tmp_path):
+    """As Python reads the folder b"/data/\xff"; names of other scripts stay legible."""
+    write_json(tmp_path / "config.json", {"path": "/data/\udcff", "label": "é"})
+    assert read_json(tmp_path / "config.json") == {"path": "/data/\udcff", "label": "é"}
+
+
+def test_pictures_without_pillow_are_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(UserError, match="pip install pillow"):
+        logs.save_png(tmp_path / "a.png", np.zeros((2, 2), np.uint8))
+    pictures.suffixes.cache_clear()
+    with pytest.raises(UserError, match="pip install pillow"):
+        pictures.suffixes()

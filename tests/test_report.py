@@ -270,6 +270,16 @@ def test_long_logs_and_large_pictures_stay_small(tmp_path, monkeypatch):
     assert len(made) < 300_000
 
 
+@pytest.mark.parametrize("kept", [0.9, 0.0], ids=["cut off", "no picture"])
+def test_a_large_picture_that_is_damaged_is_left_out(tmp_path, monkeypatch, kept):
+    finished(tmp_path)
+    monkeypatch.setattr(report.pictures, "PICTURE", 10_000)
+    logs.save_png(path := tmp_path / "samples.png", np.random.default_rng(0).integers(0, 256, (200, 400, 3), np.uint8))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(kept * len(whole))] or bytes(20_000))
+    assert 'width="400"' not in (made := page(tmp_path)) and "shown smaller" not in made
+
+
 def test_values_are_escaped(tmp_path, undrawn):
     hostile = "<script>alert('1')</script>&\"$x_1$"
     finished(begun(tmp_path))
@@ -436,6 +446,13 @@ def test_runs_of_another_config_are_no_seeds(tmp_path):
             UserError, match=rf"same seed as \S+, {seed}; train it with another, --config\.seed={seed + 1}"
         ):
             report.write(run, others)
+    more = another_seed(tmp_path / "more", 2, 20.0)
+    measured = json.loads((more / "metrics.json").read_text())
+    for one, count in ((run, 500), (more, 5000)):
+        samples = {"samples": {"fd_mobilenet_v2": 3.0, "count": count}}
+        (one / "metrics.json").write_text(json.dumps(measured | {"distances": samples}))
+    with pytest.raises(UserError, match=r"distances/samples/count of \S+more is 5000, of this run 500"):
+        report.write(run, [more])
     weights = {"loss_weights": {"commitment": 1.0}}
     with pytest.raises(UserError, match=r"config\.loss_weights\.commitment: 0\.25 → 1\.0"):
         report.write(run, [another_seed(tmp_path / "other", 1, 21.0, **weights)])

@@ -170,12 +170,22 @@ def test_a_label_by_name_or_number(model):
         list(label_numbers(model.facts, 0, 2, "1", True)) == list(label_numbers(model.facts, 0, 2, 1, True)) == [1, 1]
     )
     assert sample.find_label("happy", ["sad", "happy"]) == 1
+    uncounted = {"label_names": ["sad", "happy"], "label_counts": [0, 0]}
+    assert set(label_numbers(uncounted, 0, 50, None, True)) == {0, 1}
     months, years = list(map(str, range(1, 13))), ["2024", "1", "0"]
     assert [sample.find_label(name, months) for name in months] == list(range(12))  # a name goes before a number
     assert [sample.find_label(name, years) for name in years] == [0, 1, 2]
     assert [sample.find_label(number, years) for number in (0, 1, 2, np.int64(2), 2024)] == [0, 1, 2, 2, 0]
     assert sample.find_label(12, months) == 11 and sample.find_label("0", months) == 0  # what is no number, no name
-    for names, wrong in ((months, "13"), (years, "3"), (years, -1), (["sad"], "-0"), (["sad"], "1.0"), (["sad"], "²")):
+    for names, wrong in (
+        (months, "13"),
+        (years, "3"),
+        (years, -1),
+        (["sad"], "-0"),
+        (["sad"], 5000 * "9"),
+        (["sad"], "1.0"),
+        (["sad"], "²"),
+    ):
         with pytest.raises(UserError, match=f"no label '{wrong}'"):
             sample.find_label(wrong, names)
     same = model.sample(64, label="1"), model.sample(64, label=1), model.sample(64, label=2)

@@ -107,7 +107,8 @@ def look(level: str, step: int, values: Mapping[str, Any]) -> Illness | None:
 
 def look_at_critic(step: int, values: Mapping[str, Any]) -> Illness | None:
     """What one logged step shows of a critic."""
-    right = values[CRITIC_RIGHT]
+    if (right := values[CRITIC_RIGHT]) is None:
+        return None
     if CHANCE[0] < right < CHANCE[1]:
         return Illness(CRITIC, step, f"is at chance, {right:.0%} of the patches judged rightly", NOVICE)
     return Illness(CRITIC, step, f"has won, {right:.0%} of the patches judged rightly", MASTER) if right > WON else None

@@ -32,7 +32,23 @@ def write_json(path: Path, values: Any) -> None:
     """Plain values as JSON, for people to read; NaN and infinity become null, for JSON has no word for them."""
     with atomically(path) as temporary:
         text = json.dumps(_finite(values), indent=2, allow_nan=False, ensure_ascii=False)
+        if not is_text(text):  # a path need not be UTF-8
+            text = json.dumps(_finite(values), indent=2, allow_nan=False)
         temporary.write_text(text + "\n", "utf-8")
+
+
+def is_text(value: Any) -> bool:
+    """A string that can be written as UTF-8."""
+    return isinstance(value, str) and value.encode("utf-8", "ignore").decode() == value
+
+
+def pillow() -> Any:
+    """Pillow's module `Image`. UserError where it is not installed: the core runs without it."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise UserError("pictures want the package pillow: pip install pillow") from error
+    return Image
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 import jax
 import numpy as np
 
-from vqvae_jax.files import atomically
+from vqvae_jax.files import atomically, pillow
 from vqvae_jax.progress import progress_bar
 from vqvae_jax.types import UserError
 
@@ -167,11 +167,9 @@ def strip(rows: Sequence[Any], scale: int = 1) -> np.ndarray:
 
 def save_png(path: Path, array: np.ndarray) -> None:
     """Writes uint8 [H, W], [H, W, 1] or [H, W, 3]; whoever looks sees the old picture or the new, never half of one."""
-    import PIL.Image
-
-    array = np.asarray(array)
+    image, array = pillow(), np.asarray(array)
     with atomically(Path(path)) as temporary:
-        PIL.Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array).save(temporary, format="PNG")
+        image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array).save(temporary, format="PNG")
 
 
 def _tensorboard(folder: Path, start_step: int) -> Any:

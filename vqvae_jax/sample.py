@@ -1,6 +1,5 @@
 """How new images are asked for, and how they are written."""
 
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 
 from vqvae_jax import logs
 from vqvae_jax.data.text import Tokenizer
-from vqvae_jax.files import atomically, check_file, check_new_folder
+from vqvae_jax.files import atomically, check_file, check_new_folder, is_text
 from vqvae_jax.types import Pick, UserError, unknown
 
 
@@ -35,6 +34,7 @@ def label_numbers(
     if not names:
         return np.zeros(count, np.int32)
     share = np.asarray(facts["label_counts"], np.float64)
+    share = share if share.any() else np.ones_like(share)  # of imported weights nobody may have counted
     return np.random.default_rng(seed % 2**64).choice(len(names), count, p=share / share.sum()).astype(np.int32)
 
 
@@ -78,17 +78,12 @@ def find_label(label: str | int, names: list[str], conditional: bool = True) -> 
         raise UserError("the priors were trained without label_condition; leave label out")
     if not isinstance(label, str) and not is_whole(label):
         raise UserError(f"label is the name of a label or its number; got {label!r}")
-    number = int(label) if not isinstance(label, str) or label.isdecimal() else -1
+    number = int(label) if not isinstance(label, str) or (label.isdecimal() and len(label) < 10) else -1
     if 0 <= number < len(names) and not (isinstance(label, str) and label in names):
         return number
     if str(label) in names:
         return names.index(str(label))
     raise UserError(unknown("label: there is no label", str(label), names, "There are"))
-
-
-def is_text(value: Any) -> bool:
-    """A string that can be written as UTF-8."""
-    return isinstance(value, str) and value.encode("utf-8", "ignore").decode() == value
 
 
 def is_whole(value: Any) -> bool:
@@ -106,7 +101,7 @@ def pick_of(section: Mapping[str, Any], **said: Any) -> Pick:
         raise UserError(f"temperature and top_k are at least 0, top_p is above 0 and at most 1; got {values}")
     if not is_whole(values["top_k"]):
         raise UserError(f"top_k is a whole number; got {values['top_k']!r}")
-    if not math.isfinite(values["guidance"]) or not math.isfinite(values["temperature"]):
+    if not all(abs(values[name]) <= sys.float_info.max for name in ("guidance", "temperature")):
         raise UserError(f"temperature and guidance are plain numbers; got {values}")
     return Pick(**{name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()})
 

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
+from vqvae_jax.data import stream as stream_module
 from vqvae_jax.data.arrays import ArrayData, Arrays, View
 from vqvae_jax.data.decoded import Unreadable
 from vqvae_jax.data.stream import Lazy, StreamData
@@ -139,6 +140,25 @@ def test_in_training_another_of_the_batch_stands_for_a_bad_one_with_its_label():
         np.testing.assert_array_equal(batch["index"][same], whole["index"][same])
         assert set(batch["index"].tolist()) <= set(whole["index"].tolist())
     stream.close()
+
+
+@needs_grain
+def test_where_nothing_of_a_batch_can_be_read_another_of_the_part_stands_for_it():
+    """One image a process: the neighbour is held out, and would come under the label of the bad one."""
+    whole = lazy(broken(2))
+    part = Arrays(View(whole.image, rows := np.array([0, 1, 2, 4, 5])), whole.label[rows])
+    stream = StreamData(part, 1, seed=0)
+    seen = [stream.batch(step) for step in range(10)]
+    stream.close()
+    for batch in seen:
+        np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], batch["label"])
+    assert sorted(int(batch["label"][0]) for batch in seen) == sorted(2 * [0, 1, 4, 5, 4])
+
+
+def test_without_grain_it_is_said_before_a_training(monkeypatch):
+    monkeypatch.setattr(stream_module, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="the package grain, which is missing: pip install grain"):
+        StreamData(lazy(), 4, seed=0)
 
 
 @needs_grain

@@ -76,7 +76,8 @@ def one_line(doing: str) -> Iterator[None]:
         cause = innermost(error)
         if isinstance(cause, UserError):  # said already
             raise cause from None
-        room = "; make room there, the same command goes on" if isinstance(cause, OSError) else ""
+        full = isinstance(cause, OSError) and doing.startswith("saving")
+        room = "; make room there, the same command goes on" if full else ""
         raise UserError(f"{doing} failed: {type(cause).__name__}: {first_line(cause)}{room}") from error
 
 

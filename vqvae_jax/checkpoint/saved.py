@@ -32,8 +32,11 @@ def metadata_of(path: Path) -> Any:
 
 
 def _stamp(path: Path) -> tuple:
-    """Of all files of a step: it changes when one of them does."""
-    return tuple(sorted((str(file), *_times(file)) for file in path.rglob("*")))
+    """Of all files of a step: it changes when one of them does. Raises Damaged where one goes meanwhile."""
+    try:
+        return tuple(sorted((str(file), *_times(file)) for file in path.rglob("*")))
+    except FileNotFoundError as error:
+        raise Damaged(f"{error.filename} is missing") from error
 
 
 def _times(file: Path) -> tuple[int, ...]:

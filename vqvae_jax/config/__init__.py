@@ -23,7 +23,18 @@ from vqvae_jax.config.sections import (
     told_texts,
 )
 from vqvae_jax.config.switching import Switch
-from vqvae_jax.config.workdir import BEGUN_IN, FILE, agree, changed, check_saved, differs, listed, load, located, save
+from vqvae_jax.config.workdir import (
+    BEGUN_IN,
+    FILE,
+    agree,
+    changed,
+    check_saved,
+    differs,
+    listed,
+    load,
+    located,
+    save,
+)
 from vqvae_jax.limits import WHOLE
 
 __all__ = [

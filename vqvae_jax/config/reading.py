@@ -198,6 +198,8 @@ def fill(block: Block) -> None:
 def _fill_loss_weights(weights: dict[str, Any]) -> None:
     """Whole numbers become floats; a ramp has all its fields."""
     for term, weight in weights.items():
+        if not isinstance(term, str):
+            raise UserError(f"loss_weights has a term {term!r}; terms are names, as 'commitment'")
         if isinstance(weight, dict):
             said = {**RAMP, **weight}
             weight = {name: cast(value, type(RAMP.get(name, value))) for name, value in said.items()}

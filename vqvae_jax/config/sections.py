@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+import math
+import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -267,7 +269,7 @@ def fits(value: Any, hint: Any) -> bool:
     """Whether a value is of a field's type."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
-        return value in inner
+        return any(value == one and type(value) is type(one) for one in inner)
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, one) for one in inner)
     if origin is tuple and isinstance(value, tuple):
@@ -283,7 +285,9 @@ def cast(value: Any, hint: Any) -> Any:
     inner = typing.get_args(hint)
     if typing.get_origin(hint) is tuple and isinstance(value, tuple) and float in inner:
         return tuple(cast(one, float) for one in value)
-    return float(value) if hint is float and fits(value, int) else value
+    if hint is not float or not fits(value, int):
+        return value
+    return float(value) if abs(value) <= sys.float_info.max else math.inf  # which is refused as any other
 
 
 def like(config: Any, path: str) -> Any:

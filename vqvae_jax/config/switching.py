@@ -62,8 +62,8 @@ class Switch:
         if all(left.path.startswith(PRIORS) for left in self.left):
             return
         weights, old, new = section(config, f"config.{WEIGHTS}"), terms(self.before), terms(config)
-        said = {term.partition("/")[0] for term in weights}
-        gone = [term for term in weights if (base := term.partition("/")[0]) in old and base not in new]
+        said = {str(term).partition("/")[0] for term in weights}
+        gone = [term for term in weights if (base := str(term).partition("/")[0]) in old and base not in new]
         self.weights = {term: weights.pop(term) for term in gone if not self._typed(f"config.{WEIGHTS}.{term}")}
         fresh = {term: weight for term, weight in new.items() if term not in old and term not in said}
         self.added = {term: weight for term, weight in fresh.items() if not self._typed(f"config.{WEIGHTS}.{term}")}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vqvae_jax.data.decoded import Unreadable
-from vqvae_jax.files import printable
+from vqvae_jax.files import pillow, printable
 from vqvae_jax.types import UserError
 
 if TYPE_CHECKING:  # the core runs without Pillow
@@ -93,8 +93,7 @@ def open_rgb(path: str | os.PathLike[str], at_least: int | None = None) -> "Imag
 @cache
 def suffixes() -> frozenset[str]:
     """Those of picture files: ".png", ".jpg", …"""
-    from PIL import Image
-
+    Image = pillow()
     Image.init()
     kinds = Image.registered_extensions()
     return frozenset(suffix for suffix, kind in kinds.items() if kind not in NO_PICTURES)
@@ -102,8 +101,7 @@ def suffixes() -> frozenset[str]:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    from PIL import Image
-
+    Image = pillow()
     Image.init()
     return tuple(name for name in Image.ID if name not in NO_PICTURES)
 

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,7 @@ class StreamData:
     def __init__(
         self, arrays: Arrays, batch_size: int, seed: int, process_index: int = 0, process_count: int = 1
     ) -> None:
+        _check_grain()
         self.arrays = arrays
         self._data = ArrayData(arrays, batch_size, seed, process_index, process_count)
         self.batch_size, self.seed = batch_size, seed
@@ -134,10 +136,20 @@ class StreamData:
     def _stood_in(self, image: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """For what cannot be read another of the batch, label and all: it is of the same part of the data."""
         good = np.flatnonzero(self._readable(index))
-        if not 0 < len(good) < len(index):
+        if len(good) == len(index):
             return image, index
+        if not len(good):
+            return self._elsewhere(image, index)
         rows = np.where(self._readable(index), np.arange(len(index)), good[np.arange(len(index)) % len(good)])
         return image[rows], index[rows]
+
+    def _elsewhere(self, image: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where nothing of a batch can be read: the next row of the part that can, for all of them."""
+        for row in (int(index[0]) + np.arange(1, len(self.arrays))) % len(self.arrays):
+            found = self.arrays.image[row]
+            if self._readable(np.array([row])).all():
+                return np.broadcast_to(found, image.shape), np.full_like(index, row)
+        return image, index
 
     def _readable(self, index: np.ndarray) -> np.ndarray:
         return readable(self.arrays.image, index)
@@ -147,6 +159,11 @@ def readable(images: Any, index: np.ndarray) -> np.ndarray:
     """Which of these rows showed their own image, bool [B]; asked after they were accessed."""
     base, rows = under(images, index)
     return base.readable(rows) if isinstance(base, Lazy) else np.ones(len(rows), bool)
+
+
+def _check_grain() -> None:
+    if find_spec("grain") is None:
+        raise UserError("images that do not fit in memory want the package grain, which is missing: pip install grain")
 
 
 class _Places:

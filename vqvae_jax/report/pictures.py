@@ -66,17 +66,23 @@ def code_map_captions(metrics: Mapping[str, Any], levels: Sequence[str]) -> list
 
 
 def _picture(path: Path, note: str) -> Picture | None:
-    """None for what is no PNG."""
+    """None for what is no whole PNG."""
     data = path.read_bytes()
-    while len(data) > PICTURE:
-        data, note = _halved(data), note or "shown smaller; the file is in the workdir"
     if not data.startswith(PNG) or len(data) < 24:
         return None
+    while len(data) > PICTURE:
+        if (smaller := _halved(data)) is None:
+            return None
+        data, note = smaller, note or "shown smaller; the file is in the workdir"
     width, height = struct.unpack(">II", data[16:24])
     return Picture(f"data:image/png;base64,{base64.b64encode(data).decode()}", width, height, note)
 
 
-def _halved(data: bytes) -> bytes:
-    image, out = imported("PIL.Image").open(io.BytesIO(data)), io.BytesIO()
-    image.convert("RGB").reduce(2).save(out, format="PNG", optimize=True)
+def _halved(data: bytes) -> bytes | None:
+    """None for what Pillow cannot read; its readers raise whatever a broken file leads them into."""
+    image, out = imported("PIL.Image"), io.BytesIO()
+    try:
+        image.open(io.BytesIO(data)).convert("RGB").reduce(2).save(out, format="PNG", optimize=True)
+    except Exception:
+        return None
     return out.getvalue()

@@ -11,11 +11,13 @@ import numpy as np
 
 from vqvae_jax import config as configs
 from vqvae_jax import evaluate, logs
+from vqvae_jax.data import TOKENS
 from vqvae_jax.report.words import metrics_of
 from vqvae_jax.types import UserError
 
 Entries = list[dict[str, Any]]
-FREE = "seed", "init_from"  # fields that may differ: a prior of another seed has codes of its own autoencoder
+# Fields that may differ: a prior of another seed has codes of its own autoencoder, and these cadences change no result.
+FREE = {"seed", "init_from", "log_every", "pictures_every", "keep", "profile"}
 
 
 class Spread(NamedTuple):
@@ -46,13 +48,14 @@ class Seeds(NamedTuple):
 def read(workdir: Path, others: Sequence[Path]) -> Seeds:
     """What the other runs left; the run itself is not among them.
 
-    UserError where one is of another config, or two have the same seed.
+    UserError where one is of another config, two have the same seed, or distances are of other numbers of pictures.
     """
     there = list(dict.fromkeys(one.resolve() for one in others if one.resolve() != workdir.resolve()))
     found = {one: configs.load(one) for one in (workdir, *there)}
     _check_same(found)
     stages = list(configs.stages(found[workdir]))
-    metrics = [dict(evaluate.flat(metrics_of(other / evaluate.FILE))) for other in there]
+    own, *metrics = [dict(evaluate.flat(metrics_of(one / evaluate.FILE))) for one in found]
+    _check_counts(own, dict(zip(there, metrics, strict=True)))
     entries = [{name: logs.read_metrics(other / name / "metrics.jsonl") for name in stages} for other in there]
     return Seeds([other.name for other in there], metrics, entries)
 
@@ -68,6 +71,17 @@ def _by_step(entries: Entries, metric: str) -> dict[int, float]:
     return {entry["step"]: entry[metric] for entry in entries if entry.get(metric) is not None}
 
 
+def _check_counts(own: Mapping[str, Any], others: Mapping[Path, Mapping[str, Any]]) -> None:
+    """UserError where distances are of other numbers of pictures: these fall as the numbers grow."""
+    for other, metrics in others.items():
+        for name in (name for name in own if name.startswith("distances/") and name.endswith(("/count", "/reference"))):
+            if metrics.get(name, own[name]) != own[name]:
+                raise UserError(
+                    f"--seeds: {name} of {other} is {metrics[name]}, of this run {own[name]}: their distances do not "
+                    f"compare; measure both alike: python -m vqvae_jax evaluate --workdir={other} --samples=N"
+                )
+
+
 def _check_same(configs_of: Mapping[Path, Mapping[str, Any]]) -> None:
     """UserError naming two runs of one seed, or what differs from the first run beside `FREE`."""
     (workdir, config), *others = configs_of.items()
@@ -79,8 +93,9 @@ def _check_same(configs_of: Mapping[Path, Mapping[str, Any]]) -> None:
                 f"--config.seed={max(trained) + 1}, into another workdir"
             )
         trained[seed] = other
+        free = FREE | ({"path"} if config["dataset"]["name"] == TOKENS else set())  # those of its own autoencoder
         differing = configs.changed(config, asked)
-        if differing := {path: values for path, values in differing.items() if path.rpartition(".")[-1] not in FREE}:
+        if differing := {path: values for path, values in differing.items() if path.rpartition(".")[-1] not in free}:
             raise UserError(
                 f"--seeds wants runs of one config, but {other} differs, this run → that one: "
                 f"{configs.listed(differing)}; leave it out, or see both: python -m vqvae_jax compare --help"
