@@ -5,6 +5,7 @@ their own parsers; make has the targets and the variables.
 """
 
 import argparse
+import importlib
 import importlib.util
 import re
 import shlex
@@ -178,3 +179,28 @@ def imported(path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def chosen(config):
+    """Names of the parts of a config that models.md has rows for."""
+    autoencoder = config["autoencoder"]
+    named = [autoencoder, autoencoder["quantizer"], *autoencoder["quantizers"].values(), *config["priors"].values()]
+    return {part["name"] for part in named}
+
+
+def test_models_md_names_the_configs_of_each_part():
+    """A variant is named where its own config does not have the part already."""
+    found = {}
+    for path in sorted((ROOT / "configs").glob("[a-z]*.py")):
+        plain = chosen(configs.read(str(path)))
+        variants = getattr(importlib.import_module(f"configs.{path.stem}"), "VARIANTS", {})
+        others = ((f"{path.name}:{name}", chosen(configs.read(f"{path}:{name}")) - plain) for name in variants)
+        for shown, parts in [(path.name, plain), *others]:
+            for name in parts:
+                found.setdefault(name, set()).add(shown)
+    lines = (ROOT / "docs" / "models.md").read_text("utf-8").splitlines()
+    rows = [line.split(" | ") for line in lines if line.startswith("| [") and line.count(" | ") == 3]
+    named = [(IN_TEXT.findall(row[2]), set(IN_TEXT.findall(row[3]))) for row in rows]
+    assert found.keys() <= {name for names, _ in named for name in names}
+    for names, shown in named:
+        assert shown == set().union(*(found.get(name, ()) for name in names)), names

@@ -53,7 +53,8 @@ def parser() -> Parser:
         description="New images from a trained workdir.",
         epilog="A prior's own fields sample_…: --sample_steps=8 for all that have it, --bottom.sample_steps=8 for one. "
         "maskgit and diffusion have sample_steps and sample_order (halton or confidence; 1 or 2), maskgit also "
-        "sample_choice_temperature, diffusion sample_eta, sample_spacing and sample_guided.",
+        "sample_schedule, sample_choice_temperature and sample_guidance, diffusion sample_eta, sample_spacing, "
+        "sample_guided and sample_strength, var sample_growing_guidance.",
     )
     add_workdir(one, sample)
     one.add_argument("--count", type=positive, default=None, help="images (default: the config's sample.count)")

@@ -15,13 +15,14 @@ def add_import(under: Any) -> None:
     one = under.add_parser(
         "import",
         help="weights of PyTorch or Flax in",
-        description="Weights of PyTorch as a workdir: .pt, .pth, .safetensors or .npz (arrays param/NAME), read "
-        "without torch and without executing what is in it; or those of Flax, .msgpack. Known: the hierarchical VAE, "
-        "MNIST generator, TopPrior, BottomPrior and any stack of PixelConv layers of unixpickle/vq-vae-2, rosinality's "
-        "VQ-VAE-2, the VQ-GANs of taming and LlamaGen, the first stages of latent diffusion and Stable Diffusion, also "
-        "in a whole model, or by diffusers' names with a config.json beside; tokenizers and transformers of MaskGIT "
-        "and VAR, DiT, Stable Diffusion 1, as one file, as a folder of diffusers, or part by part. A prior joins the "
-        "workdir of its autoencoder.",
+        description="Weights of PyTorch as a workdir: .pt, .pth, .ckpt, .safetensors or .npz (arrays param/NAME), read "
+        "without torch and without executing what is in it; or those of Flax, .msgpack. Known: the "
+        "hierarchical VAE, MNIST generator, TopPrior, BottomPrior and any stack of PixelConv layers of "
+        "unixpickle/vq-vae-2, rosinality's VQ-VAE-2, the VQ-GANs of taming (of Gumbel codes too) and "
+        "LlamaGen, DALL-E's dVAE, the first stages of latent diffusion and Stable Diffusion, also in a whole "
+        "model, or by diffusers' names with a config.json beside; tokenizers and transformers of MaskGIT and "
+        "VAR, DiT, Stable Diffusion 1, as one file, as a folder of diffusers, or part by part. A prior joins "
+        "the workdir of its autoencoder.",
     )
     add_workdir(one, import_)
     one.add_argument("--checkpoint", type=Path, required=True, help="the file, or a folder of diffusers")
@@ -68,7 +69,12 @@ def add_export(under: Any) -> None:
     one.add_argument(
         "--stage", default="", help="autoencoder, top, bottom … (default: the autoencoder, or the only one)"
     )
-    one.add_argument("--step", type=step, default="best", help="a number, best or latest (default best)")
+    one.add_argument(
+        "--step",
+        type=step,
+        default=argparse.SUPPRESS,
+        help="a number, best or latest (default: the autoencoder's latest, a prior's best)",
+    )
     one.add_argument(
         "--names",
         choices=("original", "diffusers"),
@@ -219,7 +225,8 @@ def export(given: argparse.Namespace) -> None:
     """A stage becomes a file."""
     from vqvae_jax.interop import exporting
 
-    stage, count = exporting.export_weights(given.workdir, given.output, given.stage, given.step, given.names)
+    at = vars(given).get("step", "")  # none where nothing was typed
+    stage, count = exporting.export_weights(given.workdir, given.output, given.stage, at, given.names)
     print(f"{given.output}: {stage}, {count} tensors")
     print(exporting.asks_for(given.workdir, stage, given.output))
 

@@ -50,16 +50,14 @@ class Exported(NamedTuple):
     config: dict[str, Any] | None = None  # diffusers' config.json, where the names are diffusers'
 
 
-def export_weights(
-    workdir: Path, output: Path, stage: str = "", step: Step = "best", names: str = ""
-) -> tuple[str, int]:
+def export_weights(workdir: Path, output: Path, stage: str = "", step: Step = "", names: str = "") -> tuple[str, int]:
     """Writes one stage, and beside its tensors what they do not show, see metadata.py.
 
     Args:
         workdir: of a training, or of an import.
         output: x.safetensors, x.npz, or x.msgpack, which has no room for the words.
         stage: "autoencoder", or the level of a prior; "": the autoencoder, else the only one.
-        step: of the checkpoint: a number, "best" or None for the latest; the autoencoder's is the latest by itself.
+        step: of the checkpoint: a number, "best", or None for the latest; "": the autoencoder's latest, a prior's best.
         names: "original", or of an autoencoder of latent diffusion "diffusers", then with a config.json beside; "": as
             they came, else original.
 
@@ -71,6 +69,7 @@ def export_weights(
     """
     check_file("--output", output)
     stage = chosen(workdir, stage)
+    step = step if step != "" else None if stage == "autoencoder" else "best"
     if stage == "autoencoder":
         made = of_autoencoder(workdir, stage, step, names)
     else:
@@ -156,7 +155,7 @@ def of_autoencoder(workdir: Path, stage: str, step: Step, names: str = "") -> Ex
     """The reference's names; its codebooks know no moving averages, so those of an `ema` quantizer stay behind."""
     config, facts = configs.load(workdir), facts_file.read(workdir)
     parts = Parts(config, facts)
-    module, model = parts.autoencoder, parts.load(workdir, stage, None if step == "best" else step)
+    module, model = parts.autoencoder, parts.load(workdir, stage, step)
     came = workdir / stage / DIFFUSERS
     if names == "diffusers" or (not names and came.is_file()):
         return of_diffusers(module, model, facts["image_size"], read_json(came) if came.is_file() else {})
