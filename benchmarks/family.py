@@ -13,8 +13,8 @@ it was stopped: 8 bits before 10, of each the first seed of all quantizers befor
     psnr, ssim        of the reconstructions, as `evaluate` measures them
     fd, kd            Fréchet and kernel distance of the reconstructions from training images, docs/distances.md; where
                       features.npz is, the first from 500 test images on
-    usage             share of the codes that are used at least once; of several maps the mean
-    perplexity        exp(entropy of the codes); of several maps the product, of maps of several sizes none
+    usage             share of the codes that are used at least once
+    perplexity        exp(entropy of the codes); of several maps neither: each has its own codes, used by all places
     bits_per_pixel    of the codes under a small transformer prior, the same for all; none reads maps of several sizes;
                       at 16 bits of the first seed alone, since there it takes most of a run
     ms, MB            a training step, medians of rounds in which the quantizers take turns, and what it holds (`time`)
@@ -61,6 +61,9 @@ COLUMNS = {  # of the table: heading, form
     "bits_per_pixel": ("bits a pixel", ".3f"),
 }
 
+OF_ONE_MAP = "usage", "perplexity"
+SEVERAL_MAPS = "residual", "multiscale"
+
 
 class Near:
     """How far reconstructions are from training images, by one frozen net, whose maps of these are made once."""
@@ -90,8 +93,8 @@ def measured(trainer: codebooks.Trainer, name: str, seed: int, near: Near, prior
     """One training, and all that is asked of it; its codes' bits where a prior is trained too."""
     model = trainer.train(seed)
     found = trainer.measure(model) | near.measure(reconstructed(trainer, model))
-    if name == "multiscale":
-        del found["perplexity"]
+    for metric in OF_ONE_MAP if name in SEVERAL_MAPS else ():
+        del found[metric]
     return found | (trainer.bits(model, seed) if prior and name not in ("kl", "multiscale") else {})
 
 
@@ -172,11 +175,17 @@ def table(found: Mapping[str, Any]) -> Iterator[str]:
     yield "|---" * (len(COLUMNS) + 5) + "|"
     for bits, runs in found["runs"].items():
         for name in (name for name in NAMES if name in runs):
-            values = {metric: [run[metric] for run in runs[name].values() if metric in run] for metric in COLUMNS}
-            cells = [cell(values[metric], metric) for metric in COLUMNS]
+            cells = [cell(values_of(name, metric, runs[name]), metric) for metric in COLUMNS]
             cost = [found.get(of, {}).get(bits, {}).get(name) for of in ("ms", "MB")]
             cells += ["–" if one is None else format(one, ".1f") for one in cost]
             yield f"| {'–' if name == 'kl' else bits} | {name} | {len(runs[name])} | {' | '.join(cells)} |"
+
+
+def values_of(name: str, metric: str, runs: Mapping[str, Mapping[str, float]]) -> list[float]:
+    """Of all seeds; nothing where the number would be of several maps."""
+    if name in SEVERAL_MAPS and metric in OF_ONE_MAP:
+        return []
+    return [run[metric] for run in runs.values() if metric in run]
 
 
 def cell(values: list[float], metric: str) -> str:

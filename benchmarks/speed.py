@@ -212,8 +212,8 @@ from vqvae_jax import train
 begin = train.Run.begin
 def first_step(run, *given):
     state, step = begin(run, *given), run.step
-    def once(state, batch):
-        step(state, batch)[1]["loss"].block_until_ready()
+    def once(state, *given):
+        step(state, *given)[1]["loss"].block_until_ready()
         print(time.time(), flush=True)
         os._exit(0)
     run.step = once

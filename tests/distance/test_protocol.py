@@ -139,7 +139,9 @@ def test_the_spread_is_what_other_draws_show():
 
 
 def test_ties():
-    assert is_tie(5.0, 5.3, (0.1, 0.2)) and not is_tie(5.0, 5.5, (0.1, 0.2))
+    assert is_tie(5.0, 5.4, (0.1, 0.2)) and not is_tie(5.0, 5.5, (0.1, 0.2))  # twice 0.224
+    draws = np.random.default_rng(0).normal(size=(20_000, 2))
+    assert np.mean([not is_tie(*pair, (1.0, 1.0)) for pair in draws]) == pytest.approx(0.05, abs=0.01)
 
 
 def test_what_is_scaled_is_the_kernel_alone():

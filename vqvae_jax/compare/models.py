@@ -1,5 +1,6 @@
 """Two workdirs on one test split: metrics beside each other, and a strip original | this one | the other."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -79,12 +80,23 @@ def metrics(model: Trained, arrays: data.Arrays) -> dict[str, float]:
     found = {name: value for name, value in summary.items() if name != "loss"}
     found["mse"] /= (high - low) ** 2
     if model.priors:
-        tokens = evaluate.maps_of(model, arrays)
-        for level in model.priors:
+        own = arrays.with_labels(model.label_names)
+        tokens = evaluate.maps_of(model, own)
+        for level in told_right(model, own):
             measured = evaluate.prior_metrics(model, level, tokens, None)
             name = "nll" if "nll" in measured else "loss"
             found[f"{name}/{level}"] = measured[name]
     return found
+
+
+def told_right(model: Trained, arrays: data.Arrays) -> list[str]:
+    """The levels whose priors are told no labels, or those of these images; the others are named on standard error."""
+    told = [level for level, (prior, _) in model.priors.items() if getattr(prior, "label_condition", False)]
+    left = told if told and arrays.label_names != model.label_names else []
+    if left:
+        levels = ", ".join(left)
+        print(f"{model.workdir}: no nll of {levels}, whose labels are others than these images'", file=sys.stderr)
+    return [level for level in model.priors if level not in left]
 
 
 def by_kind(near: Mapping[str, Any]) -> dict[str, float]:

@@ -20,7 +20,7 @@ FEWEST = 500  # images a side for a Fréchet distance: below, its bias is larger
 FEW = 20  # images a side for anything
 MOST = 5000  # images of a side for the kernel distance and for neighbours, whose cost is quadratic
 GROUPS = 20  # of images, that are left out in turn
-TIE = 2.0  # spreads: a smaller difference is none
+TIE = 2.0  # standard errors of the difference: a smaller one is none
 
 
 class Sides(NamedTuple):
@@ -73,5 +73,5 @@ def _said(name: str, distance: Callable[[np.ndarray], float], groups: np.ndarray
 
 
 def is_tie(one: float, other: float, spreads: tuple[float, float]) -> bool:
-    """Whether two distances differ by less than TIE times the larger spread."""
-    return abs(one - other) < TIE * max(spreads)
+    """Whether two distances differ by less than TIE standard errors of a difference of independent samples."""
+    return abs(one - other) < TIE * math.hypot(*spreads)

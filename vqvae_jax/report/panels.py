@@ -1,7 +1,10 @@
 """Which plots of a training stand on the page: on one axis one quantity, each with what it is."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from vqvae_jax.doctor import RECENT
 from vqvae_jax.loss_weights import Weight, weight_at, weight_of
@@ -112,8 +115,8 @@ def weight_said(weight: Weight) -> str:
 def remark(entries: Sequence[Mapping[str, Any]], weights: Mapping[str, Weight]) -> str:
     """Why the sum of the loss rose while the reconstruction fell; "" where it did not."""
     logged = [entry for entry in entries if entry.get("train/loss") is not None]
-    size = max(1, len(logged) // PARTS)
-    parts = [logged[i : i + size] for i in range(0, len(logged), size)]
+    bounds = np.linspace(0, len(logged), min(PARTS, len(logged)) + 1).astype(int)
+    parts = [logged[start:stop] for start, stop in itertools.pairwise(bounds)]
     if len(parts) < 3 or any(entry.get("train/reconstruction") is None for entry in logged):
         return ""
     lowest = min(parts, key=lambda part: mean(part, "train/loss"))

@@ -40,7 +40,8 @@ NETS = ("mobilenet_v2", "efficientnet_lite0")  # that distances are taken in
 FRECHET, KERNEL = (tuple(f"{kind}_{net}" for net in NETS) for kind in ("fd", "kd"))
 MEANINGS |= dict.fromkeys(FRECHET, "Fréchet distance from the training images; comparable at equal counts alone")
 MEANINGS |= dict.fromkeys(KERNEL, "kernel distance from the training images, unbiased")
-MEANINGS |= {f"{name}_spread": "its standard error; differences below twice that are none" for name in FRECHET + KERNEL}
+ERROR = "its standard error; differences below three times that are none"
+MEANINGS |= {f"{name}_spread": ERROR for name in FRECHET + KERNEL}
 
 
 def about(config: Mapping[str, Any]) -> str:
