@@ -65,8 +65,14 @@ def test_fill_refuses_what_does_not_fit(model, images):
     ):
         with pytest.raises(UserError, match="a map for each of"):
             model.fill(*given)
-    with pytest.raises(UserError, match="count is a whole number of at least 1"):
-        model.fill([], [])
+    for nothing in (None, [], [1]):
+        with pytest.raises(UserError):
+            model.fill(nothing, keep)
+    with pytest.raises(UserError, match="keep: a map for each of .*got NoneType"):
+        model.fill(tokens, None)
+    for size in (5, ("a", 3), (64,)):
+        with pytest.raises(UserError, match="two whole numbers"):
+            model.decode(tokens[:1], size)
     with pytest.raises(UserError, match="tokens are from 0 to"):
         model.fill([one + 1000 for one in tokens], keep)
 

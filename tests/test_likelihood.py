@@ -135,6 +135,7 @@ def test_samples_of_64_bit_seeds(model):
         ({"images": np.zeros((9, 3, 8, 8), np.uint8)}, "channels go last: np.moveaxis"),
         ({"images": np.zeros((9, 8, 6, 3), np.uint8)}, "squares"),
         ({"labels": np.zeros(3, int)}, "one for each of 9; got int64"),
+        ({"labels": np.arange(9) + 2**32}, "below 1048576; got 4294967304: count yours from 0"),
         ({"test_images": np.zeros((0, 8, 8, 3), np.uint8)}, "test_images are uint8"),
         ({"labels": np.zeros(9, int), "test_images": np.zeros((9, 8, 8, 3), np.uint8)}, "go together"),
         ({"test_labels": np.zeros(9, int)}, "test_labels are of test_images"),
@@ -170,10 +171,44 @@ def test_fit_prior_refuses(tmp_path, tokens, codes, prior, message):
 
 def test_another_call_with_other_arrays(tmp_path):
     first = {"image": np.zeros((4, 8, 8, 3), np.uint8)}
+    other = {"image": np.ones((4, 8, 8, 3), np.uint8)}
+    fitted._keep(tmp_path / "images.npz", other)  # of a call that was refused: nothing was trained
     fitted._keep(tmp_path / "images.npz", first)
+    (tmp_path / "config.json").write_text("{}")
     fitted._keep(tmp_path / "images.npz", first)
     with pytest.raises(UserError, match="begun with other images; use another workdir"):
-        fitted._keep(tmp_path / "images.npz", {"image": np.ones((4, 8, 8, 3), np.uint8)})
+        fitted._keep(tmp_path / "images.npz", other)
+    for content in (b"", b"what is this"):
+        (tmp_path / "images.npz").write_bytes(content)
+        with pytest.raises(UserError, match="images.npz is damaged"):
+            fitted._keep(tmp_path / "images.npz", first)
+
+
+def test_own_tokens_are_the_same_only_under_the_same_names(tmp_path):
+    tokens, labels = np.arange(32).reshape(4, 2, 4) % 4, np.array([0, 1, 0, 1])
+    keep = lambda maps, codes, names: fitted._keep_tokens(tmp_path / "own", [maps], codes, 8, labels, names)  # noqa: E731
+    keep(tokens, 16, ("cat", "dog"))
+    keep(tokens, 4, ("cat", "dog"))  # nothing was trained yet
+    (tmp_path / "config.json").write_text("{}")
+    keep(tokens, 4, ("cat", "dog"))
+    for other in (
+        (tokens, 16, ("cat", "dog")),
+        (tokens, 4, ("dog", "cat")),
+        (tokens.reshape(4, 4, 2), 4, ("cat", "dog")),
+    ):
+        with pytest.raises(UserError, match="begun with other tokens; use another workdir"):
+            keep(*other)
+
+
+def test_home_is_one_folder(tmp_path, monkeypatch):
+    """The arrays, the training and what is loaded of it."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    ran = []
+    monkeypatch.setattr(fitted, "_run", lambda config, workdir: ran.append((config["dataset"]["path"], workdir)))
+    vqvae_jax.fit(np.zeros((9, 32, 32, 3), np.uint8), "~/run", "configs/openmoji_kl.py")
+    assert ran == [(str(tmp_path / "run" / "images.npz"), tmp_path / "run")]
+    with pytest.raises(UserError, match=f"^{tmp_path}/run is not a workdir"):
+        vqvae_jax.load("~/run")
 
 
 def test_changes_may_be_numpys_numbers():

@@ -95,6 +95,22 @@ def test_another_hosts_writer_that_lives_is_let_alone(tmp_path, monkeypatch):
             pass
 
 
+@pytest.mark.parametrize("content", [b"\xff 7", b""], ids=["no text", "just being written"])
+def test_another_hosts_lock_that_says_little(tmp_path, monkeypatch, content):
+    monkeypatch.setattr(lock, "SILENCE", 0.1)
+    (tmp_path / LOCK).write_bytes(content)
+    monkeypatch.setattr(lock, "_owner", lambda file: ("elsewhere.example", 7))
+    with alone_in(tmp_path):
+        assert (tmp_path / LOCK).read_text().startswith(socket.gethostname())
+
+
+def test_another_hosts_lock_that_goes_meanwhile(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "_said", lambda path: None)
+    monkeypatch.setattr(lock, "_owner", lambda file: ("elsewhere.example", 7))
+    with pytest.raises(UserError, match="wait for it"), alone_in(tmp_path):
+        pass
+
+
 def test_a_file_system_without_locks(tmp_path, writer, monkeypatch):
     """Then the process that the file names is asked for."""
     other = writer(tmp_path)

@@ -65,7 +65,7 @@ def fit(
     """
     from vqvae_jax import fitted
 
-    _check_path("workdir", workdir)
+    _check_path("workdir", workdir, needed=True)
     return fitted.fit(images, workdir, config, changes, labels, test_images, test_labels)
 
 
@@ -94,13 +94,13 @@ def fit_prior(
     """
     from vqvae_jax import fitted
 
-    _check_path("workdir", workdir)
+    _check_path("workdir", workdir, needed=True)
     return fitted.fit_prior(tokens, codes, workdir, prior, labels, label_names, changes)
 
 
-def _check_path(name: str, value: Any) -> None:
+def _check_path(name: str, value: Any, needed: bool = False) -> None:
     """UserError for what is no path."""
     from vqvae_jax.types import UserError
 
-    if value is not None and not isinstance(value, str | Path):
+    if (needed or value is not None) and not isinstance(value, str | Path):
         raise UserError(f"{name} is the path of a folder; got {value!r}")

@@ -1,5 +1,6 @@
 """uint8 images to token maps and back with a trained autoencoder, in batches of one size, compiled once each."""
 
+import operator
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -172,6 +173,15 @@ def check_level(tokens: Sequence[Any], levels: Sequence[Level], size: Sequence[A
             f"maps begin with the coarsest, {levels[0]}, and {shapes} are those of {which}; give the upper ones too, "
             "or where they are upper ones of larger images, their size: decode(tokens, size=(H, W))"
         )
+
+
+def checked_size(size: Any) -> tuple[int, int]:
+    """(H, W). UserError for what is none."""
+    try:
+        height, width = (operator.index(side) for side in size)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"size is (H, W), two whole numbers of pixels; got {size!r}") from error
+    return height, width
 
 
 def _check_values(one: np.ndarray, level: Level) -> None:

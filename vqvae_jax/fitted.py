@@ -4,6 +4,7 @@ A run is what launch.py makes of the same config: it is resumed by the same call
 """
 
 import hashlib
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ from vqvae_jax.data import tokens as token_files
 from vqvae_jax.data.arrays import laid_out
 from vqvae_jax.devices import check_platform, use_compilation_cache
 from vqvae_jax.evaluate import measure
-from vqvae_jax.files import atomically
+from vqvae_jax.files import atomically, check_place
 from vqvae_jax.trained import Trained
 from vqvae_jax.types import Level, UserError
 
 IMAGES, TOKENS = "images.npz", "own_tokens"  # in the workdir
+MOST_LABELS = 1 << 20  # more kinds than anybody has; a table is kept of each
 LEVEL = "codes"  # the one of `vqvae`, whose section stands in for what made own tokens
 
 
@@ -36,15 +38,16 @@ def fit(
     test_labels: Any = None,
 ) -> Trained:
     """See `vqvae_jax.fit`."""
-    arrays = _splits(images, labels, test_images, test_labels)
-    path, size = Path(workdir).expanduser().resolve() / IMAGES, arrays[next(iter(arrays))].shape[1]
+    arrays, workdir = _splits(images, labels, test_images, test_labels), Path(workdir).expanduser()
+    path, size = workdir.resolve() / IMAGES, arrays[next(iter(arrays))].shape[1]
     own = {"dataset.name": "npz", "dataset.path": str(path), "dataset.image_size": size}
     if labels is None:
         sections = configured(config, {})["priors"].items()
         own |= {f"priors.{level}.label_condition": False for level, one in sections if "label_condition" in one}
     complete = configured(config, own | _fields(changes))
+    check_place("workdir", workdir)
     _keep(path, arrays)
-    return _run(complete, Path(workdir))
+    return _run(complete, workdir)
 
 
 def fit_prior(
@@ -57,8 +60,8 @@ def fit_prior(
     changes: Mapping[str, Any] | None = None,
 ) -> Trained:
     """See `vqvae_jax.fit_prior`."""
-    maps = _maps(tokens, codes)
-    folder = Path(workdir).expanduser().resolve() / TOKENS
+    maps, workdir = _maps(tokens, codes), Path(workdir).expanduser()
+    folder = workdir.resolve() / TOKENS
     if not isinstance(prior, Mapping):
         raise UserError(
             f"prior is a section such as {{'name': 'transformer', 'train': {{'steps': 1000}}}}; got {prior!r}"
@@ -68,8 +71,9 @@ def fit_prior(
     size = _stride(written) * max(side for one in maps for side in one.shape[1:])
     data = {"dataset.name": "tokens", "dataset.path": str(folder), "dataset.image_size": size}
     complete = configured(written, data | _fields(changes))
-    _keep_tokens(folder, maps, codes, size, _labels(labels, len(maps[0])), label_names)
-    return _run(complete, Path(workdir))
+    check_place("workdir", workdir)
+    _keep_tokens(folder, maps, codes, size, _labels(labels, len(maps[0])), _names(label_names))
+    return _run(complete, workdir)
 
 
 def _stride(written: Mapping[str, Any]) -> int:
@@ -155,19 +159,38 @@ def _labels(labels: Any, count: int) -> np.ndarray | None:
     if found.dtype.kind not in "iu" or found.shape != (count,) or (count and found.min() < 0):
         got = f"{found.dtype} {list(found.shape)}"
         raise UserError(f"labels are whole numbers from 0 up, one for each of {count}; got {got}")
+    if count and found.max() >= MOST_LABELS:
+        raise UserError(f"labels are numbers of kinds, below {MOST_LABELS}; got {found.max()}: count yours from 0")
     return found.astype(np.int32)
 
 
+def _names(names: Any) -> tuple[str, ...] | None:
+    if names is not None and not (isinstance(names, Sequence) and all(isinstance(name, str) for name in names)):
+        raise UserError(f"label_names are a list of names; got {names!r}")
+    return None if names is None else tuple(names)
+
+
+def _begun(workdir: Path) -> bool:
+    """Whether a training was: before, what a call left that was refused stands in nobody's way."""
+    return (workdir / configs.FILE).is_file()
+
+
 def _keep(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes them once. UserError where others are there."""
-    if path.is_file():
-        with np.load(path) as file:
-            same = set(file) == set(arrays) and all(np.array_equal(file[name], arrays[name]) for name in arrays)
-        if not same:
+    """Writes them once. UserError where a training has others."""
+    if path.is_file() and _begun(path.parent):
+        if not _same(path, arrays):
             raise UserError(f"{path.parent} was begun with other images; use another workdir")
         return
     with atomically(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **dict(arrays))  # type: ignore[arg-type]
+
+
+def _same(path: Path, arrays: Mapping[str, np.ndarray]) -> bool:
+    try:
+        with np.load(path) as file:
+            return set(file) == set(arrays) and all(np.array_equal(file[name], arrays[name]) for name in arrays)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is damaged; restore it, or use another workdir") from error
 
 
 def _maps(tokens: Any, codes: Any) -> list[np.ndarray]:
@@ -188,22 +211,30 @@ def _maps(tokens: Any, codes: Any) -> list[np.ndarray]:
 def _keep_tokens(
     folder: Path, maps: list[np.ndarray], codes: int, size: int, labels: np.ndarray | None, names: Sequence[str] | None
 ) -> None:
-    """As a folder of tokens that nothing made. UserError where others are there."""
+    """As a folder of tokens that nothing made. UserError where a training has others."""
     count, rows = len(maps[0]), np.arange(len(maps[0]))
-    names = tuple(names) if names is not None else tuple(map(str, range(0 if labels is None else labels.max() + 1)))
+    names = names if names is not None else tuple(map(str, range(0 if labels is None else labels.max() + 1)))
     if labels is not None and labels.max() >= len(names):
         raise UserError(f"label_names are {len(names)} names, and labels go up to {labels.max()}")
     digests = [hashlib.blake2b(b"".join(one[row].tobytes() for one in maps), digest_size=8).hexdigest() for row in rows]
     whole = hashlib.blake2b(repr((digests, None if labels is None else labels.tolist())).encode(), digest_size=8)
     source = {"autoencoder": None, "own": whole.hexdigest()}
-    if token_files.is_written(folder, source):
-        return
-    if (folder / token_files.FILE).is_file():
-        raise UserError(f"{folder.parent} was begun with other tokens; use another workdir")
     called = [LEVEL] if len(maps) == 1 else [f"{LEVEL}.{i}" for i in range(len(maps))]
     levels = [Level(name, one.shape[1:], int(codes)) for name, one in zip(called, maps, strict=True)]
     counts = [] if labels is None else np.bincount(labels, minlength=len(names)).tolist()
     facts = {"image_size": size, "channels": 1, "label_names": list(names) if counts else [], "label_counts": counts}
+    if _begun(folder.parent):
+        if not _same_tokens(folder, source, levels, facts):
+            raise UserError(f"{folder.parent} was begun with other tokens; use another workdir")
+        return
     in_place = Arrays(rows.reshape(count, 1, 1, 1), labels, group=tuple(digests))  # of images: their numbers
     take = lambda some, _: [one[np.asarray(some[:]).ravel()] for one in maps]  # noqa: E731
     token_files.write(folder, {"train": token_files.Part(in_place)}, levels, take, facts, source)
+
+
+def _same_tokens(folder: Path, source: Mapping[str, Any], levels: Sequence[Level], facts: Mapping[str, Any]) -> bool:
+    """The same numbers under the same names: of as many codes, in maps of the same form, with the same labels."""
+    if not token_files.is_written(folder, source):
+        return False
+    told = token_files.about(folder)
+    return told["levels"] == list(levels) and told["facts"] == dict(facts)

@@ -92,20 +92,31 @@ def _sign(file: TextIO, count: int) -> None:
 
 def _silent(path: Path) -> bool:
     """Whether a process of another host gives no sign; opened anew each time, for file systems over a network."""
-    before, until = path.read_text("utf-8"), time.monotonic() + SILENCE
-    host, process = before.split()[:2]
+    until = time.monotonic() + SILENCE
+    while (before := _said(path)) == "" and time.monotonic() < until:  # it is just being written
+        time.sleep(min(1.0, SILENCE / 4))
+    if before is None:
+        return False
+    host, process, *_ = [*before.split(), "", ""]
     print(f"{path.parent} was process {process}'s of {host}; waiting {SILENCE:.0f} s for a sign of it", file=sys.stderr)
     while time.monotonic() < until:
         time.sleep(min(1.0, SILENCE / 4))
-        if not path.exists() or path.read_text("utf-8") != before:
+        if _said(path) not in (before, ""):
             return False
     return True
+
+
+def _said(path: Path) -> str | None:
+    """What is written in a lock; None where it is gone."""
+    with suppress(FileNotFoundError):
+        return path.read_text("utf-8", errors="replace")
+    return None
 
 
 def _opened(path: Path) -> tuple[TextIO, bool]:
     """The file, and whether it is locked by the system: not every file system knows how."""
     while True:
-        file = path.open("a+", encoding="utf-8")
+        file = path.open("a+", encoding="utf-8", errors="replace")
         try:
             import fcntl
 

@@ -67,9 +67,9 @@ class Trained:
         autoencoder: str | Path | None = None,
         measure: Callable[..., dict[str, Any]] | None = None,
     ):
-        self.workdir, self.step, self.autoencoder_step, self.flags = Path(workdir), step, autoencoder_step, flags
-        self._measure = measure
-        stored, self.facts = configs.load(workdir), facts_file.read(self.workdir)
+        self.workdir, self.step = Path(workdir).expanduser(), step
+        self.autoencoder_step, self.flags, self._measure = autoencoder_step, flags, measure
+        stored, self.facts = configs.load(self.workdir), facts_file.read(self.workdir)
         self.config = configs.located(stored, self.workdir, self.facts.get(configs.BEGUN_IN))
         self.parts = Parts(self.config, self.facts)
         if (size := self.facts["image_size"]) % self.stride:
@@ -208,7 +208,7 @@ class Trained:
             UserError: maps of other shapes, of another level, or with numbers that are no codes.
         """
         tokens = self._known(tokens)
-        codec.check_level(tokens, self.parts.levels, size and (self.facts["image_size"], *size))
+        codec.check_level(tokens, self.parts.levels, size and (self.facts["image_size"], *codec.checked_size(size)))
         decode = self._apply(codec.decode)
         at_once = codec.batch_size(*self.pixels(tokens[0]))
         return codec.in_batches(lambda *maps: decode(maps), *tokens, size=at_once)
@@ -345,9 +345,9 @@ class Trained:
         Raises:
             UserError: maps of other levels or shapes, numbers that are not finite, or one without the other.
         """
-        asked = self._asked(len(tokens[0]) if len(tokens) else 0, seed, pick)
+        tokens = self._known(tokens)
+        asked = self._asked(len(tokens[0]), seed, pick)
         told = asking.told_of(asked, self.facts, self.tokenizer, asked.size, label, text)
-        codec.check_tokens(tokens, self.parts.levels)
         self._check_maps(tokens, asked.size)
         self._check_maps(keep, asked.size, "keep")
         given = Given(tuple(map(np.asarray, tokens)), tuple(np.asarray(one, bool) for one in keep))
@@ -509,9 +509,10 @@ class Trained:
 
     def _check_maps(self, maps: Sequence[Any], count: int, name: str = "tokens") -> None:
         """UserError unless there is one of each level that has a prior, for so many images, of the training's size."""
-        wanted = [(count, *level.shape) for level in self._drawn_levels]
-        if [np.shape(one)[:3] for one in maps] != wanted:
-            raise UserError(f"{name}: a map for each of {wanted}; got {[np.shape(one) for one in maps]}")
+        wanted = [(count, *(level.shape if name == "keep" else level.form)) for level in self._drawn_levels]
+        got = [np.shape(one) for one in maps] if isinstance(maps, Sequence) else type(maps).__name__
+        if got != wanted:
+            raise UserError(f"{name}: a map for each of {wanted}; got {got}")
 
     def _redrawn(self, asked: Asked, images: Any, keep: Sequence[np.ndarray], label: Label, text: Texts) -> np.ndarray:
         """Pictures with the tokens drawn that are not kept, bool [N, h, w] a level: uint8 [N, count, H, W, C]."""
@@ -581,6 +582,11 @@ class Trained:
         if not self.config["priors"]:
             raise UserError(f"{self.workdir} was trained without priors, so it cannot sample; evaluate it instead")
         for level in configs.levels(self.config)[: len(self.config["priors"])]:  # the upper levels alone will do
+            if level not in self.config["priors"]:
+                below = self._prior_levels[0]
+                raise UserError(
+                    f"{self.workdir} has no prior {level!r}, which {below!r} is told of; import one into this --workdir"
+                )
             if level not in self.priors:
                 train = f"python launch.py --config={self.workdir / configs.FILE} --workdir={self.workdir}"
                 raise UserError(f"the prior {level!r} of {self.workdir} was not trained yet; this goes on: {train}")

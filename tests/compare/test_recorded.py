@@ -253,6 +253,9 @@ class TestRows:
     def test_numbers_that_are_none_fail(self):
         assert not rows.near("a", [np.nan], np.ones(1), 1e-4).passed
         assert not rows.near("a", [[1.0]], np.ones(1), 1e-4).passed  # another shape
+        assert not rows.trained("a", np.array([np.nan]), np.ones(1), np.ones(1)).passed
+        z_e, codes = np.array([[[[1.0], [np.nan]]]]), np.array([[0.0], [2.0]])  # a tie, then a place that is no number
+        assert not rows.indices("a", np.array([[[1, 1]]]), np.array([[[0, 0]]]), z_e, codes).passed
 
     def test_the_table_shows_all_that_fails(self):
         many = [rows.near(f"grad/{i}", [1.0], np.ones(1), 1e-3) for i in range(9)]

@@ -43,7 +43,7 @@ def trained(tensor: str, ours: Any, recorded: np.ndarray, before: np.ndarray) ->
         return other_shape(tensor, ours.shape, recorded.shape, TRAINED)
     gap, way = np.linalg.norm(ours - recorded), np.linalg.norm(recorded - before)
     row = _row(tensor, ours, recorded, 1.0, TRAINED, "of its way")
-    relative = float(gap / way) if way else float(gap > 0)
+    relative = float(gap / way) if way else float(gap != 0)  # NaN, too
     return row._replace(relative=relative, passed=relative <= TRAINED)
 
 
@@ -62,7 +62,7 @@ def indices(tensor: str, ours: np.ndarray, recorded: np.ndarray, z_e: np.ndarray
         return other_shape(tensor, ours.shape, recorded.shape, TIE)
     recorded = recorded.astype(np.int64)
     gaps = [_gap(z_e[at], codes, ours[at], recorded[at]) for at in zip(*np.nonzero(ours != recorded), strict=True)]
-    worst = max(gaps, default=0.0)
+    worst = float(np.max(gaps)) if gaps else 0.0  # NaN stays NaN
     apart = np.abs(ours.astype(np.int64) - recorded)
     note = f"{len(gaps)} of {recorded.size} differ" + (f", the two distances by {worst:.1e} at most" if gaps else "")
     return Row(tensor, recorded.shape, float(np.max(apart)), float(np.mean(apart)), worst, TIE, worst < TIE, note)

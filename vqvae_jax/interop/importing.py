@@ -290,6 +290,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     Raises:
         UserError: something is there already, or another process is at it.
     """
+    folder = Path(os.path.realpath(folder))  # of "." the name, of a link the folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(
             f"{folder} holds something already; import into a new --workdir, so that nothing is overwritten"

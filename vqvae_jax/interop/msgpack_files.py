@@ -61,7 +61,8 @@ def write_msgpack(stream: IO[bytes], tensors: Mapping[str, np.ndarray], words: M
         here = tree
         for folder in folders:
             here = here.setdefault(folder, {})
-        here[last] = np.ascontiguousarray(array).reshape(array.shape)
+        native = np.asarray(array, array.dtype.newbyteorder("="))
+        here[last] = np.ascontiguousarray(native).reshape(array.shape)
     stream.write(msgpack_serialize({"params": tree}))
 
 

@@ -137,7 +137,8 @@ def check_kept(prior: Prior, known: Tokens | None, keep: Tokens | None, count: i
         raise UserError("known and keep go together: the maps, and the places where they are copied")
     want = [(count, *level.shape) for level in prior.maps]
     for name, given in (("known", known), ("keep", keep)):
-        if given is not None and [one.shape[:3] for one in given] != want:
+        whole = want if name == "keep" else [(count, *level.form) for level in prior.maps]
+        if given is not None and [one.shape for one in given] != whole:
             raise UserError(f"{name} is a map for each, {want}; got {[one.shape for one in given]}")
 
 
