@@ -220,7 +220,7 @@ def _next(keys: Any, drawn: Any) -> Any:
 
 
 def _flops(function: Callable[..., Any], *inputs: Any) -> float:
-    """As XLA counts them before it changes anything, of plain layers; NaN where there is no CPU, which it counts on."""
+    """As XLA counts them before it changes anything, of plain layers, of a loop one pass; NaN where there is no CPU."""
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), inputs)
     try:
         host = jax.local_devices(backend="cpu")[0]
