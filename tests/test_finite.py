@@ -10,9 +10,10 @@ import test_train
 from test_train import Autoencode, autoencode, batches, images, little, plain, same, saved, settings
 
 import launch
-from vqvae_jax import backend, checkpoint, finite, train
+from vqvae_jax import backend, finite, train
 from vqvae_jax import config as configs
 from vqvae_jax.checkpoint import Checkpoints
+from vqvae_jax.checkpoint import checkpoints as saving
 from vqvae_jax.logs import read_metrics
 from vqvae_jax.types import NotFinite, UserError
 
@@ -137,7 +138,7 @@ def test_weights_with_nan_are_neither_saved_nor_read(tmp_path, monkeypatch):
             checkpoints.save(2, bad, good, {})
         assert checkpoints.steps() == (1,)
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, "check_finite", lambda *given: None)
+            patch.setattr(saving, "check_finite", lambda *given: None)
             checkpoints.save(2, bad, good, {})
         with pytest.raises(UserError, match=r"/2 holds NaN or infinity in w; say --step=1$"):
             checkpoints.restore_model()
