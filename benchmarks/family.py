@@ -175,17 +175,11 @@ def table(found: Mapping[str, Any]) -> Iterator[str]:
     yield "|---" * (len(COLUMNS) + 5) + "|"
     for bits, runs in found["runs"].items():
         for name in (name for name in NAMES if name in runs):
-            cells = [cell(values_of(name, metric, runs[name]), metric) for metric in COLUMNS]
+            values = {metric: [run[metric] for run in runs[name].values() if metric in run] for metric in COLUMNS}
+            cells = [cell(values[metric], metric) for metric in COLUMNS]
             cost = [found.get(of, {}).get(bits, {}).get(name) for of in ("ms", "MB")]
             cells += ["–" if one is None else format(one, ".1f") for one in cost]
             yield f"| {'–' if name == 'kl' else bits} | {name} | {len(runs[name])} | {' | '.join(cells)} |"
-
-
-def values_of(name: str, metric: str, runs: Mapping[str, Mapping[str, float]]) -> list[float]:
-    """Of all seeds; nothing where the number would be of several maps."""
-    if name in SEVERAL_MAPS and metric in OF_ONE_MAP:
-        return []
-    return [run[metric] for run in runs.values() if metric in run]
 
 
 def cell(values: list[float], metric: str) -> str:

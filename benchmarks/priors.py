@@ -25,7 +25,7 @@ from turns import milliseconds, turns_of
 from benchmarks.results import keep
 from vqvae_jax import codec, data, evaluate, parts
 from vqvae_jax import config as configs
-from vqvae_jax.data.entropy import entropies
+from vqvae_jax.data.entropy import mean_position_entropy
 from vqvae_jax.data.token_arrays import TokenArrays
 from vqvae_jax.devices import use_compilation_cache
 from vqvae_jax.endings import ended
@@ -100,7 +100,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         weights, seconds = train(one, maps, steps, given.seed)
         split = data.ArrayData(TokenArrays(unseen), codec.BATCH, 0)
         nll = one.task.summary(evaluate.sums_over(one.task, weights, split))["nll"]
-        yardstick = entropies(unseen, seen.maps, one.prior.maps[0].vocab_size)["position_entropy"]
+        yardstick = mean_position_entropy(unseen, seen.maps, one.prior.maps[0].vocab_size)
         found[name] = {"steps": steps, "ms": ms[name], "nll": nll, "share": nll / yardstick, "seconds": seconds}
         print(
             f"{name}: {steps} steps of {ms[name]:.1f} ms, {seconds:.0f} s, nll {nll:.4f} = {nll / yardstick:.3f}",

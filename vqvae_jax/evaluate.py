@@ -15,7 +15,7 @@ from vqvae_jax import config as configs
 from vqvae_jax.checkpoint import Step, Steps
 from vqvae_jax.data import tokens as token_files
 from vqvae_jax.data.arrays import wants
-from vqvae_jax.data.entropy import entropies, mean_entropy
+from vqvae_jax.data.entropy import mean_entropy, mean_position_entropy
 from vqvae_jax.data.token_arrays import TokenArrays
 from vqvae_jax.facts import as_grey, facts_of
 from vqvae_jax.files import atomically, check_file, write_json
@@ -217,7 +217,7 @@ def prior_metrics(model: Trained, level: str, tokens: TokenArrays, seen: TokenAr
     del found["loss"]  # the same, or weighted
     found["entropy"] = mean_entropy(maps, codes)
     if seen is not None:
-        yardstick = entropies(maps, seen.maps[own], codes)["position_entropy"]
+        yardstick = mean_position_entropy(maps, seen.maps[own], codes)
         found |= {"position_entropy": yardstick, "nll_over_position_entropy": ratio(nll, yardstick)}
     if model.facts.get("own"):  # tokens of no images
         return found

@@ -97,7 +97,7 @@ def _silent(path: Path) -> bool:
         time.sleep(min(1.0, SILENCE / 4))
     if before is None:
         return False
-    host, process, *_ = [*before.split(), "", ""]
+    host, process = _named(before)
     print(f"{path.parent} was process {process}'s of {host}; waiting {SILENCE:.0f} s for a sign of it", file=sys.stderr)
     while time.monotonic() < until:
         time.sleep(min(1.0, SILENCE / 4))
@@ -140,8 +140,14 @@ def _is_there(file: TextIO, path: Path) -> bool:
 def _owner(file: TextIO) -> tuple[str, int]:
     """Host and process; ("", 0) where nobody is named."""
     file.seek(0)
-    host, process, *_ = [*file.read().split(), "", ""]
+    host, process = _named(file.read())
     return (host, int(process)) if process.isdecimal() else ("", 0)
+
+
+def _named(text: str) -> tuple[str, str]:
+    """Host and process, as a lock says them; "" for what it does not."""
+    host, process, *_ = [*text.split(), "", ""]
+    return host, process
 
 
 def _ended(process: int) -> bool:

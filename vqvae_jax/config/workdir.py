@@ -97,12 +97,13 @@ def check_saved(config: Mapping[str, Any], saved: Mapping[str, Any], stage: str,
     """
     if "autoencoder" not in saved:  # weights that no recipe saved
         return
-    own, free = f"config.priors.{stage}.", ["config.priors.", "config.dataset.path"]
-    if not flat(config).get(f"{own}text_condition"):
-        free.append("config.text.")
+    own = f"config.priors.{stage}."
+    free: tuple[str, ...] = ("config.priors.", "config.dataset.path", "config.text.")
+    if flat(config).get(f"{own}text_condition"):
+        free = ("config.priors.", "config.dataset.path")
     differing = changed(complete(as_it_was_meant(saved)), config)
-    matters = lambda path: not _may_change(path) and (path.startswith(own) or not path.startswith(tuple(free)))  # noqa: E731
-    if differing := {path: values for path, values in differing.items() if matters(path)}:
+    counts = [path for path in differing if path.startswith(own) or not path.startswith(free)]
+    if differing := {path: differing[path] for path in counts if not _may_change(path)}:
         raise UserError(f"{FILE} was changed since {where} was saved, put it back; saved → now: {listed(differing)}")
 
 

@@ -13,13 +13,18 @@ def entropies(unseen: Sequence[Any], seen: Sequence[Any], vocab_size: int | None
     """What the nll of a level stands beside, nats a token, means over all its tokens; of numbers nothing."""
     if vocab_size is None:
         return {}
-    crosses = [position_entropy(*both, vocab_size) for both in zip(unseen, seen, strict=True)]
-    return {"entropy": mean_entropy(seen, vocab_size), "position_entropy": over_tokens(crosses, seen)}
+    position = mean_position_entropy(unseen, seen, vocab_size)
+    return {"entropy": mean_entropy(seen, vocab_size), "position_entropy": position}
 
 
 def mean_entropy(maps: Sequence[Any], vocab_size: int) -> float:
     """`entropy` of each map, the mean over all tokens of an image."""
     return over_tokens([entropy(one, vocab_size) for one in maps], maps)
+
+
+def mean_position_entropy(unseen: Sequence[Any], seen: Sequence[Any], vocab_size: int) -> float:
+    """`position_entropy` of each map, the mean over all tokens of an image."""
+    return over_tokens([position_entropy(*both, vocab_size) for both in zip(unseen, seen, strict=True)], unseen)
 
 
 def over_tokens(values: Sequence[float], maps: Sequence[Any]) -> float:

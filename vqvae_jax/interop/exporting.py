@@ -69,7 +69,8 @@ def export_weights(workdir: Path, output: Path, stage: str = "", step: Step = ""
     """
     check_file("--output", output)
     stage = chosen(workdir, stage)
-    step = step if step != "" else None if stage == "autoencoder" else "best"
+    if step == "":
+        step = None if stage == "autoencoder" else "best"
     if stage == "autoencoder":
         made = of_autoencoder(workdir, stage, step, names)
     else:
