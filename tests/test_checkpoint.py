@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 import zlib
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 from jax.sharding import SingleDeviceSharding
 
-from vqvae_jax.checkpoint import Checkpoints, saved, set_aside
+from vqvae_jax.checkpoint import Checkpoints, quiet, saved, set_aside
 from vqvae_jax.checkpoint.quiet import one_line, orbax
 from vqvae_jax.leaves import checksum
 from vqvae_jax.types import Codebook, Model, TrainState, UserError
@@ -619,3 +620,17 @@ def test_a_step_that_is_removed_while_it_is_read_was_removed(tmp_path, monkeypat
     monkeypatch.setattr(saved, "_times", gone)
     with pytest.raises(UserError, match="was removed by the training that goes on"):
         Checkpoints(tmp_path / "checkpoints").restore_model(1)
+
+
+@pytest.mark.parametrize("name", ["_get_array_metadatas", "_read_array_index_and_device_put"])
+def test_arrays_that_fail_beside_the_first_are_not_printed(name):
+    """Of a damaged model each array fails by itself, some while the first error is already on its way."""
+    orbax()
+    said = 'Task exception was never retrieved: ValueError("Error reading shard entry {0} in OCDBT database at ...")'
+    asyncio = logging.getLogger("asyncio")
+    for text, printed in ((said, False), ("Task exception was never retrieved: of another program", True)):
+        assert bool(asyncio.filter(asyncio.makeRecord("asyncio", logging.ERROR, "", 0, text, (), None))) is printed
+    with warnings.catch_warnings(record=True) as seen:
+        quiet._quieten.__wrapped__()
+        warnings.warn(f"coroutine '{name}' was never awaited", RuntimeWarning, stacklevel=1)
+    assert not seen

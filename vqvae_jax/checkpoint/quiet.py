@@ -11,6 +11,9 @@ from typing import Any
 
 from vqvae_jax.types import UserError
 
+NOT_AWAITED = r"coroutine '\S*(_get_array_metadatas|_read_array_index_and_device_put)' was never awaited"
+OF_A_READER = "tensorstore", "orbax", "OCDBT"  # what an error names where an array cannot be read
+
 
 class Damaged(Exception):
     """What is wrong with the files of a step."""
@@ -31,7 +34,7 @@ def _not_orbax_chatter(record: logging.LogRecord) -> bool:
 def _not_said_already(record: logging.LogRecord) -> bool:
     """A damaged file fails once an array; the first failure is raised, the others would be printed."""
     text = record.getMessage()
-    return not ("never retrieved" in text and ("tensorstore" in text or "orbax" in text))
+    return not ("never retrieved" in text and any(word in text for word in OF_A_READER))
 
 
 @contextlib.contextmanager
@@ -53,7 +56,7 @@ def _not_of_orbax(record: logging.LogRecord) -> bool:
 def _quieten() -> None:
     logging.getLogger("absl").addFilter(_not_orbax_chatter)
     logging.getLogger("asyncio").addFilter(_not_said_already)
-    for said in ("Sharding info not provided when restoring", r"coroutine '\S*_get_array_metadatas' was never awaited"):
+    for said in ("Sharding info not provided when restoring", NOT_AWAITED):
         warnings.filterwarnings("ignore", said)
     hook = sys.unraisablehook
     sys.unraisablehook = lambda what: None if _comes_late(what) else hook(what)
