@@ -1,7 +1,7 @@
 """Any part of a picture drawn anew. The run is the one of test_recipe.py: 16 pixels, maps 2×2 and 4×4."""
 
-import itertools
 import types
+from fractions import Fraction
 
 import numpy as np
 import PIL.Image
@@ -117,13 +117,18 @@ def test_a_shift_leaves_something_of_the_picture():
             masks.shifted(np.zeros((1, 16, 16, 3), np.uint8), np.zeros((1, 16, 16), bool), *shift)
 
 
-@pytest.mark.parametrize(("side", "size"), [(9, 4), (4, 9), (16, 8), (5, 5), (1, 3)])
-def test_a_smaller_mask_is_white_where_any_of_it_is(side, size):
+@pytest.mark.parametrize(("side", "size"), [(9, 4), (4, 9), (16, 8), (5, 5), (1, 3), (30, 21)])
+def test_a_mask_of_another_size_is_white_where_any_of_it_lies(side, size):
+    """Also where a white pixel lies over the border between two."""
     mask = NOISE.random((side, side)) < 0.1
     got = masks.resized(mask, size)
+    share = Fraction(side, size)  # pixels of the one to a pixel of the other
     for r, c in np.ndindex(size, size):
-        rows, columns = (range(i * side // size, max(i * side // size + 1, (i + 1) * side // size)) for i in (r, c))
-        assert got[r, c] == any(mask[row, column] for row, column in itertools.product(rows, columns))
+        white = [
+            all(i * share < pixel + 1 and pixel < (i + 1) * share for i, pixel in ((r, row), (c, column)))
+            for row, column in zip(*np.nonzero(mask), strict=True)
+        ]
+        assert got[r, c] == any(white)
 
 
 # --- from Python

@@ -55,10 +55,15 @@ def middle(pixels: np.ndarray) -> np.ndarray:
 
 
 def resized(mask: np.ndarray, size: int) -> np.ndarray:
-    """A square mask, bool, as [size, size]: a place is True where any of what comes to lie there is."""
+    """A square mask, bool, as [size, size]: a place is True where any pixel that lies in it, if only in part, is."""
     for axis in (0, 1):
-        mask = np.logical_or.reduceat(mask, np.arange(size) * mask.shape[axis] // size, axis)
+        mask = np.stack([mask.take(cell, axis).any(axis) for cell in _cells(mask.shape[axis], size)], axis)
     return mask
+
+
+def _cells(pixels: int, count: int) -> list[range]:
+    """The pixels that lie in each of so many cells; one that lies in two belongs to both."""
+    return [range(i * pixels // count, -(-(i + 1) * pixels // count)) for i in range(count)]
 
 
 def filled(images: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -138,9 +143,7 @@ def _holes(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Which share of each cell is hole: bool [N, H, W] → float64 [N, h, w]."""
     share = mask.astype(np.float64)
     for axis, cells in enumerate(shape, start=1):
-        size = mask.shape[axis]
-        pixels = [range(i * size // cells, -(-(i + 1) * size // cells)) for i in range(cells)]
-        share = np.stack([share.take(cell, axis).mean(axis) for cell in pixels], axis)
+        share = np.stack([share.take(cell, axis).mean(axis) for cell in _cells(mask.shape[axis], cells)], axis)
     return share
 
 

@@ -303,6 +303,7 @@ def test_bfloat16_logits_are_near_those_of_float32():
     want = quick(prior.apply)(params, tokens, condition)
     got = quick(prior.clone(dtype=jnp.bfloat16).apply)(params, tokens, condition)
     np.testing.assert_allclose(got, want, atol=0.05 * np.abs(want).max())
+    assert got.dtype == jnp.float32 and (got != got.astype(jnp.bfloat16)).any()  # not rounded: else many classes tie
 
 
 @pytest.mark.parametrize(

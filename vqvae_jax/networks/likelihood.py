@@ -51,14 +51,17 @@ def guide(logits: Array, guided: bool, weight: float) -> Array:
 
 
 def keep_top_k(logits: Array, k: int) -> Array:
-    """The k likeliest classes; the others become -inf."""
+    """The k likeliest classes, and those as likely as the last of them; the others become -inf."""
     k = min(k, logits.shape[-1])
     least = jax.lax.top_k(logits, k)[0][..., -1:]
     return jnp.where(logits < least, -jnp.inf, logits)
 
 
 def keep_top_p(logits: Array, p: float) -> Array:
-    """The smallest set of likeliest classes whose probability reaches p, never empty; the others become -inf."""
+    """The smallest set of likeliest classes whose probability reaches p, and those as likely as its last, never empty.
+
+    The others become -inf.
+    """
     ordered = -jnp.sort(-logits, axis=-1)
     probability = jax.nn.softmax(ordered, axis=-1)
     before = jnp.cumsum(probability, axis=-1) - probability  # mass of the likelier ones

@@ -77,8 +77,8 @@ class DepthLogits(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, there: Array) -> Array:
-        """[B, h, w, D] and the embedded tokens of the depths before, [B, h, w, depths, D] → [B, h, w, K]."""
+        """[B, h, w, D] and the embedded tokens of the depths before, [B, h, w, depths, D] → float32 [B, h, w, K]."""
         flat = there.reshape(*there.shape[:3], -1)  # of no width before the first depth
         h = nn.relu(Conv(x.shape[-1], 1, dtype=self.dtype, name="conv1")(jnp.concatenate([x, flat], axis=-1)))
         x = x + Conv(x.shape[-1], 1, dtype=self.dtype, name="conv2")(h)
-        return Conv(self.vocab_size, 1, dtype=self.dtype, name="to_logits")(nn.relu(x))
+        return Conv(self.vocab_size, 1, name="to_logits")(nn.relu(x))

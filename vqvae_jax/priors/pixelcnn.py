@@ -63,7 +63,7 @@ class PixelCNNPrior(nn.Module):
             neither that nor guidance does.
         text_condition, text_dropout: the same of texts.
         horizontal, vertical: how far a layer looks back, in columns and rows.
-        dtype: what the layers compute in; parameters, norms and the likelihood are float32.
+        dtype: what the layers compute in; parameters, norms, logits and the likelihood are float32.
     """
 
     maps: tuple[Level, ...]
@@ -110,7 +110,7 @@ class PixelCNNPrior(nn.Module):
             self.merge_stacks = MergeStacks(self.depth, self.dtype)
         self.blocks = [Block(1, self.dtype) for _ in range(self.output_blocks)]
         if self.depths == 1:
-            self.to_logits = Conv(self.vocab_size, 1, dtype=self.dtype)
+            self.to_logits = Conv(self.vocab_size, 1)
         else:
             self.mix_depths = Conv(self.depth, 1, dtype=self.dtype)
             self.depth_logits = [DepthLogits(self.vocab_size, self.dtype) for _ in range(self.depths)]
@@ -263,8 +263,8 @@ class PixelCNNPrior(nn.Module):
     def _logits(self, x: Array, embedded: Array, depth: int) -> Array:
         """Of one depth, told of the tokens of those before it: [B, h, w, D], [B, h, w, E, D] → [B, h, w, K]."""
         if self.depths == 1:
-            return self.to_logits(x).astype(jnp.float32)
-        return self.depth_logits[depth](x, embedded[:, :, :, :depth]).astype(jnp.float32)
+            return self.to_logits(x)
+        return self.depth_logits[depth](x, embedded[:, :, :, :depth])
 
     def _condition(self, condition: Condition, count: int, train: bool) -> Array | None:
         """Label, text and coarser maps as one condition: [B, D], [B, h, w, D], or None."""
