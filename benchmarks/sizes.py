@@ -9,3 +9,9 @@ TRANSFORMER = {"name": "transformer", "vocab_size": 1024, "shape": (16, 16), "wi
 MASKGIT = {**TRANSFORMER, "name": "maskgit", "local": False}
 DIT = {"channels": 4, "shape": (16, 16), "network": {"name": "dit", "width": 512, "layers": 12, "heads": 8}}
 VQGAN = {"config": "configs/imagenet256_vqgan.py", "size": 256, "overrides": ("--config.dataset.name=openmoji",)}
+# Of recipes for a CPU: `openmoji_vqgan.py`, `openmoji_diffusion.py`, and the demo's top under two other priors.
+DRAWINGS = {"config": "configs/openmoji_vqgan.py", "size": 64}
+PLAIN = {**DRAWINGS, "config": "configs/openmoji_vqgan.py:plain"}
+SMALL_MAP = {"width": 128, "layers": 6, "heads": 4, "vocab_size": 256, "shape": (8, 8)}
+NARROW_DIT = {"channels": 4, "shape": (16, 16), "network": {"name": "dit", "width": 96, "layers": 4, "heads": 4}}
+NARROW_DIT["network"] |= {"patch": 2, "local": True, "dropout": 0.1}

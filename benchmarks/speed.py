@@ -45,7 +45,7 @@ import pipeline  # noqa: E402
 import speed_rows as ours  # noqa: E402
 from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 from machine import Peak, described, peak, planned  # noqa: E402
-from sizes import GENERATOR, MNIST, PHOTOGRAPHS, TOP  # noqa: E402
+from sizes import DRAWINGS, GENERATOR, MNIST, NARROW_DIT, PHOTOGRAPHS, PLAIN, SMALL_MAP, TOP  # noqa: E402
 from turns import TURN, in_turns, milliseconds, turns_of  # noqa: E402
 
 from vqvae_jax.files import write_json  # noqa: E402
@@ -70,6 +70,7 @@ def rows(dtype: str) -> dict[str, Row]:
     for batch in (32, 128):
         found[f"MNIST PixelCNN step, {batch}"] = ("prior_step", (batch, dtype), GENERATOR)
     found["TopPrior step, 2"] = ("prior_step", (2, dtype), TOP)
+    found |= recipes(dtype) if CPU else {}
     for count in (1, 16, 64):
         found[f"sample MNIST PixelCNN, {count}"] = ("sampling", (count, dtype), GENERATOR)
     for count in (1, 16) if CPU else (1, 16, 64):
@@ -82,6 +83,17 @@ def rows(dtype: str) -> dict[str, Row]:
         found["plain product and argmin, 2048 x 8, 262,144"] = ("plain_nearest_code", (2048, 8, 262144), {})
         found["EMA update, 16384 x 64, 512 codes"] = ("ema_update", (16384, 64, 512), {})
     return found
+
+
+def recipes(dtype: str) -> dict[str, Row]:
+    """Of the recipes that are for a CPU; without PyTorch beside them."""
+    return {
+        "recipe openmoji_vqgan step, 8": ("recipe_step", (8, dtype), PLAIN),
+        "recipe openmoji_vqgan step with its critic, 8": ("recipe_step", (8, dtype), DRAWINGS),
+        "recipe openmoji_diffusion's DiT step, 32": ("prior_step", (32, dtype), NARROW_DIT),
+        "recipe transformer step, 8x8 codes, 32": ("prior_step", (32, dtype), {"name": "transformer", **SMALL_MAP}),
+        "recipe MaskGIT step, 8x8 codes, 32": ("prior_step", (32, dtype), {"name": "maskgit", **SMALL_MAP}),
+    }
 
 
 class Rival:
