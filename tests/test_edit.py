@@ -331,7 +331,9 @@ ALONE = {
     "a shift that is none": (["--images=OWN", "--shift=0,0"], ["--shift", "'0,0'", "such as 16,0"]),
     "too far": (["--images=OWN", "--shift=16,0"], ["shift=16,0", "16x16 pixels", "take less"]),
     "no folder": (["--images=nowhere", "--mask=WHITE"], ["--images=FOLDER", "nowhere"]),
-    "no mask": (["--images=OWN", "--mask=nowhere"], ["--mask=FOLDER", "nowhere"]),
+    "no mask": (["--images=OWN", "--mask=nowhere"], ["--mask: there is no folder nowhere"]),
+    "no file of a mask": (["--images=OWN", "--mask=WIHTE"], ["--mask: there is no file", "did you mean 'white.png'?"]),
+    "no picture in it": (["--images=OWN", "--mask=EMPTY"], ["--mask: ", "empty holds no pictures, nor other files"]),
     "another size": (["--images=OWN", "--mask=LARGE"], ["large.png has 20x24 pixels", "own.png 16x18", "or 16x16"]),
     "a black mask": (["--images=OWN", "--mask=BLACK"], ["black.png", "nothing is to be drawn anew; white is what"]),
     "white outside of the square": (["--images=OWN", "--mask=BESIDE"], ["beside.png", "in the square in the middle"]),
@@ -358,7 +360,9 @@ def test_the_command_refuses(case, trained, refuse, tmp_path):  # noqa: F811
     }.items():
         there[name.upper()] = saved(tmp_path / f"{name}.png", white)
     (tmp_path / "text.png").write_text("white")
+    (tmp_path / "empty").mkdir()
     there |= {"OWN": own, "TEXT": tmp_path / "text.png", "FOLDER": tmp_path / "folder"}
+    there |= {"WIHTE": tmp_path / "wihte.png", "EMPTY": tmp_path / "empty"}
     argv, words = ALONE[case]
     argv = [f"{flag}={there.get(value, value)}" for flag, _, value in (word.partition("=") for word in argv)]
     line = refuse("sample", f"--workdir={trained[0]}", *argv, f"--output={tmp_path / 'x.png'}")

@@ -95,6 +95,7 @@ def test_wrong_types_are_said_without_flags(model, images):
     calls = {
         "temperature is a number; got 'hot'": lambda: model.sample(1, temperature="hot"),
         "top_p is a number; got True": lambda: model.sample(1, top_p=True),
+        "guidance is a plain number; got nan": lambda: model.sample(1, guidance=float("nan")),
         "label is the name of a label or its number": lambda: model.sample(1, label=[1, 2]),
         "no label '7'": lambda: model.sample(1, label="7"),
         "leave text out": lambda: model.sample(1, text="red"),

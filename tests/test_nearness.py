@@ -48,7 +48,11 @@ def place(tmp_path, monkeypatch):
 def test_without_a_file_one_line_says_so_and_evaluation_goes_on(run, place, capsys):
     metrics = evaluate.evaluate(run)
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1 and str(place) in said[0] and "python -m vqvae_jax features --from=" in said[0]
+    assert (
+        len(said) == 1
+        and f"{place}: there is no file of frozen nets" in said[0]
+        and "python -m vqvae_jax features --from=" in said[0]
+    )
     assert "distances" not in metrics and "psnr" in metrics["autoencoder"]
 
 
@@ -80,6 +84,8 @@ def test_what_is_missing_is_told_in_a_line(run, place, trained, capsys, tmp_path
     write_features(place, "mobilenet_v2")
     assert nearness.measure([vqvae_jax.load(run)], split(trained[1], 5), 0) == [{"distances": {}}]
     assert "no distances of reconstructions: distances want 20 images" in capsys.readouterr().err
+    assert nearness.drawn(vqvae_jax.load(run), 5) == {}
+    assert "--samples=5 are too few, at least 20; --samples=500 has all" in capsys.readouterr().err
     model = vqvae_jax.load(run)
     model.config["dataset"]["path"] = str(tmp_path / "gone.npz")
     assert nearness.training_images(model, model.sample(2, 0)) is None
@@ -87,6 +93,22 @@ def test_what_is_missing_is_told_in_a_line(run, place, trained, capsys, tmp_path
     model = vqvae_jax.load(run)
     assert nearness.training_images(model, np.zeros((2, 32, 32, 3), np.uint8)) is None
     assert "[16, 16, 3], these [32, 32, 3]" in capsys.readouterr().err
+
+
+def test_why_there_is_no_frechet_distance_is_told_in_a_line(capsys):
+    found = {"count": 100, "reference": 1497, KERNEL: 0.1}
+    nearness.say_without_frechet(found, "samples")
+    nearness.say_without_frechet(found, "reconstructions")
+    nearness.say_without_frechet({**found, FRECHET: 1.0}, "samples")
+    why = "it wants 500 a side, there are 100 images and 1497 training images"
+    said = [f"no fd of samples: {why}; --samples=500", f"no fd of reconstructions: {why}"]
+    assert capsys.readouterr().err.splitlines() == said
+
+
+def test_a_file_without_a_net_for_distances_is_told(place, capsys):
+    np.savez(place, **{"other/kernel": np.ones(3)})
+    assert nearness.frozen_net() is None
+    assert f"{place} holds none of mobilenet_v2, eff" in capsys.readouterr().err
 
 
 def split(path, count):

@@ -15,7 +15,7 @@ from test_recipe import picture, refused, tiny
 
 import vqvae_jax
 from vqvae_jax import config as configs
-from vqvae_jax import encode, logs, masks, recipe, sample
+from vqvae_jax import encode, logs, masks, recipe, sample, trained
 from vqvae_jax.data import tokens
 from vqvae_jax.priors.diffusion import DiffusionPrior
 from vqvae_jax.priors.draw import draw
@@ -109,7 +109,7 @@ def test_one_level_has_no_variations(model, images):
 def test_numbers_that_are_none_are_not_filled(model, images):
     (given,), keep = model.encode(images), np.ones((2, 4, 4), bool)
     for wrong in (np.nan, np.inf):
-        with pytest.raises(UserError, match="codes: maps are finite numbers"):
+        with pytest.raises(UserError, match="codes: maps are finite numbers; in this one there is NaN or infinity"):
             model.fill([np.where(np.arange(4) == 1, wrong, given.swapaxes(1, 3)).swapaxes(1, 3)], [keep])
     np.testing.assert_array_equal(model.fill([given], [keep])[0], given)
 
@@ -228,6 +228,13 @@ def test_the_samplers_fields_are_flags(workdir, model, tmp_path, capsys):
     want = model.sample(2, label="1", guidance=2.0, **fields)
     np.testing.assert_array_equal(np.load(tmp_path / "a.npz")["arr_0"], want)
     assert (want != model.sample(2, label="1", guidance=2.0, **{**fields, "sample_guided": (0.0, 0.0)})).any()
+
+
+@pytest.mark.parametrize("fields", [{"sample_eta": 1.0}, {"sample_guided": (0.8, 0.1)}], ids=str)
+def test_a_sampler_that_there_is_not_is_refused_before_anything_is_drawn(fields, model, monkeypatch):
+    monkeypatch.setattr(trained, "in_chunks", lambda *_: pytest.fail("something is drawn"))
+    with pytest.raises(UserError, match="sample_"):
+        model.sample_tokens(1, label="1", **fields)
 
 
 REFUSED = {

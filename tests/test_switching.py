@@ -85,6 +85,27 @@ def begin_priors(argument, typed, known):
         Parts(config, known).prior(level)
 
 
+@pytest.mark.parametrize(
+    ("argument", "name", "words"),
+    [
+        ("vqgan", "diffusion", "'codes' is of codes; take a prior of codes, --config.priors.codes.name=maskgit, trans"),
+        ("diffusion", "transformer", "take the prior for numbers, --config.priors.codes.name=diffusion"),
+    ],
+)
+def test_a_prior_of_another_kind_is_refused_before_its_network_is_asked_for(argument, name, words):
+    config = configs.read(f"configs/openmoji_{argument}.py:tiny")
+    said = refusal(
+        begin_priors, f"configs/openmoji_{argument}.py:tiny", [f"--config.priors.codes.name={name}"], facts(config)
+    )
+    assert words in said and "network" not in said
+
+
+def test_a_network_is_asked_for_where_tokens_may_be_of_numbers():
+    typed = ["--config.priors.codes.name=diffusion", "--config.dataset.name=tokens", "--config.dataset.path=x"]
+    with pytest.raises(UserError, match="network.name is missing"):
+        configs.read("configs/openmoji_vqgan.py:tiny", typed)
+
+
 @pytest.mark.parametrize("name", QUANTIZERS)
 @pytest.mark.parametrize("argument", [pytest.param(x, marks=() if x == DEMO else pytest.mark.thorough) for x in FILES])
 def test_a_pair_is_a_training_that_can_begin(argument, name):

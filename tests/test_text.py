@@ -375,13 +375,21 @@ def test_what_cannot_be_told_is_refused_in_a_line(run, trained, tmp_path, capsys
     with pytest.raises(UserError, match="the data have no texts: a .txt beside each picture"):
         recipe.run(told(plain), tmp_path / "none")
     config = told(write_pictures(tmp_path / "said"))
-    config["text"]["tokenizer"] = str(plain / "train" / "000.png")
-    with pytest.raises(UserError, match=r"000.png cannot be read"):
-        recipe.run(config, tmp_path / "none")
     (tmp_path / "t.json").write_text("{}")
+    (tmp_path / "t.txt").write_text("a red heart")
+    for file, why in (
+        (plain / "train" / "000.png", "is no tokenizer, nor any text"),
+        (plain / "none.json", "cannot be read: No such file or directory"),
+        (plain, "cannot be read: Is a directory"),
+        (tmp_path / "t.json", "is no tokenizer of the package `tokenizers`: .*"),
+        (tmp_path / "t.txt", "is no tokenizer of the package `tokenizers`: .*"),
+    ):
+        config["text"]["tokenizer"] = str(file)
+        with pytest.raises(
+            UserError, match=f"{file.name} {why}; give a tokenizer.json .*, or leave text.tokenizer out"
+        ):
+            recipe.run(config, tmp_path / "none")
     config["text"]["tokenizer"] = str(tmp_path / "t.json")
-    with pytest.raises(UserError, match="t.json is no tokenizer"):
-        recipe.run(config, tmp_path / "none")
     (tmp_path / "t.json").write_text(tokenizer().json)
     config["text"]["vocab_size"] = 100
     with pytest.raises(UserError, match=r"--config.text.vocab_size=\d+"):

@@ -32,6 +32,7 @@ from vqvae_jax.flags import (
     check_texts,
     flags_in_place_of,
     images_of,
+    number,
     positive,
     sampler_fields,
     seed,
@@ -79,12 +80,12 @@ def parser() -> Parser:
     )
     one.add_argument(
         "--temperature",
-        type=float,
+        type=number,
         help="of codes, 0 takes the likeliest; of diffusion, its noise is multiplied by it (default: the config's)",
     )
     one.add_argument("--top_k", type=int, help="likeliest codes that stay, 0 all (default: the config's)")
-    one.add_argument("--top_p", type=float, help="share of the codes' probability that stays (default: the config's)")
-    one.add_argument("--guidance", type=float, help="weight of label and text, 1 plain (default: the config's)")
+    one.add_argument("--top_p", type=number, help="share of the codes' probability that stays (default: the config's)")
+    one.add_argument("--guidance", type=number, help="weight of label and text, 1 plain (default: the config's)")
     add_prior_step(one)
     add_autoencoder(one)
     add_autoencoder_step(one)

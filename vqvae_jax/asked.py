@@ -93,6 +93,9 @@ def with_fields(priors: Priors, fields: Mapping[str, Any]) -> Priors:
         for level, one in said.items():
             configs.check_part(level, type(found[level]), {name: one})
         found |= {level: found[level].clone(**{name: one}) for level, one in said.items()}
+    for prior in found.values():
+        if hasattr(prior, "check_sampler"):
+            prior.check_sampler()
     say_spare_steps(found)
     return {level: (prior, priors[level][1]) for level, prior in found.items()}
 

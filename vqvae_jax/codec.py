@@ -187,8 +187,10 @@ def checked_size(size: Any) -> tuple[int, int]:
 def _check_values(one: np.ndarray, level: Level) -> None:
     """UserError unless a map holds what its level does."""
     if level.vocab_size is None:
-        if one.dtype.kind not in "iuf" or not np.isfinite(one).all():
+        if one.dtype.kind not in "iuf":
             raise UserError(f"{level.name}: maps are finite numbers; got {one.dtype}")
+        if not np.isfinite(one).all():
+            raise UserError(f"{level.name}: maps are finite numbers; in this one there is NaN or infinity")
         return
     if one.dtype.kind not in "iu":
         raise UserError(f"{level.name}: tokens are whole numbers; got {one.dtype}")

@@ -140,7 +140,7 @@ def _masks_of(names: Sequence[str], mask: Path) -> list[Path]:
     """The mask of each picture: the file, or what has the picture's name in the folder, whatever the ending."""
     if mask.is_file():
         return [mask] * len(names)
-    with flags_in_place_of({folder.TYPE: "--mask=FOLDER"}):
+    with flags_in_place_of({folder.TYPE: "--mask"}):
         there = folder.pictures_in(mask)
     stems = {os.path.splitext(name)[0]: name for name in there}
     own = [name if name in there else stems.get(os.path.splitext(name)[0]) for name in names]

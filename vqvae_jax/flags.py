@@ -192,6 +192,17 @@ def share(text: str) -> float:
     return number
 
 
+def number(text: str) -> float:
+    """A number, neither NaN nor infinite."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"wants a plain number, got {text!r}")
+    return value
+
+
 def natural(text: str) -> int:
     """A whole number, 0 or more."""
     if not text.isdigit():

@@ -4,7 +4,7 @@ What is measured how, and what it is blind for: docs/distances.md.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from vqvae_jax import codec, data
 from vqvae_jax import config as configs
 from vqvae_jax.data.text import first_captions
 from vqvae_jax.distance.pictures import between
+from vqvae_jax.distance.protocol import FEW, FEWEST
 from vqvae_jax.features import file
 from vqvae_jax.features.frozen import Frozen, load
 from vqvae_jax.features.perceptual import LPIPS, has_lpips, load_perceptual, perceptual
@@ -66,6 +67,9 @@ def one_model(
 
 def frozen_net() -> Frozen | None:
     """The first of NETS that the file of frozen nets holds."""
+    if not file.place().exists():
+        say(f"no distances: {file.missing(file.place())}")
+        return None
     there = file.names()
     if name := next((name for name in NETS if name in there), None):
         return load(name)
@@ -89,8 +93,11 @@ def training_images(model: Trained, like: Pictures) -> Any:
 
 
 def drawn(model: Trained, samples: int) -> dict[str, Callable[[], Pictures]]:
-    """What draws new images, where every level has a prior that is trained."""
+    """What draws new images, where every level has a prior that is trained; too few are told and not drawn."""
     if not samples or len(model.priors) < len(configs.levels(model.config)):
+        return {}
+    if samples < FEW:
+        say(f"no distances of samples: --samples={samples} are too few, at least {FEW}; --samples={SAMPLES} has all")
         return {}
 
     def draw() -> Pictures:
@@ -111,10 +118,21 @@ def texts_of(model: Trained, count: int) -> list[str] | None:
 def measured(net: Frozen, training: Any, make: Callable[[], Pictures], name: str) -> dict[str, Any]:
     """The distances of one kind of pictures; nothing where there are too few."""
     try:
-        return between(net, training, make(), SEED)
+        found = between(net, training, make(), SEED)
+        say_without_frechet(found, name)
+        return found
     except UserError as error:
         say(f"no distances of {name}: {error}")
         return {}
+
+
+def say_without_frechet(found: Mapping[str, Any], name: str) -> None:
+    """A line where there were too few images for a Fréchet distance."""
+    if any(one.startswith("fd_") for one in found):
+        return
+    sides = f"{found['count']} images and {found['reference']} training images"
+    more = f"; --samples={SAMPLES}" if name == "samples" and found["reference"] >= FEWEST else ""
+    say(f"no fd of {name}: it wants {FEWEST} a side, there are {sides}{more}")
 
 
 def mean_lpips(images: Pictures, made: Pictures) -> dict[str, float]:

@@ -97,12 +97,12 @@ def pick_of(section: Mapping[str, Any], **said: Any) -> Pick:
     for name, value in values.items():
         if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
             raise UserError(f"{name} is a number; got {value!r}")
+        if not abs(values[name]) <= sys.float_info.max:
+            raise UserError(f"{name} is a plain number; got {value!r}")
     if not values["temperature"] >= 0 or not 0 < values["top_p"] <= 1 or values["top_k"] < 0:
         raise UserError(f"temperature and top_k are at least 0, top_p is above 0 and at most 1; got {values}")
     if not is_whole(values["top_k"]):
         raise UserError(f"top_k is a whole number; got {values['top_k']!r}")
-    if not all(abs(values[name]) <= sys.float_info.max for name in ("guidance", "temperature")):
-        raise UserError(f"temperature and guidance are plain numbers; got {values}")
     return Pick(**{name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()})
 
 

@@ -255,7 +255,7 @@ class Prior(Protocol):
     The stage fills in `maps`, `above`, `num_labels` and `dtype`; all other fields are the config's. One that can be
     told texts has also text: Caption | None, which the stage fills in, text_condition and text_dropout. One with parts
     that no training moves names them, `held`. One that draws in steps may have `watched`, what each step speaks of, for
-    pictures; one with noise `by_time`, losses in bins.
+    pictures; one with noise `by_time`, losses in bins; one whose fields `sample_…` must go together `check_sampler`.
     """
 
     maps: tuple[Level, ...]  # what it models: one map, or several: one a depth, or of growing sizes

@@ -325,8 +325,9 @@ def test_no_folder(root, tmp_path, monkeypatch):
         str(tmp_path / "none"): "there is no folder .*none$",
         str(tmp_path / "none" / "none"): "there is no folder .*none$",
         f"{root}s": f"there is no folder .*; did you mean {root.name!r}\\?$",
+        str(root / "c.png"): "there is no file .*c.png$",
         str(root / "a.txt"): "a.txt is a file; type the folder it lies in",
-        str(root): r"holds no pictures, and 2 other files; pictures end in .*\.jpg, .*\.png",
+        str(root): r"holds no pictures, and 2 other files; pictures end in \.jpg, \.png, \.webp, or",
     }
     for path, message in cases.items():
         with pytest.raises(UserError, match=TYPE + ".*" + message):

@@ -69,9 +69,12 @@ def of_another_width():
 
 
 SOURCES = {
-    "no wheel, no weights": (b"<html>", "a web page"),
+    "no wheel, no weights": (
+        b"<html>",
+        "a web page or XML; the download went wrong; expected a wheel (.whl), a PyTorch",
+    ),
     "a zip of something": (None, "a zip without weights"),
-    "a wheel without weights": ({"net/code.py": b""}, "none of the nets that are known"),
+    "a wheel without weights": ({"net/code.py": b""}, "LPIPS has for VGG16; docs/distances.md says"),
     "weights of another net": ({"a.pth": pth({"x": np.ones(3, np.float32)})}, "none of the nets that are known"),
     "other names": ({"a.pth": pth(of_another_net())}, "none of the nets that are known"),
     "parts of it": ({"a.pth": pth(of_another_width())}, "none of the nets that are known"),

@@ -285,6 +285,15 @@ def test_what_is_unknown_is_said(tmp_path, capsys):
     assert "no architecture that is known" in said and "conv1.weight" in said and "rosinality's VQ-VAE-2" in said
 
 
+def test_prefixes_that_hold_what_is_known_are_said(tmp_path, capsys):
+    tensors = files.read(vae(tmp_path / "vae.npz"))
+    known = {f"{name}/param/{tensor}": one for name in ("a", "b") for tensor, one in tensors.items()}
+    np.savez(tmp_path / "several.npz", **known, **{"c/param/x": np.ones(3), "b/grad/x": np.ones(3)})
+    said = refused(tmp_path, capsys, tmp_path / "several.npz")
+    assert said.endswith("holds weights under prefixes; choose one by --key=PREFIX: a/param, b/param\n")
+    assert bring(tmp_path / "several.npz", tmp_path / "run", "--key=b/param") == 0
+
+
 def test_damaged_files(tmp_path, capsys):
     whole = vae(tmp_path / "vae.npz").read_bytes()
     (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])

@@ -162,6 +162,10 @@ def test_folders_and_missing_files(tmp_path):
         archive.writestr("a.txt", "")
     with pytest.raises(UserError, match="a zip without weights"):
         read(tmp_path / "w.pt")
+    with zipfile.ZipFile(tmp_path / "w.whl", "w") as archive:
+        archive.writestr("w-1.dist-info/METADATA", "")
+    with pytest.raises(UserError, match="is a wheel, .* by python -m vqvae_jax features --from=.*w.whl$"):
+        read(tmp_path / "w.whl")
 
 
 def test_content_counts_and_not_the_suffix(tmp_path):

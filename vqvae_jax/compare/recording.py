@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vqvae_jax.interop.npz_files import names_in, read_npz
+from vqvae_jax.interop.npz_files import names_in, prefixes, read_npz
 from vqvae_jax.interop.reading import plain
 from vqvae_jax.interop.state_dicts import unwrapped
 from vqvae_jax.types import UserError
@@ -92,8 +92,7 @@ SECTIONS = (*NAMED, "input", "output", "soft", "cotangent", "train", "greedy")
 
 def recordings_in(path: Path) -> list[str]:
     """The keys of recordings that lie in one file."""
-    parted = (name.replace("\\", "/").split("/") for name in names_in(path))
-    return sorted({plain(parts[0]) for parts in parted if parts[1:2] == ["input"]})
+    return list(map(plain, prefixes(names_in(path), "input")))
 
 
 def channels_last(array: np.ndarray) -> np.ndarray:

@@ -196,9 +196,19 @@ def _prior(config: dict[str, Any], path: str, parts: Mapping[str, Mapping[str, A
     outer = _part(config, path, parts["prior"], ("optimizer", "train", "loss_weights"))
     has = [field.name for field in dataclasses.fields(outer.kind) if field.name in (NETWORK, TEXT_ENCODER)]
     yield outer._replace(inside=(*outer.inside, *has))
+    if NETWORK in has and "name" not in section(config, f"{path}.{NETWORK}"):
+        _check_numbers(config, path.rpartition(".")[2], outer.kind, parts["quantizer"])
     for name in has:
         if name == NETWORK or name in outer.values:
             yield _part(config, f"{path}.{name}", parts[name])
+
+
+def _check_numbers(config: dict[str, Any], level: str, kind: Any, quantizers: Mapping[str, Any]) -> None:
+    """UserError for a prior of numbers alone over codes, which no network would help."""
+    autoencoder = config["autoencoder"]
+    quantizer = quantizers[autoencoder["quantizers"].get(level, autoencoder["quantizer"])["name"]]
+    if config["dataset"]["name"] != TOKENS and hasattr(kind, "refused") and not hasattr(quantizer, "numbers"):
+        raise kind.refused(repr(level), level)
 
 
 def _inherit(own: dict[str, Any], shared: Mapping[str, Any]) -> None:

@@ -26,6 +26,7 @@ TYPE = "--config.dataset.path=FOLDER"  # what every error here begins with
 ALL = "all"  # the split that is every picture, whatever the folders are called
 USUAL = {"train", "test", "val", "valid", "validation", "dev", "training", "testing"}  # what one calls splits
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
+USUAL_ENDINGS = ".jpg, .png, .webp, or in others that Pillow reads"
 COLOUR = 3  # channels
 LOOKED_AT = 32  # pictures, to see whether all are grey
 NAMED = 5  # of many files, in a message
@@ -109,16 +110,18 @@ def _folder(path: str) -> str:
     if not path:
         raise UserError(f"{TYPE}: data set 'folder' needs a folder of pictures")
     if not os.path.exists(folder):
-        raise UserError(f"{TYPE}: there is no folder {path}{guess(os.path.basename(folder), _beside(folder))}")
+        is_file = os.path.splitext(folder)[1].lower() in pictures.suffixes()
+        near = guess(os.path.basename(folder), _beside(folder, is_file))
+        raise UserError(f"{TYPE}: there is no {'file' if is_file else 'folder'} {path}{near}")
     if not os.path.isdir(folder):
         raise UserError(f"{TYPE}: {path} is a file; type the folder it lies in")
     return folder
 
 
-def _beside(folder: str) -> list[str]:
-    """The names of the folders that lie where this one was looked for."""
+def _beside(path: str, files: bool) -> list[str]:
+    """The names of the folders, or files, that lie where this one was looked for."""
     try:
-        return [entry.name for entry in os.scandir(os.path.dirname(folder)) if entry.is_dir()]
+        return [entry.name for entry in os.scandir(os.path.dirname(path)) if entry.is_dir() is not files]
     except OSError:  # nor is there what it was to lie in
         return []
 
@@ -135,8 +138,8 @@ def _list(folder: str) -> Listing:
         elif os.path.basename(name).lower() == captions.FILE:
             tables.append(name)
     if not found:
-        known = ", ".join(sorted(readable))
-        raise UserError(f"{TYPE}: {folder} holds no pictures, and {len(names)} other files; pictures end in {known}")
+        others = f", and {len(names)} other files; pictures end in {USUAL_ENDINGS}" if names else ", nor other files"
+        raise UserError(f"{TYPE}: {folder} holds no pictures{others}")
     return Listing(sorted(found), texts, sorted(tables))
 
 

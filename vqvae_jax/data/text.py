@@ -26,6 +26,10 @@ FILE = "tokenizer.json"
 MOST = 16  # captions of a picture: all pictures have room for as many as any of them has
 WORDS = "words.txt"  # beside it: those of the training's captions, one a line
 WORD = re.compile(r"[^\W_]+")
+# What to do where a file is no tokenizer: of one that a user gives, of one that a config does, of a run's own.
+GIVE = "give a tokenizer.json of the package `tokenizers`"
+LEARN = f"{GIVE}, or leave text.tokenizer out, so that one is learned from the captions"
+RESTORE = "restore it"
 SIDE = re.compile(r"(?<![^\W_])(left|right)(?=\b|[-_]|wards?)", re.IGNORECASE)
 
 
@@ -149,11 +153,11 @@ def of_run(section: Mapping[str, Any], origins: Sequence[Path], texts: Sequence[
         )
     own, *others = (origin / FILE for origin in origins)
     if own.is_file():
-        return _fitting(read(own, section["length"]), section)
-    given = [path for path in others if path.is_file()]
-    given += [Path(section["tokenizer"])] if section["tokenizer"] else []
+        return _fitting(read(own, section["length"], RESTORE), section)
+    given = {path: RESTORE for path in others if path.is_file()}
+    given |= {Path(section["tokenizer"]): LEARN} if section["tokenizer"] else {}
     if given:
-        found = [read(path, section["length"]) for path in given]
+        found = [read(path, section["length"], instead) for path, instead in given.items()]
         if len({one.crc32 for one in found}) > 1:
             files = " and ".join(map(str, given))
             raise UserError(f"{files} differ: words have the same numbers for all priors of a run")
@@ -161,12 +165,20 @@ def of_run(section: Mapping[str, Any], origins: Sequence[Path], texts: Sequence[
     return _fitting(Tokenizer(learned(texts, section["vocab_size"]), section["length"]), section)
 
 
-def read(path: Path, length: int) -> Tokenizer:
-    """From a file; UserError where it is none."""
+def read(path: Path, length: int, instead: str = GIVE) -> Tokenizer:
+    """From a file; UserError where it is none, which says what to do `instead`."""
+    _package()
     try:
         return Tokenizer(path.read_text("utf-8"), length, str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+    except (OSError, UnicodeDecodeError, UserError) as error:
+        raise UserError(f"{_why_not(path, error)}; {instead}") from error
+
+
+def _why_not(path: Path, error: Exception) -> str:
+    """In words, why this is no tokenizer."""
+    if isinstance(error, OSError):
+        return f"{path} cannot be read: {error.strerror or error}"
+    return f"{path} is no tokenizer, nor any text" if isinstance(error, UnicodeDecodeError) else str(error)
 
 
 def kept(workdir: Path, length: int, crc32: int) -> Tokenizer:
@@ -175,7 +187,7 @@ def kept(workdir: Path, length: int, crc32: int) -> Tokenizer:
     Raises:
         UserError: it is missing or another one.
     """
-    tokenizer = read(workdir / FILE, length)
+    tokenizer = read(workdir / FILE, length, RESTORE)
     if tokenizer.crc32 != crc32:
         raise UserError(f"{workdir / FILE} is not the one that the run began with; restore it")
     with contextlib.suppress(OSError, UnicodeDecodeError):  # runs of before have none, and can do without

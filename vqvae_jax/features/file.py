@@ -37,6 +37,11 @@ def names(path: Path | None = None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.partition("/")[0] for name in _read(path, "")))
 
 
+def missing(path: Path) -> str:
+    """What is said where there is no file."""
+    return f"{path}: there is no file of frozen nets; {MAKE}; ${PLACE} says where it lies"
+
+
 def read(name: str, path: Path | None = None) -> dict[str, np.ndarray]:
     """The arrays of one net, or of HEADS, by their names without its own.
 
@@ -45,7 +50,7 @@ def read(name: str, path: Path | None = None) -> dict[str, np.ndarray]:
     """
     path = path or place()
     if not path.exists():
-        raise UserError(f"{path}: there is no file of frozen nets; {MAKE}; ${PLACE} says where it lies")
+        raise UserError(missing(path))
     found = {key.removeprefix(f"{name}/"): array for key, array in _read(path, f"{name}/").items()}
     if not found:
         raise UserError(f"{path} holds no {name}; it holds: {', '.join(names(path)) or 'nothing'}; {MAKE}")

@@ -20,6 +20,7 @@ from vqvae_jax.types import UserError
 
 Reader = Callable[[str | Path, str | None], dict[str, np.ndarray]]
 EXPECTED = "a PyTorch file (.pt, .pth, .bin), .msgpack of Flax, .safetensors or .npz"
+WHEEL = ".dist-info/METADATA"  # every wheel has one
 TORCH_MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")  # of old files, pickled
 WRITERS = {".safetensors": write_safetensors, ".npz": write_npz, ".msgpack": write_msgpack}
 OTHERS = {  # first bytes → what it is
@@ -103,6 +104,9 @@ def _zip_reader(path: Path) -> Reader:
         return read_torch
     if any(name.endswith(".npy") for name in names):
         return read_npz
+    if any(name.endswith(WHEEL) for name in names):
+        nets = f"frozen nets in one are taken by python -m vqvae_jax features --from={path}"
+        raise UserError(f"{path} is a wheel, not a file of weights; expected {EXPECTED}; {nets}")
     raise UserError(f"{path} is a zip without weights; expected {EXPECTED}")
 
 

@@ -12,15 +12,16 @@ import numpy as np
 
 from vqvae_jax.features import NETS, file
 from vqvae_jax.files import check_file
+from vqvae_jax.flags import flags_in_place_of
 from vqvae_jax.interop import files
 from vqvae_jax.interop.reading import plain, reading
 from vqvae_jax.types import UserError
 
-WHEEL = ".dist-info/METADATA"  # every wheel has one
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 LARGEST = 1 << 30  # bytes of a member; VGG16 with its classifier has 0.5 GiB
 HEAD = "lin{}.model.1.weight"  # LPIPS' weight of a map, [1, C, 1, 1]
 HEADS = tuple(NETS["vgg16"].shapes[f"{last}/bias"] for last in (2, 7, 14, 21, 28))
+WHENCE = "docs/distances.md says which wheels have one"
 KNOWN = f"{', '.join(NETS)}, and the heads that LPIPS has for VGG16"
 
 
@@ -37,7 +38,7 @@ def make(source: Path, output: Path) -> dict[str, str]:
         raise UserError(f"--output={output}: the name ends in .npz")
     found = dict(_nets(source))
     if not found:
-        raise UserError(f"--from={source} holds none of the nets that are known: {KNOWN}")
+        raise UserError(f"--from={source} holds none of the nets that are known: {KNOWN}; {WHENCE}")
     for name, (_, arrays) in found.items():
         file.add(name, arrays, output)
     return {name: member for name, (member, _) in found.items()}
@@ -59,7 +60,9 @@ def recognised(tensors: Mapping[str, np.ndarray]) -> tuple[str, dict[str, np.nda
 def _nets(source: Path) -> Iterator[tuple[str, tuple[str, dict[str, np.ndarray]]]]:
     """(name, (member, arrays)) of each set of weights that is known."""
     if not source.is_file() or not zipfile.is_zipfile(source) or not _is_wheel(source):
-        if match := recognised(files.read(source)):
+        with flags_in_place_of({files.EXPECTED: f"a wheel (.whl), {files.EXPECTED}"}):
+            tensors = files.read(source)
+        if match := recognised(tensors):
             yield match[0], (source.name, match[1])
         return
     with reading(source, "a wheel"), zipfile.ZipFile(source) as wheel, tempfile.TemporaryDirectory() as folder:
@@ -73,4 +76,4 @@ def _nets(source: Path) -> Iterator[tuple[str, tuple[str, dict[str, np.ndarray]]
 
 def _is_wheel(source: Path) -> bool:
     with reading(source, "a wheel"), zipfile.ZipFile(source) as archive:
-        return any(name.endswith(WHEEL) for name in archive.namelist())
+        return any(name.endswith(files.WHEEL) for name in archive.namelist())

@@ -5,7 +5,7 @@ import math
 import os
 import re
 import zipfile
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -48,6 +48,12 @@ def names_in(path: str | Path) -> list[str]:
     """Names of all arrays; nothing of them is read."""
     with reading(path, "an .npz of plain arrays"), zipfile.ZipFile(path) as archive:
         return [name.removesuffix(".npy") for name in archive.namelist()]
+
+
+def prefixes(names: Iterable[str], section: str) -> list[str]:
+    """PREFIX of the names PREFIX/section/…, each once: what lies several times in one file."""
+    parted = (name.replace("\\", "/").split("/") for name in names)
+    return sorted({parts[0] for parts in parted if parts[1:2] == [section]})
 
 
 def npz_words(path: str | Path) -> dict[str, str]:

@@ -18,8 +18,10 @@ from vqvae_jax.interop import (
     vqvae2,
 )
 from vqvae_jax.interop.matches import Match, Matcher, Shapes, Tensors
+from vqvae_jax.interop.npz_files import PREFIX, prefixes
 from vqvae_jax.interop.places import differences, shapes_of
 from vqvae_jax.interop.reading import plain
+from vqvae_jax.interop.state_dicts import part
 from vqvae_jax.types import UserError
 
 AXES = (  # of tensors by name
@@ -90,6 +92,8 @@ def recognise(tensors: Tensors, source: object, heads: int) -> Match:
         if match.wanted == shapes:
             return match
     if not matches:
+        if parts := known_below(tensors, heads, source):
+            raise UserError(f"{source} holds weights under prefixes; choose one by --key=PREFIX: {', '.join(parts)}")
         shown = ", ".join(list(shapes)[:5])
         raise UserError(
             f"{source} holds no architecture that is known, but {len(shapes)} tensors such as {shown}; "
@@ -98,6 +102,20 @@ def recognise(tensors: Tensors, source: object, heads: int) -> Match:
     closest = max(matches, key=lambda match: agreeing(match.wanted, shapes))
     said = "; ".join(differences(closest.wanted, shapes))
     raise UserError(f"{source} is not quite what is known; the closest is {closest.title}. {said}")
+
+
+def known_below(tensors: Tensors, heads: int, source: object) -> list[str]:
+    """The prefixes NAME/param in an .npz, under which something known lies."""
+    starts = [f"{name}/{PREFIX}" for name in prefixes(tensors, PREFIX)]
+    return [plain(start) for start in starts if _some_known(part(tensors, start, "/"), heads, source)]
+
+
+def _some_known(tensors: Tensors, heads: int, source: object) -> bool:
+    """Whether a matcher knows them, if only to refuse their shapes."""
+    try:
+        return any(tried(title, tensors, heads, source) for title in MATCHERS)
+    except UserError:
+        return True
 
 
 def tried(title: str, tensors: Tensors, heads: int, source: object) -> Match | None:

@@ -1,5 +1,6 @@
 """Which of the dictionaries in a training's file holds the weights."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from vqvae_jax.interop.pickles import Tensor, stood_for
@@ -94,9 +95,9 @@ def _dictionaries(value: dict, file: object) -> tuple[dict[str, Tensors], dict[s
     return found, strange
 
 
-def part(tensors: dict[str, Any], key: str) -> dict[str, Any]:
+def part(tensors: Mapping[str, Any], key: str, then: str = ".") -> dict[str, Any]:
     """Those whose names begin with `key.`, by what follows: `model.diffusion_model` is one part of a whole model."""
-    start = f"{key}."
+    start = f"{key}{then}"
     return {name.removeprefix(start): one for name, one in tensors.items() if name.startswith(start)}
 
 

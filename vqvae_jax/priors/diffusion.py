@@ -97,18 +97,23 @@ class DiffusionPrior(nn.Module):
     def fits(maps: tuple[Level, ...], above: tuple[Level, ...]) -> None:
         """UserError unless its own is one map of numbers, and those above are no larger."""
         if len(maps) > 1 or maps[0].vocab_size is not None:
-            raise UserError(
-                f"diffusion is of one map of numbers, and {maps[0]} is of codes; take a prior of codes, "
-                f"--config.priors.{maps[0].name.partition('.')[0]}.name=maskgit, transformer or pixelcnn, or the "
-                "quantizer 'kl'"
-            )
+            raise DiffusionPrior.refused(maps[0], maps[0].name.partition(".")[0])
         for level in above:
             if level.shape[0] > maps[0].shape[0] or level.shape[1] > maps[0].shape[1]:
                 raise UserError(f"diffusion of {maps[0]} cannot be told of the larger {level}")
 
+    @staticmethod
+    def refused(what: object, level: str) -> UserError:
+        """Of a level of codes, before its size is known too."""
+        return UserError(
+            f"diffusion is of one map of numbers, and {what} is of codes; take a prior of codes, "
+            f"--config.priors.{level}.name=maskgit, transformer or pixelcnn, or the quantizer 'kl'"
+        )
+
     def setup(self):
         self.fits(self.maps, self.above)
         self._check()
+        self.check_sampler()
         if self.label_condition:
             self.embed_label = Embed(self.num_labels + 1, self.network.vector_size, STD)  # the last means "no label"
         check_encoder(self)
@@ -121,10 +126,14 @@ class DiffusionPrior(nn.Module):
         self.embed_above = [None if size is None else Embed(size, self.maps[0].channels) for size in sizes]
 
     def _check(self) -> None:
-        """UserError for a map that the network does not take, or a sampler that there is not."""
+        """UserError for a map that the network does not take."""
         stride = self.network.stride
         if any(side % stride for side in self.maps[0].shape):
             raise UserError(f"the network takes maps whose sides are multiples of {stride}; this is {self.maps[0]}")
+
+    @nn.nowrap
+    def check_sampler(self) -> None:
+        """UserError for a sampler that there is not."""
         if self.sample_order == 2 and self.sample_eta:
             raise UserError("fresh noise goes with steps of first order: sample_eta=0 or sample_order=1")
         if not 0 <= self.sample_guided[0] <= self.sample_guided[1] <= 1:

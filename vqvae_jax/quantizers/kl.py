@@ -38,6 +38,8 @@ class KLBottleneck:
     code_dim: Count = 4
     decay: Rate = 0.95
 
+    numbers = True  # what its map holds, in place of codes
+
     def __post_init__(self):
         if not 0 <= self.decay < 1:
             raise UserError(f"decay is a share of what was known before, from 0 to below 1; got {self.decay}")
