@@ -79,6 +79,8 @@ def run(given: argparse.Namespace) -> dict[str, float]:
     names = model.facts["label_names"]
     if not names or not any(prior.label_condition for prior, _ in model.priors.values()):
         raise UserError(f"{given.workdir} has no prior that knows labels: --config.priors.LEVEL.label_condition=true")
+    if given.count < len(names):
+        raise UserError(f"--count={given.count}: there are {len(names)} labels; give as many, or more")
     train, test = data.load(model.config["dataset"], "train"), evaluate.load_images(model, model.config["dataset"])
     classify = learned(train.image, np.asarray(train.label), len(names), given.steps)
     rows = np.random.default_rng(0).permutation(len(test))[: given.count]

@@ -8,11 +8,14 @@ Images are those of an .npz, uint8 `train_image` [N, H, W, C], with `train_label
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from vqvae_jax.distance.kernel import kernel_distance
 from vqvae_jax.distance.moments import frechet, moments

@@ -1,7 +1,7 @@
 """How fast images come in, beside how fast a training step takes them: python benchmarks/pipeline.py
 
     step     images a second that the autoencoder's training step of a config takes
-    arrays   images a second that ArrayData gives, from a decoded memory map
+    arrays   images a second that ArrayData gives, from a memory map of decoded images
     stream   images a second that StreamData gives, decoding PNG files as it goes
     encode   seconds for 10,000 images of 32 px to tokens on disk
     folder   seconds to open a folder of so many files: listed, and decoded the first time, and the second
@@ -44,12 +44,17 @@ def noise(count, size, channels):
 
 
 def prepared(name):
-    """(config, autoencoder, batches of noise of the config's shape)."""
+    """(config, autoencoder, noise of the config's shape)."""
     config = configs.read(f"configs/{name}.py")
     size, channels = config["dataset"]["image_size"], 1 if "mnist" in name else 3
-    arrays = data.Arrays(noise(4096, size, channels))
-    autoencoder = parts.build_autoencoder(config, facts_of(arrays))
-    return config, autoencoder, data.ArrayData(arrays, config["train"]["batch_size"], 0)
+    images = noise(4096, size, channels)
+    return config, parts.build_autoencoder(config, facts_of(data.Arrays(images))), images
+
+
+def mapped(images, root):
+    """The same, on disk and read from there."""
+    np.save(f"{root}/images.npy", images)
+    return np.load(f"{root}/images.npy", mmap_mode="r")
 
 
 def step_rate(config, autoencoder, batches):
@@ -69,8 +74,10 @@ def array_rate(batches):
 
 def rates(name):
     """Images a second: what a config's training step takes, and what comes out of a memory map."""
-    config, autoencoder, batches = prepared(name)
-    return step_rate(config, autoencoder, batches), array_rate(batches)
+    config, autoencoder, images = prepared(name)
+    with tempfile.TemporaryDirectory() as root:
+        batches = data.ArrayData(data.Arrays(mapped(images, root)), config["train"]["batch_size"], 0)
+        return step_rate(config, autoencoder, batches), array_rate(batches)
 
 
 def stream_rate(size, batch_size, root):

@@ -6,9 +6,11 @@
 WORKDIR is a finished run; its autoencoder and tokens are taken, CONFIG gives the priors and how they are sampled; any
 --config.priors.LEVEL.FIELD=VALUE may follow. Each level has so many seconds of steps, as many as fit are known from a
 few; without --seconds the config's steps. As in a training the weights are those of the best of ten evaluations on the
-validation split. What is said, also in --json:
+validation split. Priors that are told texts hear the run's, and samples are drawn under these. What is said, also in
+--json:
 
-    steps, ms      of a level's training; `of` the per-position cross-entropy its nll on the test split is
+    steps, ms      of a level's training; `of` the per-position cross-entropy its nll on the test split is; of a prior
+                   without likelihood its loss alone
     fd, kd         Fréchet and kernel distance of the samples from the training images, see docs/distances.md
     ms an image    to draw the samples, on this machine, compiled
 """
@@ -23,9 +25,9 @@ import jax
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from turns import repeated
 
 from benchmarks.results import keep
+from benchmarks.turns import repeated
 from vqvae_jax import config as configs
 from vqvae_jax import data, evaluate, nearness
 from vqvae_jax.data import tokens as token_files
@@ -38,7 +40,7 @@ from vqvae_jax.parts import Parts
 from vqvae_jax.priors.draw import CHUNK
 from vqvae_jax.stages import task_of
 from vqvae_jax.trained import Trained
-from vqvae_jax.types import Model
+from vqvae_jax.types import Model, UserError
 
 LOOKS = 10  # evaluations in a training
 TRIED = 20  # steps that say how long one takes
@@ -50,13 +52,18 @@ def with_priors(workdir: Path, config: str, overrides: list[str]) -> Trained:
     model.config = {**model.config, "priors": other["priors"], "sample": other["sample"]}
     model.parts = Parts(model.config, model.facts)
     model.priors = {}
+    if configs.told_texts(model.config) and model.tokenizer is None:
+        raise UserError(
+            f"the priors of {config} are told texts, and {workdir} has none; give a --workdir that was told"
+        )
     return model
 
 
 def trained(model: Trained, level: str, seconds: int, seed: int) -> tuple[Model, dict[str, float]]:
     """The best weights of a level's prior, and what its training was like."""
     section = model.config["priors"][level]
-    splits = {part: token_files.read(model.workdir / "tokens", part) for part in ("train", "validation")}
+    read = lambda part: token_files.read(model.workdir / "tokens", part).told(model.tokenizer)  # noqa: E731
+    splits = {part: read(part) for part in ("train", "validation")}
     batches = data.ArrayData(splits["train"], section["train"]["batch_size"], seed)
     held_out = data.ArrayData(splits["validation"], evaluate.BATCH, 0)
     steps = section["train"]["steps"]
@@ -77,10 +84,16 @@ def trained(model: Trained, level: str, seconds: int, seed: int) -> tuple[Model,
         spent += time.perf_counter() - began
         here = jax.device_get(task.model(state))
         sums = [jax.device_get(measured(here, batch)) for batch in held_out.evaluation()]
-        nll = task.summary(jax.tree.map(lambda *each: sum(each), *sums))["nll"]
-        best = min(best, (nll, look, here), key=lambda one: one[0])
+        _, loss = judged(task.summary(jax.tree.map(lambda *each: sum(each), *sums)))
+        best = min(best, (loss, look, here), key=lambda one: one[0])
     print(f"{level}: {steps} steps of {1e3 * spent / steps:.1f} ms, {spent:.0f} s", flush=True)
     return best[2], {"steps": steps, "ms": 1e3 * spent / steps, "best_at": best[1] / LOOKS}
+
+
+def judged(measured: dict[str, float]) -> tuple[str, float]:
+    """What a prior is judged by: its nll, or its loss where it has no likelihood."""
+    name = "nll" if "nll" in measured else "loss"
+    return name, measured[name]
 
 
 def begun(model: Trained, level: str, steps: int, batches: data.ArrayData, seed: int) -> tuple[Any, Any, Any]:
@@ -100,13 +113,18 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         weights, said = trained(model, level, given.seconds, given.seed)
         model.priors[level] = (model.parts.prior(level), weights)
         measured = evaluate.prior_metrics(model, level, unseen, seen)
-        said |= {"nll": measured["nll"], "of": measured["nll_over_position_entropy"]}
+        name, value = judged(measured)
+        said[name], line = value, f"{level}: {name} {value:.4f}"
+        if "nll_over_position_entropy" in measured:
+            said["of"] = measured["nll_over_position_entropy"]
+            line += f", {said['of']:.4f} of the per-position cross-entropy"
         found["levels"][level] = said
-        print(f"{level}: nll {said['nll']:.4f}, {said['of']:.4f} of the per-position cross-entropy", flush=True)
+        print(line, flush=True)
     if given.samples:
-        model.sample(min(given.samples, CHUNK), given.seed)  # compiles
+        first, texts = min(given.samples, CHUNK), nearness.texts_of(model, given.samples)
+        model.sample(first, given.seed, text=texts and texts[:first])  # compiles
         began = time.perf_counter()
-        images = model.sample(given.samples, given.seed)
+        images = model.sample(given.samples, given.seed, text=texts)
         found["ms_an_image"] = 1e3 * (time.perf_counter() - began) / len(images)
         net, training = nearness.frozen_net(), nearness.training_images(model, test.image)
         if net is not None:

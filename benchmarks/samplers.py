@@ -2,8 +2,9 @@
 
     python benchmarks/samplers.py --workdir=runs/openmoji_diffusion --set=sample_steps:10,20,50 --set=guidance:1,2,3
 
-Every combination of what is set draws as many samples under one seed; names are those of `sample`'s flags. The table
-is printed as it grows and written as Markdown and JSON.
+Every combination of what is set draws as many samples under one seed, and under texts of the training where the run's
+priors are told some; names are those of `sample`'s flags. The table is printed as it grows and written as Markdown and
+JSON.
 """
 
 import argparse
@@ -82,9 +83,10 @@ def value(word: str) -> Any:
 
 def measured(model: Trained, net: Any, training: Any, fields: dict[str, Any], count: int) -> dict[str, float]:
     """Distances of samples, and the seconds that a second drawing of them takes, compiled already."""
-    images = model.sample(count, nearness.SEED, **fields)
+    texts = nearness.texts_of(model, count)
+    images = model.sample(count, nearness.SEED, text=texts, **fields)
     began = time.perf_counter()
-    model.sample(count, nearness.SEED, **fields)
+    model.sample(count, nearness.SEED, text=texts, **fields)
     found = between(net, training, images, nearness.SEED) | {"seconds": time.perf_counter() - began}
     short = {name.replace(f"_{net.net.name}", ""): one for name, one in found.items()}
     return {name: short[name] for name in SHOWN if name in short}

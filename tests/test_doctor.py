@@ -200,6 +200,15 @@ def test_what_has_passed_is_said_as_well_and_health_too(tmp_path):
     assert checkup.of_stage(tmp_path, "autoencoder") == ["autoencoder: 200 steps, nothing is wrong"]
 
 
+def test_of_two_that_fell_ill_at_once_the_one_that_recovered_is_said_too(tmp_path):
+    configs.save(configs.read(f"{DEMO}:tiny"), tmp_path)
+    both = [logged(step, usage=0.1) | logged(step, usage=0.1, level="bottom") for step in (200, 250, 300)]
+    log(tmp_path, "autoencoder", *both, logged(350, usage=0.1) | logged(350, level="bottom"))
+    present, passed = checkup.of_stage(tmp_path, "autoencoder")
+    assert present.startswith("autoencoder: top: only 10%")
+    assert passed.startswith("autoencoder: was ill, and is no more: bottom: only 10%")
+
+
 def test_of_codes_that_nobody_counts_it_says_what_held_out_images_used(tmp_path):
     """Of the last evaluation; no verdict."""
     configs.save(configs.read(f"{DEMO}:tiny"), tmp_path)
@@ -210,6 +219,10 @@ def test_of_codes_that_nobody_counts_it_says_what_held_out_images_used(tmp_path)
         "autoencoder: 3 steps; nothing in it is watched; of the codes the held-out images of step 2 used 2% of top, "
         "50% of bottom, its curves are in "
     )
+    log(tmp_path, "autoencoder", last, {"step": 3, "held_out/usage/top": None, "held_out/usage/bottom": 0.25})
+    assert "images of step 3 used 25% of bottom, its curves" in checkup.of_stage(tmp_path, "autoencoder")[0]
+    log(tmp_path, "autoencoder", last, {"step": 3, "held_out/usage/top": None})
+    assert "of step 2 used 2% of top" in checkup.of_stage(tmp_path, "autoencoder")[0]
 
 
 def test_a_folder_that_is_no_workdir(tmp_path, capsys):

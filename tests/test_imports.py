@@ -215,6 +215,22 @@ def test_the_package_itself_imports_nothing_until_asked():
     assert set(rooms_of(MODULES["__init__"], deep=False)) <= {"types"}
 
 
+SCRIPTS = [path for folder in ("benchmarks", "scripts") for path in sorted((ROOT / folder).glob("*.py"))]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_a_script_finds_the_package(path):
+    """`python benchmarks/x.py` has its own folder on sys.path and not the repository: that is added first."""
+    text = path.read_text("utf-8")
+    nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import | ast.ImportFrom)]
+    ours = [
+        node.lineno for node in nodes for name in imported(node) if name.split(".")[0] in ("vqvae_jax", "benchmarks")
+    ]
+    if ours and "__main__" in text:
+        before = "\n".join(text.splitlines()[: min(ours) - 1])
+        assert "sys.path.insert(0, " in before or "sys.path[:0] = " in before
+
+
 def test_no_utils():
     assert not [name for name in MODULES if "util" in name or "helper" in name or "common" in name]
 

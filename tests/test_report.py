@@ -216,6 +216,25 @@ def test_a_run_that_just_began(tmp_path):
     assert f"python launch.py --config={tmp_path}/config.json" in made
 
 
+def test_maps_of_numbers_have_no_codes(tmp_path):
+    """The file is there, and holds nothing."""
+    np.savez(begun(tmp_path) / "code_counts.npz")
+    made = page(tmp_path)
+    assert "The maps hold numbers, so there are no codes." in made and "No code_counts.npz" not in made
+
+
+def test_each_illness_in_its_words(tmp_path, undrawn):
+    """Of a level a collapse, of a critic a sentence."""
+    begun(tmp_path)
+    ill = {"train/recent_usage/top": 0.1, "train/critic_right": 0.5, "train/adversarial": 1.0}
+    logged(tmp_path, "autoencoder", [(step, ill) for step in range(200, 600, 50)])
+    said = [text(one) for one in re.findall(r'<p class="ill">(.*?)</p>', page(tmp_path))]
+    assert [one.partition(",")[0] for one in said] == [
+        "Collapse of top: only 10% of its codes were used in 100 steps",
+        "The critic is at chance",
+    ]
+
+
 @pytest.mark.parametrize(
     "name", ["data.json", "metrics.json", "reconstructions.png", "samples.png", "code_counts.npz", "top/metrics.jsonl"]
 )
@@ -377,6 +396,8 @@ def test_rows_are_named_coarse_to_fine():
     levels = ("top", "middle", "bottom")
     assert report.captions({}, [], levels) == ["original", "top only", "+ middle", "all"]
     assert report.captions({}, [], ("bottom",)) == ["original", "decoded"]
+    numbers_above = {"autoencoder": {"usage/bottom": 0.5}}  # a top of numbers, of which no usage is known
+    assert report.captions(numbers_above, [], ["top", "bottom"]) == ["original", "top only", "all"]
     measured = {"autoencoder": dict.fromkeys(["usage/bottom", "usage/top.0", "usage/top.1", "psnr"], 1.0)}
     assert report.captions(measured, [], ("top", "bottom")) == ["original", "top.0 only", "+ top.1", "all"]
 

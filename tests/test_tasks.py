@@ -145,6 +145,14 @@ def test_sharpness_pixel_by_pixel():
     np.testing.assert_allclose(found, [np.var(laplacian), 0], rtol=1e-5)
 
 
+def test_flat_images_have_no_sharpness_to_compare_with():
+    """Neither 3e12 nor 0; the file says null, the page a dash, as of all NaN."""
+    flat = np.broadcast_to(np.array([0, 90, 255], np.uint8)[:, None, None, None], (3, 16, 16, 3))
+    task = AutoencodeTask(Shades(), None, {})
+    metrics = summed(task, Model({}, Shades().init_codebooks(None)), ArrayData(Arrays(flat), 4, 0))
+    assert np.isnan(metrics["sharpness"]) and np.isfinite(metrics["psnr"])
+
+
 def test_pictures_below_the_window_have_no_ssim():
     small = jnp.zeros((3, 8, 8, 3), jnp.uint8)
     assert np.isnan(measure.ssim(small, small)).all()

@@ -52,13 +52,16 @@ def of_stage(workdir: Path, stage: str) -> list[str]:
     told = [one for entry in entries for one in watching.see(entry["step"], watching.read(entry))]
     present = watching.present()
     ill = [f"{stage}: {one}" for one in present]
-    passed = [f"{stage}: was ill, and is no more: {one}" for one in told if one.since not in {x.since for x in present}]
+    lasting = {(one.level, one.since) for one in present}
+    passed = [f"{stage}: was ill, and is no more: {one}" for one in told if (one.level, one.since) not in lasting]
     return [*ill, *passed] or [f"{stage}: {steps[-1]} steps, nothing is wrong"]
 
 
 def held_out(entries: Sequence[Mapping[str, Any]]) -> str:
     """Which codes the last evaluation used, in words; no verdict, as few images cannot use many codes."""
-    measured = (entry for entry in reversed(entries) if any(name.startswith(USAGE) for name in entry))
-    last: Mapping[str, Any] = next(measured, {})
-    used = [f"{share:.0%} of {name.removeprefix(USAGE)}" for name, share in last.items() if name.startswith(USAGE)]
-    return f"; of the codes the held-out images of step {last['step']} used {', '.join(used)}" if used else ""
+    for entry in reversed(entries):
+        known = {name.removeprefix(USAGE): v for name, v in entry.items() if name.startswith(USAGE) and v is not None}
+        if known:
+            used = ", ".join(f"{share:.0%} of {level}" for level, share in known.items())
+            return f"; of the codes the held-out images of step {entry['step']} used {used}"
+    return ""

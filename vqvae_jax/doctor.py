@@ -41,6 +41,11 @@ class Illness(NamedTuple):
         return f"{named}, since step {self.since}; {self.advice}"
 
     @property
+    def remark(self) -> str:
+        """As a line of its own."""
+        return f"{'' if self.level == CRITIC else 'collapse of '}{self}"
+
+    @property
     def patience(self) -> int:
         """Logged steps in a row that it lasts before it is said."""
         return CRITICS_PATIENCE if self.level == CRITIC else PATIENCE
@@ -75,7 +80,7 @@ class Doctor:
 
     def remarks(self, step: int, values: Mapping[str, Any]) -> list[str]:
         """As `see`, in words for the log."""
-        return [f"{'' if one.level == CRITIC else 'collapse of '}{one}" for one in self.see(step, values)]
+        return [one.remark for one in self.see(step, values)]
 
     def present(self) -> list[Illness]:
         """The illnesses that have lasted to the end."""

@@ -75,7 +75,8 @@ def contents(workdir: Path, others: Sequence[Path] = ()) -> dict[str, Any]:
         "codes": list(codes(workdir / evaluate.COUNTS, configs.levels(config))),
         "health": list(by_map(workdir / evaluate.COUNTS, configs.levels(config)))
         + list(health(workdir / evaluate.COUNTS, configs.levels(config))),
-        "illnesses": [str(illness) for illness in Doctor(entries.get("autoencoder", [])).present()],
+        "counted": (workdir / evaluate.COUNTS).is_file(),
+        "illnesses": [one.remark for one in Doctor(entries.get("autoencoder", [])).present()],
         "metrics": [
             (name, number(value), over_seeds(of_seeds.spread(name, value)), meaning(name))
             for name, value in evaluate.flat(metrics)

@@ -51,9 +51,12 @@ def _when(stem: str) -> str:
 
 
 def captions(metrics: Mapping[str, Any], entries: list[dict[str, Any]], levels: Sequence[str]) -> list[str]:
-    """What the rows of the strip show: the original, then decoded from more and more token maps."""
+    """What the rows of the strip show: the original, then decoded from more and more maps.
+
+    A level of whose codes nothing was measured, as it holds numbers, is one map.
+    """
     measured = [name for row in (metrics.get("autoencoder", {}), *entries) for name in row if "usage/" in name]
-    maps = in_order((name.rpartition("/")[2] for name in measured), levels) or levels
+    maps = in_order([*(name.rpartition("/")[2] for name in measured), *levels], levels)
     if len(maps) == 1:
         return ["original", "decoded"]
     return ["original", f"{maps[0]} only", *(f"+ {name}" for name in maps[1:-1]), "all"]

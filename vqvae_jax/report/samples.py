@@ -8,7 +8,7 @@ from vqvae_jax.files import read_json
 from vqvae_jax.types import UserError
 
 FILE, STRIP = "samples.json", "nearest"  # .png
-COPY = 0.5  # of the distance of the nearest held-out image: what is nearer looks like a copy
+COPY = 0.5  # of the distance that a tenth of the held-out images is within: what is nearer looks like a copy
 
 
 class Told(NamedTuple):
@@ -61,15 +61,18 @@ def captions(found: Mapping[str, Any]) -> list[Caption]:
 def sentence(nearest: Mapping[str, Any]) -> str:
     """What the distances mean."""
     usual, seen = nearest["held_out"], nearest["compared"]
-    copies = sum(rms < COPY * usual["least"] for rms in nearest["rms"])
+    near = usual.get("tenth", usual["least"])  # older runs keep no tenth
+    copies = sum(rms < COPY * near for rms in nearest["rms"])
     found = (
         f"{copies} of {len(nearest['rms'])} are so near that they look like copies."
         if copies
         else "None looks like a copy."
     )
+    tenth = f"a tenth is within {near:.0f}, " if "tenth" in usual else ""
     among = f"{seen}" if seen == nearest["images"] else f"{seen} of {nearest['images']}, at random"
     return (
         f"Below each sample the nearest of the training images ({among}), and how far they are apart: the root of the "
         f"mean squared difference of their values, 0 to 255, at 32 pixels or so. Of {usual['count']} images that were "
-        f"held out the nearest one is {usual['least']:.0f} away, half are within {usual['median']:.0f}. {found}"
+        f"held out the nearest one is {usual['least']:.0f} away, {tenth}half are within {usual['median']:.0f}. "
+        f"{found}"
     )

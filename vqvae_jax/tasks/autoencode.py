@@ -1,6 +1,7 @@
 """Stage one: images to codes and back."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -175,11 +176,13 @@ class AutoencodeTask:
     def summary(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """What the sums over a split say. mse is in the units of `range`; the held-out loss is this mse.
 
-        `sharpness` is that of the reconstructions over that of the images, both averaged, see `networks.measure`.
+        `sharpness` is that of the reconstructions over that of the images, both averaged, see `networks.measure`; where
+        the images have none, NaN.
         """
         count = float(sums["count"])
         metrics = {name: float(sums[name]) / count for name in ("mse", "psnr", "ssim")}
-        metrics["sharpness"] = float(sums["sharpness/made"]) / max(float(sums["sharpness/real"]), TINY)
+        made, real = float(sums["sharpness/made"]), float(sums["sharpness/real"])
+        metrics["sharpness"] = made / real if real else math.nan
         metrics["loss"] = metrics["mse"]
         for name in sums:
             if name.startswith("codes/"):
