@@ -24,6 +24,8 @@ from vqvae_jax.types import UserError
 
 DEMO = "configs/openmoji_hierarchical.py"
 QUANTIZER = "--config.autoencoder.quantizer"
+NETWORK = "--config.priors.codes.network.name=dit"
+STEPS = "--config.priors.codes.train.steps=9"
 WHAT_TO_TYPE = re.compile(r"--config\.|diffusion on every level|end them at its side, scales=\d")
 OTHER_MAPS = ("kl", "multiscale")  # of numbers, of several sizes: most priors want others
 FILES = [one for one in arguments() if ":" not in one]
@@ -252,3 +254,12 @@ def test_a_prior_of_no_level_is_told_how_to_go():
     assert "--config.priors.bottom=" in said or "--config.priors.top=" in said
     one = ["--config.autoencoder.levels=1", "--config.priors.bottom=", "--config.priors.top="]
     assert configs.read(DEMO, one)["priors"] == {}
+
+
+def test_a_diffusion_prior_averages_its_weights_unless_told_otherwise():
+    def rate(config, level, *typed):
+        return configs.read(config, typed)["priors"][level]["optimizer"]["ema_rate"]
+
+    added = ("configs/openmoji_kl.py", "codes", NETWORK, "--config.priors.codes.name=diffusion", STEPS)
+    assert rate(*added) == 0.999 and rate(*added, "--config.priors.codes.optimizer.ema_rate=0") == 0.0
+    assert rate(DEMO, "top", "--config.priors.top.optimizer.ema_rate=") == 0.0  # of another prior

@@ -256,6 +256,7 @@ class Prior(Protocol):
     told texts has also text: Caption | None, which the stage fills in, text_condition and text_dropout. One with parts
     that no training moves names them, `held`. One that draws in steps may have `watched`, what each step speaks of, for
     pictures; one with noise `by_time`, losses in bins; one whose fields `sample_…` must go together `check_sampler`.
+    One that wants other fields of `optimizer` where a config does not say them names them, `usual_optimizer`.
     """
 
     maps: tuple[Level, ...]  # what it models: one map, or several: one a depth, or of growing sizes

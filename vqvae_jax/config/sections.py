@@ -201,6 +201,8 @@ def _prior(config: dict[str, Any], path: str, parts: Mapping[str, Mapping[str, A
     for name in has:
         if name == NETWORK or name in outer.values:
             yield _part(config, f"{path}.{name}", parts[name])
+    for name, value in getattr(outer.kind, "usual_optimizer", {}).items():
+        section(config, f"{path}.optimizer").setdefault(name, value)
 
 
 def _check_numbers(config: dict[str, Any], level: str, kind: Any, quantizers: Mapping[str, Any]) -> None:

@@ -13,7 +13,8 @@ flow and SiT "flow", "velocity". Their times are 1,000 numbers, here any between
 Legend: B batch, h w map, C numbers a place, V numbers of a vector, S steps, T places of a text.
 """
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -87,6 +88,7 @@ class DiffusionPrior(nn.Module):
     text_encoder: nn.Module | None = None
 
     any_order = True  # a place that is drawn is told of every kept one
+    usual_optimizer: ClassVar[Mapping[str, float]] = {"ema_rate": 0.999}  # the field where a config does not say it
 
     @property
     def held(self) -> tuple[str, ...]:
