@@ -27,6 +27,7 @@ PERCEPTUAL = "perceptual"  # the loss term that is there where it has a weight
 ADVERSARIAL = "adversarial"  # the loss term of a critic, and the task that has one
 NO_GRADIENT = "with autoencoder.classes the picture is a choice and has no gradient"
 SHOWN = 32  # pictures in a grid
+ENOUGH = 16  # places of a map in a batch: of fewer, as of a few images' scale 1x1, one code may well do all
 TINY = 1e-12  # for codes of length 0
 SORTED = 4096  # lengths of codes whose median is looked for in every step: sorting more would take its time
 
@@ -216,7 +217,8 @@ class AutoencodeTask:
         for name, size, tokens in self._coded(out):
             counts = cb.counts(tokens, size)
             metrics[f"batch_usage/{name}"] = cb.usage(counts)
-            metrics[f"batch_perplexity/{name}"] = cb.perplexity(counts)
+            if tokens.size >= ENOUGH:
+                metrics[f"batch_perplexity/{name}"] = cb.perplexity(counts)
         metrics |= {f"revived/{name}": jnp.sum(dead) for name, dead in out.fresh.items()}
         for level, quantizer in zip(self.autoencoder.level_names, self.autoencoder.quantizers, strict=True):
             found = age_and_size(out.codebooks[level])
