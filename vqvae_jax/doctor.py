@@ -3,7 +3,7 @@
 recent_usage/LEVEL     share of the codes that were used in the last RECENT steps
 batch_perplexity/MAP   of one batch; a level has one map, LEVEL, or several, LEVEL.0, LEVEL.1
 code_norm/LEVEL        median length of the codes; code_norm_max/LEVEL the longest
-away/LEVEL             root mean square of the distance from a vector to its code, in lengths of a code
+away/LEVEL             root mean square of the distance from a vector to its code, in lengths of a code looked up
 kl/LEVEL               of codes that are drawn, how far a place is from saying nothing, in nats
 revived/LEVEL          codes that got a new value in this step
 active/LEVEL           of a map of numbers, the share that varies from place to place and image to image
