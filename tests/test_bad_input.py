@@ -145,6 +145,10 @@ MUCH = {
     "samples": ("sample.count=1000000000000", "config.sample.count"),
     "steps": ("priors.top.train.epochs=2147483647", "--config.priors.top.train.epochs=N, fewer"),
     "one grey value": ("autoencoder.classes=1", "classes=1"),
+    "grey values in another range": (
+        "autoencoder.classes=16 --config.dataset.range=-1,1",
+        "this autoencoder is of pixels from 0 to 1: --config.dataset.range=0,1",
+    ),
 }
 
 
@@ -152,7 +156,7 @@ MUCH = {
 def test_launch_refuses_what_cannot_be_before_it_is_tried(kind, refuse, trained, tmp_path):
     typed, words = MUCH[kind]
     also = ["--config.priors.top.train.steps=0"] if kind == "steps" else []
-    argv = [f"--config={trained[1]}", f"--config.{typed}", *also, f"--workdir={tmp_path / 'run'}"]
+    argv = [f"--config={trained[1]}", *f"--config.{typed}".split(), *also, f"--workdir={tmp_path / 'run'}"]
     holds(refuse(launch.main, *argv), words)
     assert not list(tmp_path.iterdir())
 

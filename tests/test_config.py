@@ -318,6 +318,14 @@ def test_bad_values_are_one_line_that_names_them(typed):
     assert all(word in answer for word in BAD[typed]), answer
 
 
+@pytest.mark.parametrize("path", ["config.autoencoder.quantizer.phis", "config.priors.codes.phis"])
+def test_phis_are_not_counted_in_thousands(path):
+    """Each is a convolution; of none nothing is said."""
+    answer = said(configs.read, "configs/openmoji_var.py", [f"--{path}=1001"])
+    assert answer == f"{path} must be at most 1000, got 1001"
+    configs.read("configs/openmoji_var.py", [f"--{path}=0"])
+
+
 def test_the_error_of_the_style_guide():
     answer = said(configs.read, DEMO, ["--config.autoencoder.quantizer.codebok_size=3"])
     has = "It has: name, codebook_size, code_dim, decay, revive_after, kmeans_iterations"

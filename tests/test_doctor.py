@@ -6,7 +6,9 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
+import small_models
 from small_quantizers import CASES, has_table, small
 from test_configs import facts
 
@@ -14,11 +16,13 @@ from vqvae_jax import __main__ as package
 from vqvae_jax import checkup
 from vqvae_jax import config as configs
 from vqvae_jax import doctor as advice
+from vqvae_jax.autoencoders import AUTOENCODERS
 from vqvae_jax.config.sections import like
 from vqvae_jax.doctor import AWAY, LONG, PATIENCE, RECENT, Doctor
 from vqvae_jax.parts import Parts
+from vqvae_jax.quantizers import QUANTIZERS
 from vqvae_jax.stages import task_of
-from vqvae_jax.tasks.autoencode import age_and_size, distance
+from vqvae_jax.tasks.autoencode import AutoencodeTask, age_and_size, distance
 
 
 def values(usage=1.0, perplexity=50.0, norm=1.0, longest=2.0, revived=0.0, away=0.5, level="top"):
@@ -104,6 +108,35 @@ def test_null_in_the_log_is_no_error():
     assert watch((200, nothing))[1] == [[]]
 
 
+def logged_by(quantizer, images):
+    """Names of a training step's metrics, of so many images of 16x16."""
+    model = AUTOENCODERS["patch_vqvae"](quantizers=(quantizer,), **small_models.CASES["patch_vqvae-1"])
+    terms = ("reconstruction", "codebook", "commitment", "kl", "entropy")
+    task = AutoencodeTask(model, optax.sgd(0.1), dict.fromkeys(terms, 1.0))
+    batch = {"image": jax.ShapeDtypeStruct((images, 16, 16, 3), jnp.uint8)}
+    return jax.eval_shape(task.train_step, jax.eval_shape(task.init, jax.random.key(0), batch), batch)[1].keys()
+
+
+@pytest.mark.parametrize("case", [name for name in QUANTIZERS if name != "kl"])
+def test_one_code_for_all_is_told_of_every_quantizer(case):
+    """By what its training logs; of several maps the one is named."""
+    names, steps = logged_by(small(case), 2), (100, 150, 200)
+    maps = sorted(name for name in names if name.startswith("batch_perplexity/"))
+    healthy = dict.fromkeys(names, 1.0) | dict.fromkeys(maps, 3.0)
+    assert len(maps) == len(small(case).vocab_sizes)
+    assert not watch(*((step, healthy) for step in steps))[0].present()
+    (found,) = watch(*((step, healthy | {maps[-1]: 1.0}) for step in steps))[0].present()
+    named = "" if len(maps) == 1 else f" of codes.{len(maps) - 1}"
+    assert found.level == "codes" and found.what == f"one code does nearly all{named}, batch perplexity 1.0"
+    assert ("commitment" in found.advice) == (case not in ("fsq", "lfq", "bsq", "gumbel"))
+
+
+def test_of_few_places_no_perplexity_is_told():
+    """A scale of 1x1 of two images has two: both may well be of one code."""
+    quantizer = small("multiscale", scales=(1, 8))
+    assert [name for name in logged_by(quantizer, 2) if "perplexity" in name] == ["batch_perplexity/codes.1"]
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_every_codebook_says_what_the_doctor_reads(case):
     """But for those without a table: nothing can die there, or all codes do (simvq), and lengths are not kept."""
@@ -115,17 +148,19 @@ def test_every_codebook_says_what_the_doctor_reads(case):
 
 @pytest.mark.parametrize("case", [case for case in CASES if "residual" not in case and "multi" not in case])
 def test_the_distance_to_codes_is_in_lengths_of_a_code(case):
-    """Computed anew from the looked-up codes."""
+    """Computed anew; of codes that lie on the sphere whatever is kept of them, the length is 1."""
     if not has_table(case) or "gumbel" in case:  # which measures no distance
         return
     quantizer = small(case)
     codebook = quantizer.init(jax.random.key(0))
+    codebook = codebook.replace(codes=3 * codebook.codes)
     z = jax.random.normal(jax.random.key(1), (4, 3, 3, quantizer.input_dim))
-    out = quantizer(codebook, z)
-    seen = z / jnp.linalg.norm(z, axis=-1, keepdims=True) if "cosine" in case or "sphere" in case else z
-    apart = jnp.linalg.norm(seen - quantizer.lookup(codebook, out.indices), axis=-1)
-    usual = jnp.median(jnp.linalg.norm(codebook.codes, axis=-1))
-    found = distance(age_and_size(codebook)["code_norm"], out.losses["commitment"], quantizer.output_dim)["away"]
+    out, codes = quantizer(codebook, z), codebook.codes
+    if "cosine" in case or "sphere" in case:
+        z, codes = (one / jnp.linalg.norm(one, axis=-1, keepdims=True) for one in (z, codes))
+    apart = jnp.linalg.norm(z - codes[out.indices[0]], axis=-1)
+    usual = jnp.median(jnp.linalg.norm(codes, axis=-1))
+    found = distance(quantizer, codebook, out.losses["commitment"])["away"]
     assert float(found) == pytest.approx(float(jnp.sqrt(jnp.mean(apart**2)) / usual), rel=1e-4)
 
 
@@ -136,14 +171,17 @@ DRAWN = ["configs/openmoji_dalle.py"]
 REVIVED = advice.unused("top", {"revived/top": 1.0})
 ADVICE = [(one, TABLES) for one in (advice.IDLE_CODES, REVIVED, advice.FLOWN, advice.RUN, advice.ONE)]
 ADVICE += [(one, DRAWN) for one in (advice.HELD, advice.SURE)] + [(advice.CLOSED, ["configs/openmoji_kl.py"])]
-ADVICE += [(one, [CRITIC_S]) for one in (advice.NOVICE, advice.MASTER)]
+ADVICE += [(one, [CRITIC_S]) for one in (advice.NOVICE, advice.MASTER)] + [(advice.BARE, [f"{DEMO}:fsq"])]
+ADVICE += [(advice.SIGNS, [f"{DEMO} --config.autoencoder.quantizer.name={name}" for name in ("lfq", "bsq")])]
 
 
 @pytest.mark.parametrize(("said", "argument"), [(said, one) for said, where in ADVICE for one in where])
 def test_what_is_advised_can_be_typed(said, argument):
     """A flag as it is worded, with another number where it names none: the training can begin."""
-    before = configs.read(argument)
-    config = configs.read(argument, [typed(flag, said, before) for flag in re.findall(r"--(config\.[\w.=]*\w)", said)])
+    argument, *flags = argument.split()
+    before = configs.read(argument, flags)
+    advised = [typed(flag, said, before) for flag in re.findall(r"--(config\.[\w.=]*\w)", said)]
+    config = configs.read(argument, [*flags, *advised])
     parts = Parts(config, facts(config))
     task_of(parts, "autoencoder").check(parts.loss_terms("autoencoder"))
     assert config != before or argument.endswith("ema")
@@ -223,6 +261,15 @@ def test_of_codes_that_nobody_counts_it_says_what_held_out_images_used(tmp_path)
     assert "images of step 3 used 25% of bottom, its curves" in checkup.of_stage(tmp_path, "autoencoder")[0]
     log(tmp_path, "autoencoder", last, {"step": 3, "held_out/usage/top": None})
     assert "of step 2 used 2% of top" in checkup.of_stage(tmp_path, "autoencoder")[0]
+
+
+def test_of_codes_counted_in_batches_alone_it_says_both(tmp_path):
+    configs.save(configs.read(f"{DEMO}:tiny"), tmp_path)
+    seen = {"train/batch_perplexity/top": 9.0, "held_out/usage/top": 0.02}
+    log(tmp_path, "autoencoder", {"step": 200} | seen)
+    assert checkup.of_stage(tmp_path, "autoencoder") == [
+        "autoencoder: 200 steps, nothing is wrong; of the codes the held-out images of step 200 used 2% of top"
+    ]
 
 
 def test_a_folder_that_is_no_workdir(tmp_path, capsys):

@@ -57,6 +57,22 @@ def test_codes_beside_numbers_stay_and_many_images_are_taken_at_even_distances(m
     assert not scale.has_scale(module.clone(quantizers=(CosineQuantizer(8, 2),) * 2)) and scale.has_scale(module)
 
 
+def test_numbers_that_hardly_vary_beside_their_mean_are_told_and_their_maps_stay_modest(monkeypatch, capsys):
+    """Means and mean squares of float32 do not hold 50 ± 0.01, which comes back as 50 ± 1e-6."""
+    quantizer = KLBottleneck(2)
+    means = np.random.default_rng(0).normal((50, 10), (0.01, 1), (64, 4, 4, 2))
+    z_e = np.concatenate([means, np.full_like(means, -20)], -1).astype(np.float32)
+    book = quantizer.init(jax.random.key(0)).replace(stats=statistics(np.float32([50, 10]), np.float32([0.01, 1])))
+    maps = lambda book: np.asarray(jax.jit(quantizer)(book, z_e).indices[0])  # noqa: E731
+    monkeypatch.setattr(scale, "encoded", lambda *_: [("codes", maps(book))])
+    found = scale.measured(None, RANGE, Model({}, {"codes": book}), z_e).codebooks["codes"]
+    before, after = (maps(one).reshape(-1, 2).std(0) for one in (book, found))
+    assert before[0] > 1000 and 0.1 < after[0] < 1.05 and abs(after[1] - 1) < 0.01
+    said = capsys.readouterr().err
+    assert said.startswith("codes: 1 of 2 numbers a place are as good as constant") and said.count("\n") == 1
+    assert "number 1 is 50 ± 0.01" in said and "--config.loss_weights.kl" in said and "quantizer.code_dim" in said
+
+
 def test_the_last_step_alone_is_concluded_and_the_training_does_not_see_it(tmp_path):
     """What is evaluated and saved is the same; a training that gets more steps goes on as if it had not ended."""
 

@@ -1,12 +1,12 @@
 """What the doctor says of a run, from what it logged: each stage's illnesses, those that passed too."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vqvae_jax import config as configs
-from vqvae_jax.doctor import WATCHED, Doctor
+from vqvae_jax.doctor import COUNTED, WATCHED, Doctor
 from vqvae_jax.flags import add_workdir
 from vqvae_jax.logs import read_metrics
 
@@ -45,7 +45,7 @@ def of_stage(workdir: Path, stage: str) -> list[str]:
     entries = read_metrics(Path(workdir) / stage / METRICS)
     if not (steps := [entry["step"] for entry in entries]):
         return [f"{stage}: nothing is logged yet"]
-    if not any(name.startswith(tuple(f"train/{one}/" for one in WATCHED)) for entry in entries for name in entry):
+    if not has(entries, WATCHED):
         said = f"nothing in it is watched{held_out(entries)}, its curves are in {workdir}/report.html"
         return [f"{stage}: {steps[-1]} steps; {said}"]
     watching = Doctor()
@@ -54,7 +54,13 @@ def of_stage(workdir: Path, stage: str) -> list[str]:
     ill = [f"{stage}: {one}" for one in present]
     lasting = {(one.level, one.since) for one in present}
     passed = [f"{stage}: was ill, and is no more: {one}" for one in told if (one.level, one.since) not in lasting]
-    return [*ill, *passed] or [f"{stage}: {steps[-1]} steps, nothing is wrong"]
+    used = "" if has(entries, COUNTED) else held_out(entries)
+    return [*ill, *passed] or [f"{stage}: {steps[-1]} steps, nothing is wrong{used}"]
+
+
+def has(entries: Sequence[Mapping[str, Any]], kinds: Iterable[str]) -> bool:
+    """Whether one of these metrics of training is logged, of any level."""
+    return any(name.startswith(tuple(f"train/{one}/" for one in kinds)) for entry in entries for name in entry)
 
 
 def held_out(entries: Sequence[Mapping[str, Any]]) -> str:

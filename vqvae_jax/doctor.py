@@ -1,15 +1,16 @@
 """Collapse that explains itself: which level, since when, what to try. Reads the metrics that a training logs.
 
 recent_usage/LEVEL     share of the codes that were used in the last RECENT steps
-batch_perplexity/LEVEL of one batch
+batch_perplexity/MAP   of one batch; a level has one map, LEVEL, or several, LEVEL.0, LEVEL.1
 code_norm/LEVEL        median length of the codes; code_norm_max/LEVEL the longest
-away/LEVEL             root mean square of the distance from a vector to its code, in lengths of a code
+away/LEVEL             root mean square of the distance from a vector to its code, in lengths of a code looked up
 kl/LEVEL               of codes that are drawn, how far a place is from saying nothing, in nats
 revived/LEVEL          codes that got a new value in this step
 active/LEVEL           of a map of numbers, the share that varies from place to place and image to image
 critic_right           share of the patches that a critic judges rightly; there is one in adversarial trainings
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -67,7 +68,8 @@ class Doctor:
     def see(self, step: int, values: Mapping[str, Any]) -> list[Illness]:
         """What becomes certain with this logged step: an illness is told once, when it has lasted."""
         told = []
-        levels = [level for name in values for kind, _, level in [name.partition("/")] if kind in WATCHED]
+        maps = [one for name in values for kind, _, one in [name.partition("/")] if kind in WATCHED]
+        levels = dict.fromkeys(level_of(one) for one in maps)
         for level in [*levels, *([CRITIC] if {CRITIC_RIGHT, PUSHES} <= values.keys() else [])]:
             found = look_at_critic(step, values) if level == CRITIC else look(level, step, values)
             before = self._ill.get(level, [])
@@ -90,7 +92,7 @@ class Doctor:
 
 def look(level: str, step: int, values: Mapping[str, Any]) -> Illness | None:
     """What one logged step shows of a level; codes have RECENT steps' time to be used at all."""
-    usage, perplexity = values.get(f"recent_usage/{level}"), values.get(f"batch_perplexity/{level}")
+    usage = values.get(f"recent_usage/{level}")
     usual, longest = values.get(f"code_norm/{level}"), values.get(f"code_norm_max/{level}")
     if step >= RECENT and usage is not None and usage < LOW:
         return Illness(level, step, f"only {usage:.0%} of its codes were used in {RECENT} steps", unused(level, values))
@@ -104,10 +106,23 @@ def look(level: str, step: int, values: Mapping[str, Any]) -> Illness | None:
     away = values.get(f"away/{level}")
     if away is not None and away > AWAY:
         return Illness(level, step, f"vectors lie {away:.0f} times a code's length from their codes", RUN)
-    if perplexity is not None and perplexity < FEW:
-        what = f"one code does nearly all, batch perplexity {perplexity:.1f}"
-        return Illness(level, step, what, drawn(level, values) or ONE)
+    perplexity, one = least_varied(level, values)
+    if perplexity < FEW:
+        what = f"one code does nearly all{'' if one == level else f' of {one}'}, batch perplexity {perplexity:.1f}"
+        return Illness(level, step, what, drawn(level, values) or alike(level, values))
     return None
+
+
+def level_of(one: str) -> str:
+    """The level of a map: "codes" of "codes.1", see `types.map_names`."""
+    return one.partition(".")[0]
+
+
+def least_varied(level: str, values: Mapping[str, Any]) -> tuple[float, str]:
+    """The smallest perplexity of a level's maps and that map's name; infinity where none is known."""
+    named = ((name.partition("/"), value) for name, value in values.items() if value is not None)
+    found = [(value, one) for (kind, _, one), value in named if kind == PERPLEXITY and level_of(one) == level]
+    return min(found, default=(math.inf, level))
 
 
 def look_at_critic(step: int, values: Mapping[str, Any]) -> Illness | None:
@@ -131,6 +146,13 @@ def unused(level: str, values: Mapping[str, Any]) -> str:
     return IDLE_CODES
 
 
+def alike(level: str, values: Mapping[str, Any]) -> str:
+    """What to try where all places have one code, by the loss terms that the quantizer has."""
+    if f"entropy/{level}" in values:
+        return SIGNS
+    return ONE if f"commitment/{level}" in values else BARE
+
+
 def drawn(level: str, values: Mapping[str, Any]) -> str | None:
     """The same where codes are drawn, by the quantizer gumbel, and the KL term holds them in use; None elsewhere."""
     kl = values.get(f"kl/{level}")
@@ -139,7 +161,9 @@ def drawn(level: str, values: Mapping[str, Any]) -> str | None:
     return HELD if kl < SILENT else SURE
 
 
-WATCHED = ("recent_usage", "active")  # one of them is logged for every level
+PERPLEXITY = "batch_perplexity"
+COUNTED = ("recent_usage", "active")  # over many steps, or of numbers: where one of them is logged, all is watched
+WATCHED = (*COUNTED, PERPLEXITY)  # one of them is logged for every level
 CRITIC_RIGHT = "critic_right"
 PUSHES = "adversarial"  # is logged where the critic has its say; before, it learns alone and may be right as it likes
 NOVICE = (
@@ -172,4 +196,13 @@ RUN = (
 ONE = (
     "the encoder gives every place the same vector: try a lower learning rate, or a smaller "
     "--config.loss_weights.commitment for this level, so that its encodings can grow"
+)
+SIGNS = (
+    "the encoder gives every place the same signs: try a lower learning rate, a larger "
+    "--config.autoencoder.quantizer.temperature, so that the entropy moves channels as long as a code, or a larger "
+    "--config.loss_weights.entropy"
+)
+BARE = (
+    "the encoder gives every place the same vector: try a lower learning rate, or codes that follow it, "
+    "--config.autoencoder.quantizer.name=ema"
 )

@@ -102,10 +102,13 @@ def test_no_parameter_without_a_gradient(norm):
     assert all(float(jnp.abs(one).max()) > 1e-5 for one in jax.tree.leaves(grads)), jax.tree.map(jnp.max, grads)
 
 
-def test_spectral_divides_by_the_largest_singular_value():
-    kernel = jax.random.normal(jax.random.key(0), (4, 4, 3, 8)) + 0.5
-    values = np.linalg.svd(np.asarray(spectral(kernel)).reshape(-1, 8), compute_uv=False)
-    assert values[0] == pytest.approx(1, abs=1e-3)
+@pytest.mark.parametrize(("shape", "most"), [((4, 4, 3, 8), 1.2), ((4, 4, 3, 64), 1.2), ((4, 4, 64, 128), 1.08)])
+def test_spectral_divides_by_about_the_largest_singular_value(shape, most):
+    """Of fresh kernels, by numpy's; a power iteration finds no more than it."""
+    kernels = [0.02 * np.random.default_rng(seed).normal(size=shape).astype(np.float32) for seed in range(4)]
+    matrices = (np.asarray(spectral(kernel)).reshape(-1, shape[-1]) for kernel in kernels)
+    largest = [np.linalg.svd(matrix.astype(np.float64), compute_uv=False)[0] for matrix in matrices]
+    assert min(largest) > 1 - 1e-5 and max(largest) < most and np.median(largest) < 1.05, largest
 
 
 def test_in_16_bits_it_says_nearly_the_same():

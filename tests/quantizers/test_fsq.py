@@ -79,7 +79,17 @@ def test_there_is_nothing_to_learn_and_no_key_is_needed():
     assert out.losses == {} and out.fresh is None and out.codebook is book
 
 
-@pytest.mark.parametrize("levels", [(), (8, 2), (2000, 2000, 2000)], ids=str)
+def test_as_many_values_as_a_channel_may_have_can_be_reached():
+    """At 1,003 the first and the last never are: the paper's interval is narrower by a share of itself."""
+    quantizer = FiniteScalarQuantizer((1001,))
+    line = np.linspace(-30, 30, 100_001, dtype=np.float32)[:, None]
+    np.testing.assert_array_equal(np.unique(quantizer(quantizer.init(jax.random.key(0)), line).indices[0]), range(1001))
+    assert np.round(bounded_by_hand(line[-1:], (1003,))) == 500  # of 501
+    with pytest.raises(UserError, match="at most 1001 a channel, of more the outermost can never be reached"):
+        FiniteScalarQuantizer((8, 1003))
+
+
+@pytest.mark.parametrize("levels", [(), (8, 2), (256, 256, 257)], ids=str)
 def test_levels_that_cannot_be(levels):
     with pytest.raises(UserError, match="levels"):
         FiniteScalarQuantizer(levels)

@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from small_quantizers import assert_same, stepper, vectors
 
 from vqvae_jax.quantizers.gumbel import GumbelQuantizer, divergence
-from vqvae_jax.types import UserError
+from vqvae_jax.tasks.optimize import new_state, with_model
+from vqvae_jax.types import Model, UserError
 
 K, D = 12, 4
 SHAPE = (2, 3, 5, K)
@@ -97,6 +99,15 @@ def test_it_counts_training_steps_alone_and_a_resumed_run_goes_on():
     apart = lambda out: np.asarray(out.z_q)[..., None, :] - np.asarray(book.codes)  # noqa: E731
     distance = lambda out: (apart(out) ** 2).sum(-1).min(-1).mean()  # noqa: E731
     assert distance(last) < 0.1 * distance(first)  # the same noise: codes now, mixtures then
+
+
+def test_a_training_that_starts_from_a_trained_model_does_not_melt_it():
+    """As `train.init_from` does: steps and moments begin anew, the temperature is the one that it had come to."""
+    quantizer, book = made(temperature=(1.0, 0.01), ramp_steps=4)
+    trained = Model({}, {"codes": book.replace(stats=book.stats | {"step": jnp.int32(4)})})
+    state = with_model(new_state(jax.random.key(0), {}, {"codes": book}, optax.adam(0.1), 0.0), trained)
+    assert int(state.step) == 0
+    assert float(quantizer.temperature_at(state.codebooks["codes"].stats["step"])) == pytest.approx(0.01)
 
 
 def test_everywhere_but_in_training_it_is_the_likeliest_code():

@@ -148,6 +148,7 @@ def test_larger_maps_are_coded_in_the_same_way():
         ({"scales": (1, 4, 2)}, "grow, as scales=1,2,4,8"),
         ({"scales": ()}, "grow, as scales=1,2,4,8"),
         ({"scales": (0, 2)}, "grow, as scales=1,2,4,8"),
+        ({"scales": (1,) * 2000 + (4,)}, "at most 100 scales, as scales=1,2,4,8; got 2001"),
         ({"dropout": 1.5}, "dropout must be from 0 to 1"),
         ({"inner": "fsq"}, "inner may be vq, ema, simvq, or cvq"),
         ({"inner": "vq-kmeans", "shared": True}, "inner.kmeans_iterations=0"),

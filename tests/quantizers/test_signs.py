@@ -190,7 +190,7 @@ def test_at_the_published_temperature_only_channels_near_0_are_moved():
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"bits": 31}, "bits of an index are from 1 to 30 in an int32; got 31: set bits=18"),
+        ({"bits": 25}, "bits of an index are from 1 to 24, as every code is counted; got 25: set bits=18"),
         ({"bits": 0}, "bits of an index are from"),
         ({"bits": 10, "group": 4}, "divides bits=10, at most 18; got 4: set group=10, one of 10, 5, 2, 1"),
         ({"bits": 24, "group": 24}, "got 24: set group=12, one of 12, 8, 6, 4, 3, 2, 1"),

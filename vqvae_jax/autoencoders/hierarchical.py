@@ -79,6 +79,11 @@ class HierarchicalVAE(nn.Module):
         """Names of the levels, coarse to fine, of an autoencoder with these fields."""
         return level_names(fields["levels"])
 
+    @staticmethod
+    def image_range(fields: Mapping[str, Any]) -> tuple[float, float] | None:
+        """What uint8 0 and 255 must become, where pixels are classes; None: anything."""
+        return (0.0, 1.0) if fields["classes"] else None
+
     @property
     def level_names(self) -> tuple[str, ...]:
         return level_names(self.levels)

@@ -35,8 +35,8 @@ class Critic(nn.Module):
         width: channels after the first convolution; each halving doubles them, up to WIDEST times as many.
         layers: halvings. A logit sees a patch of `field(layers)` pixels: 16, 34, 70, …
         norm: of the convolutions between the first and the last. "batch": by the statistics of the whole batch, as the
-            paper's code; "group": of each image alone; "spectral": weights of singular values up to 1
-            (https://arxiv.org/abs/1802.05957) in all convolutions, and no other norm.
+            paper's code; "group": of each image alone; "spectral": weights whose largest singular value is about
+            1 (https://arxiv.org/abs/1802.05957) in all convolutions, see `spectral`, and no other norm.
         dtype: what the convolutions compute in.
     """
 
@@ -87,7 +87,8 @@ def spectral(kernel: Array) -> Array:
     """The kernel [h, w, C, C'] over its largest singular value as a matrix [h w C, C'].
 
     By a power iteration from a fixed vector, so that nothing is to be kept between steps; the gradient takes the
-    singular vectors as given, as https://arxiv.org/abs/1802.05957 does.
+    singular vectors as given, as https://arxiv.org/abs/1802.05957 does. ROUNDS find a little less than the largest one:
+    that of the quotient is about 1, of fresh kernels mostly 1 to 5 % above, of a few small ones up to 18 %.
     """
     matrix = kernel.reshape(-1, kernel.shape[-1])
     fixed = jax.lax.stop_gradient(matrix)

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqvae_jax.limits import Count, Natural, Rate, Several, Share
+from vqvae_jax.limits import Blocks, Count, Rate, Several, Share
 from vqvae_jax.networks.dense import Dense
 from vqvae_jax.networks.dit import modulated
 from vqvae_jax.networks.embed import Embed, mean_word
@@ -73,7 +73,7 @@ class VARPrior(nn.Module):
     text: Caption | None = None
     code_dim: Count = 32
     shared: bool = False
-    phis: Natural = 4
+    phis: Blocks = 4
     held_features: bool = False
     width: Count = 128
     layers: Several = 4

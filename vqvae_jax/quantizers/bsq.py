@@ -22,7 +22,7 @@ class BinarySphericalQuantizer:
     `entropy` is of 2 z · code / temperature here too. The first channel is the highest bit of an index, see `signs`.
 
     Attributes:
-        bits: of an index, and channels, D.
+        bits: of an index, and channels, D; 24 at most.
         temperature: of that softmax.
         group: bits whose combinations the batch's entropy weighs together, a divisor of `bits`: it is then the sum
             over groups; 0: all bits, exactly. More than 18 bits want one. 1 is the paper's approximation.

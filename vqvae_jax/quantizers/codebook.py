@@ -19,6 +19,7 @@ CODES = 4096  # codes in a block
 SOME = 63  # codes among which the origin of a look-up is sought
 GROUP = 64  # codes in a group whose smallest distance is looked for first
 _from_zero = False
+BITS = 24  # of an index, at most: each step counts how often every code was used, and 2^24 numbers are 64 MB
 DISTANCES = 1 << 26  # on an accelerator, so many distances at once are no trouble
 
 

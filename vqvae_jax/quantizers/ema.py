@@ -26,7 +26,8 @@ class EMAQuantizer:
         codebook_size: codes, K.
         code_dim: channels of a code, D.
         decay: share of the old average that a step keeps.
-        revive_after: steps unused after which a code becomes one of the batch's encoder outputs; 0 never.
+        revive_after: steps unused after which a code becomes one of the batch's encoder outputs; 0 never: a code that
+            nobody uses then shrinks towards 0, as its sum fades and its smoothed count does not.
         kmeans_iterations: of Lloyd's algorithm over the first training batch's encoder outputs, from which the codes
             then start; 0: from normal noise.
     """

@@ -12,6 +12,7 @@ from vqvae_jax.quantizers import codebook as cb
 from vqvae_jax.types import Array, Codebook, Quantized, Tokens, UserError
 
 EPSILON = 1e-3  # keeps the bounded values off the outermost rounding border
+MOST = 1001  # values of a channel: half an interval times EPSILON is then half a value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +22,8 @@ class FiniteScalarQuantizer:
     An index has one digit a channel, the first channel's changing fastest, as in the paper.
 
     Attributes:
-        levels: values that each channel may take, 3 or more; as many channels as there are numbers.
+        levels: values that each channel may take, 3 to 1,001; as many channels as there are numbers. Their product is
+            the number of codes, 2^24 at most.
     """
 
     levels: tuple[int, ...] = (8, 6, 5)
@@ -29,8 +31,14 @@ class FiniteScalarQuantizer:
     def __post_init__(self):
         if not self.levels or min(self.levels) < 3:
             raise UserError(f"levels wants numbers of 3 or more, one a channel, as 8,6,5; got {self.levels}")
-        if math.prod(self.levels) >= 2**31:
-            raise UserError(f"levels multiply to {math.prod(self.levels)} codes: an int32 index ends at {2**31 - 1}")
+        if max(self.levels) > MOST:
+            raise UserError(
+                f"levels are at most {MOST} a channel, of more the outermost can never be reached; got {self.levels}"
+            )
+        if (codes := math.prod(self.levels)) > 2**cb.BITS:
+            raise UserError(
+                f"levels multiply to {codes} codes, each of which is counted: at most 2^{cb.BITS}, as 8,8,8,5,5,5"
+            )
 
     @staticmethod
     def terms(fields: Mapping[str, Any]) -> dict[str, float]:

@@ -28,7 +28,8 @@ class GumbelQuantizer:
     The term `kl` is KL(softmax(logits) ‖ uniform), of the logits as they are, the mean over places, in nats a place: it
     holds codes in use. It is not ramped here: `loss_weights.kl` may be. DALL-E's weight is 6.6 / 192 beside nats a
     subpixel, from 0 over its first 5,000 steps. The temperature is a function of the training steps in `stats`:
-    a run that goes on is where it was.
+    a run that goes on is where it was, and so is one that `train.init_from` starts from it: a trained model is not
+    melted.
 
     Attributes:
         codebook_size: codes, K.

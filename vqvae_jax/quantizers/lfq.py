@@ -27,7 +27,7 @@ class LookupFreeQuantizer:
     it: `loss_weights.entropy` may be a ramp.
 
     Attributes:
-        bits: of an index, and channels, D.
+        bits: of an index, and channels, D; 24 at most.
         temperature: of that softmax.
         group: bits whose combinations the batch's entropy weighs together, a divisor of `bits`: it is then the sum
             over groups; 0: all bits, exactly. More than 18 bits want one.

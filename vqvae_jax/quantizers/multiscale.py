@@ -17,11 +17,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vqvae_jax.limits import Natural, Share
+from vqvae_jax.limits import Blocks, Share
 from vqvae_jax.networks.resize import enlarged, shrunk
 from vqvae_jax.networks.scales import PHI, new_phis, phi, running
 from vqvae_jax.quantizers import codebook as cb
 from vqvae_jax.types import Array, Codebook, Quantized, Quantizer, Tokens, UserError
+
+MOST = 100  # scales; each is traced
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +53,7 @@ class MultiscaleQuantizer:
 
     inner: Quantizer
     scales: tuple[int, ...] = (1, 2, 4, 8)
-    phis: Natural = 4
+    phis: Blocks = 4
     shared: bool = False
     dropout: Share = 0.0
 
@@ -60,6 +62,8 @@ class MultiscaleQuantizer:
         sides = self.scales
         if not sides or sides[0] < 1 or any(after < before for before, after in itertools.pairwise(sides)):
             raise UserError(f"scales are sides of maps that grow, as scales=1,2,4,8; got {sides}")
+        if len(sides) > MOST:
+            raise UserError(f"at most {MOST} scales, as scales=1,2,4,8; got {len(sides)}")
         if not 0 <= self.dropout <= 1:
             raise UserError(f"dropout must be from 0 to 1; got {self.dropout}")
 

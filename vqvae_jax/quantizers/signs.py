@@ -14,17 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from vqvae_jax.quantizers.codebook import BITS
 from vqvae_jax.types import Array, UserError
 
-MOST = 30  # bits of an index, and 2^MOST codes, that an int32 holds
 TOGETHER = 18  # bits that are weighed together, at most: 2^TOGETHER numbers are 1 MB
 TINY = 1e-30  # below, the logarithm of a share stays as it is: its gradient is finite
 
 
 def check(count: int, group: int) -> None:
     """UserError where an index, or a batch's entropy, cannot be."""
-    if not 1 <= count <= MOST:
-        raise UserError(f"bits of an index are from 1 to {MOST} in an int32; got {count}: set bits=18")
+    if not 1 <= count <= BITS:
+        raise UserError(f"bits of an index are from 1 to {BITS}, as every code is counted; got {count}: set bits=18")
     divisors = [size for size in range(min(count, TOGETHER), 0, -1) if count % size == 0]
     if group and group not in divisors:
         raise UserError(

@@ -22,12 +22,13 @@ from vqvae_jax.quantizers.kl import mean_and_deviation
 from vqvae_jax.tasks import numbers
 from vqvae_jax.tasks.accumulate import in_parts, one_by_one
 from vqvae_jax.tasks.optimize import apply_gradients, new_state, trainable, with_model
-from vqvae_jax.types import Array, Codebook, Model, Reconstruction, TrainState, UserError, map_names, unknown
+from vqvae_jax.types import Array, Codebook, Model, Quantizer, Reconstruction, TrainState, UserError, map_names, unknown
 
 PERCEPTUAL = "perceptual"  # the loss term that is there where it has a weight
 ADVERSARIAL = "adversarial"  # the loss term of a critic, and the task that has one
 NO_GRADIENT = "with autoencoder.classes the picture is a choice and has no gradient"
 SHOWN = 32  # pictures in a grid
+ENOUGH = 16  # places of a map in a batch: of fewer, as of a few images' scale 1x1, one code may well do all
 TINY = 1e-12  # for codes of length 0
 SORTED = 4096  # lengths of codes whose median is looked for in every step: sorting more would take its time
 
@@ -219,13 +220,14 @@ class AutoencodeTask:
         for name, size, tokens in self._coded(out):
             counts = cb.counts(tokens, size)
             metrics[f"batch_usage/{name}"] = cb.usage(counts)
-            metrics[f"batch_perplexity/{name}"] = cb.perplexity(counts)
+            if tokens.size >= ENOUGH:
+                metrics[f"batch_perplexity/{name}"] = cb.perplexity(counts)
         metrics |= {f"revived/{name}": jnp.sum(dead) for name, dead in out.fresh.items()}
         for level, quantizer in zip(self.autoencoder.level_names, self.autoencoder.quantizers, strict=True):
             found = age_and_size(out.codebooks[level])
             commitment = out.losses.get(f"commitment/{level}")
             if "code_norm" in found and commitment is not None and len(quantizer.vocab_sizes) == 1:
-                found |= distance(found["code_norm"], commitment, quantizer.output_dim)
+                found |= distance(quantizer, out.codebooks[level], commitment)
             metrics |= {f"{name}/{level}": value for name, value in found.items()}
         return metrics
 
@@ -248,9 +250,16 @@ def check_names(weights: Mapping[str, Weight], terms: Iterable[str]) -> None:
             raise UserError(unknown("config.loss_weights: there is no loss term", name, names, "There are"))
 
 
-def distance(code_norm: Array, commitment: Array, dim: int) -> dict[str, Array]:
-    """What `doctor` watches as well: how far vectors [dim] lie from their codes, in lengths of a code."""
-    return {"away": jnp.sqrt(commitment * dim) / jnp.maximum(code_norm, TINY)}
+def distance(quantizer: Quantizer, codebook: Codebook, commitment: Array) -> dict[str, Array]:
+    """What `doctor` watches as well: how far vectors lie from their codes, in lengths of a code as it is looked up.
+
+    That is the median: of codes on the sphere 1, however long they are kept.
+    """
+    (size,) = quantizer.vocab_sizes
+    assert size is not None
+    codes = quantizer.lookup(codebook, (jnp.arange(0, size, max(1, size // SORTED)),))
+    usual = jnp.median(jnp.linalg.norm(codes, axis=-1))
+    return {"away": jnp.sqrt(commitment * quantizer.output_dim) / jnp.maximum(usual, TINY)}
 
 
 def age_and_size(codebook: Codebook) -> dict[str, Array]:

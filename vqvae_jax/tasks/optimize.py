@@ -79,7 +79,7 @@ def new_state(
 def with_model(state: TrainState, model: Model) -> TrainState:
     """A new state that starts from a model's weights and codebooks; moments and steps are those of the beginning.
 
-    Parts that the model has not are as they were.
+    Parts that the model has not are as they were. What codebooks keep goes on, the steps of a temperature too.
     """
     params = {**state.params, **model.params}
     average = None if state.ema_params is None else jax.tree.map(jnp.copy, params)
