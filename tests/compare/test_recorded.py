@@ -7,8 +7,9 @@ https://github.com/CompVis/latent-diffusion (a506df5) by scripts/record_vqgan.py
 DALL-E's dVAE from https://github.com/openai/DALL-E (5be4b23), by a script like scripts/record_dvae.py; those of VAR
 from https://github.com/FoundationVision/VAR (78b9539), the tokenizer's by scripts/record_var.py --factors=1,1
 --seed=3 (without the gradient of decoder.conv_in.bias, which the norms behind it leave little of), the others by
-scripts like it; those of MaskGIT from https://github.com/google-research/maskgit (1db2359), that of DiT from
-https://github.com/facebookresearch/DiT (ed81ce2).
+scripts like it; those of MaskGIT from https://github.com/google-research/maskgit (1db2359), those of DiT from
+https://github.com/facebookresearch/DiT (ed81ce2), dit_small by scripts/record_diffusion.py dit with hidden_size 16,
+depth 1, num_heads 2, input_size 4 and num_classes 3.
 Three whole priors are too large to lie there: pytest --reference=DIR.
 """
 
@@ -179,11 +180,12 @@ def failed(capsys):
     return sorted(line.split()[0] for line in lines if "  FAIL" in line)
 
 
-def test_a_dit_by_its_key(tmp_path, capsys):
-    """A prior in a file of several recordings; what it says when it is guided, too."""
-    path, workdir, report = RECORDINGS / "dit.npz", tmp_path / "run", tmp_path / "report.json"
-    key = "learn_sigma_false"
-    assert main(["import", f"--checkpoint={path}", f"--key={key}/param", f"--workdir={workdir}", "--heads=4"]) == 0
+@pytest.mark.parametrize("name, key, heads", [("dit", "learn_sigma_false", 4), ("dit_small", "learn_sigma_true", 2)])
+def test_a_dit_by_its_key(name, key, heads, tmp_path, capsys):
+    """A prior in a file of several recordings; its variances and what it says when it is guided, too."""
+    path, workdir, report = RECORDINGS / f"{name}.npz", tmp_path / "run", tmp_path / "report.json"
+    flags = [f"--key={key}/param", f"--heads={heads}"]
+    assert main(["import", f"--checkpoint={path}", f"--workdir={workdir}", *flags]) == 0
     compare = ["compare", f"--workdir={workdir}"]
     assert main([*compare, f"--reference={path}", f"--key={key}", f"--report={report}"]) == 0
     with np.load(path) as file:
@@ -197,13 +199,13 @@ def test_a_dit_by_its_key(tmp_path, capsys):
         for name in set(here.files) - {"metadata"}:
             np.testing.assert_allclose(here[name], arrays[name], rtol=0, atol=2e-7 * name.endswith("pos_embed"))
     capsys.readouterr()
-    names = ("grad/blocks.1.attn.proj.bias", "guided/output", "output/0")
+    names = ("grad/blocks.0.attn.proj.bias", "guided/output", "output/0")
     np.savez(tmp_path / "other.npz", **arrays | {name: off(arrays[name]) for name in names})
     assert main([*compare, f"--reference={tmp_path / 'other.npz'}"]) == 1
     assert failed(capsys) == list(names)
-    np.savez(tmp_path / "other.npz", **arrays | {"input/y": np.array([0, 1, 2, 11])})
+    np.savez(tmp_path / "other.npz", **arrays | {"input/y": arrays["input/y"] + 1})
     assert main([*compare, f"--reference={tmp_path / 'other.npz'}"]) == 2
-    assert "has labels up to 11, the model 10 labels" in capsys.readouterr().err
+    assert f"has labels up to {arrays['input/y'].max() + 1}, the model" in capsys.readouterr().err
 
 
 CHANGED = {
