@@ -11,6 +11,8 @@ record_reference.py. Needs torch; taming's and latent diffusion's code einops as
     git clone https://github.com/CompVis/latent-diffusion PATH
     python scripts/record_reference.py --path=PATH --model=record_vqgan:latent_diffusion --range=-1,1 … as above
 
+record_critic.py records taming's critic and losses beside such a recording.
+
 Groups of the norms are 32, so widths are multiples of 32; where a level has 32 channels, biases in front of a norm have
 no gradient but rounding. What the authors' initialisation leaves at 0 or 1 is random here, or a missing one would not
 show; weights have the digits of bfloat16, so that files are half as large.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from pathlib import Path
 
 import jax
@@ -37,7 +38,8 @@ from vqvae_jax.tasks.optimize import make_optimizer, trainable
 from vqvae_jax.types import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-RECORDING = ROOT / "tests/reference/vqgan_loss.npz"
+HERE = ROOT / "tests/reference/vqgan_loss.npz"
+RECORDING = Path(os.environ.get("CRITIC_RECORDING", HERE))  # scripts/record_critic.py makes others
 WEIGHTS = {"reconstruction": 1.0, "commitment": 0.25, "codebook": 1.0, "adversarial": 0.5}
 CRITIC = {"critic_width": 4, "critic_layers": 1, "critic_rate": 1e-2}
 LEAD, START, STEPS = 1, 2, 6  # the critic begins after one step, pushes after two

@@ -1,5 +1,6 @@
 """The critic of patches beside the recording of taming-transformers' discriminator, and what its logits see."""
 
+import os
 from pathlib import Path
 
 import jax
@@ -10,7 +11,8 @@ import pytest
 from vqvae_jax.networks.critic import Critic, field, spectral
 from vqvae_jax.tasks.adversarial import hinge, non_saturating
 
-RECORDING = Path(__file__).resolve().parent.parent / "reference/vqgan_loss.npz"
+HERE = Path(__file__).resolve().parent.parent / "reference/vqgan_loss.npz"
+RECORDING = Path(os.environ.get("CRITIC_RECORDING", HERE))  # scripts/record_critic.py makes others
 NAMES = {  # of the recording → ours; the norm's moving averages have no place here
     "main.0.weight": "conv0_kernel",
     "main.0.bias": "conv0_bias",

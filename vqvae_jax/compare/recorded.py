@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ from vqvae_jax import config as configs
 from vqvae_jax import facts as facts_file
 from vqvae_jax.autoencoders import VQGAN, VQVAE2, HierarchicalVAE
 from vqvae_jax.checkpoint import Step, Steps
-from vqvae_jax.compare import dvae, first_stage, rows, var
+from vqvae_jax.compare import diffusion, dvae, first_stage, maskgit, rows, var
 from vqvae_jax.compare.recording import HOW, Recording
-from vqvae_jax.compare.sections import gradients, index_row, outputs, weights, without
+from vqvae_jax.compare.sections import by_cotangents, gradients, index_row, outputs, weights, without
 from vqvae_jax.interop import hierarchical, vqgan, vqvae2
 from vqvae_jax.interop.exporting import load_stack, places_of, stack_or_stages
 from vqvae_jax.interop.places import Places, to_torch
@@ -109,15 +109,19 @@ def autoencoder(workdir: Path, recording: Recording, step: Any) -> list[Row]:
     module, model = parts.autoencoder, parts.load(workdir, configs.AUTOENCODER, step, "--autoencoder_step={step}")
     drawn, scaled = dvae.is_one(module), is_tokenizer(module)
     twin: Any = None if drawn or scaled else twin_of(module)
-    images = jnp.asarray(recording["input/image" if drawn else "input/images"], jnp.float32)
-    check_images(images, facts["channels"], config, recording)
+    flax = maskgit.is_one(module, recording)
+    name = "input/image" if drawn or flax else "input/images"
+    check_images(name, facts["channels"], config, recording, flax)
     places = places_of(module, model)
+    if flax:
+        return maskgit.tokenizer(module, model, places, recording)
     if drawn:
         return of_dvae(module, model, places, recording)
     if first_stage.is_one(module):
         return of_first_stage(module, model, places, recording)
     if scaled:
         return var.tokenizer(module, model, places, recording)
+    images = jnp.asarray(recording[name], jnp.float32)
     names = twin.index_names(module)
     ours, z_e, grads = run(twin, module, model, images)
     every = (index_row(names[level], ours, recording, z_e[level], model.codebooks[level]) for level in names)
@@ -226,9 +230,10 @@ def prior(workdir: Path, recording: Recording, step: Any) -> list[Row]:
     """Logits, and gradients of Σ logits · cotangent."""
     config, facts = configs.load(workdir), facts_file.read(workdir)
     parts = Parts(config, facts)
-    if "input/teacher" in recording:
-        level = configs.levels(config)[0]
-        return var.transformer(parts.prior(level), parts.load(workdir, level, step), recording)
+    for name, room in OWN.items():
+        if name in recording:
+            level = configs.levels(config)[0]
+            return room(parts.prior(level), parts.load(workdir, level, step), recording)
     tokens, *coarse = (jnp.asarray(one, jnp.int32) for one in recording.several("input"))
     levels = configs.levels(config)
     if len(coarse) >= len(levels) or levels[len(coarse)] not in config["priors"]:
@@ -255,7 +260,7 @@ def stack(workdir: Path, recording: Recording, step: Any) -> list[Row]:
     if INPUTS.get(type(module), "input/0") not in recording:
         raise UserError(f"{recording.path} is of another network than {workdir}, {type(module).__name__}; {HOW}")
     if isinstance(module, UNet):
-        return network(module, model, places, recording)
+        return diffusion.unet(module, model, places, recording)
     if isinstance(module, MultiscaleQuantizer):
         return var.quantizer(module, model, places, recording)
     inputs = [jnp.asarray(one, jnp.float32) for one in recording.several("input")]
@@ -270,36 +275,10 @@ def stack(workdir: Path, recording: Recording, step: Any) -> list[Row]:
     return by_cotangents(forward, model, places, recording)
 
 
-def network(module: UNet, model: Model, places: Places, recording: Recording) -> list[Row]:
-    """A U-Net's answer, and gradients of mean(answer · cotangent)."""
-    named = {name: jnp.asarray(recording[f"input/{name}"], jnp.float32) for name in recording.of("input")}
-    x, time, context = named["x"], named["t"], named.get("context")
-    forward = lambda params: [module.apply({"params": params}, x, time, None, context)]  # noqa: E731
-    return by_cotangents(forward, model, places, recording, x.shape[-1] / (x.size * module.channels))
-
-
 INPUTS: dict[type, str] = {UNet: "input/x", MultiscaleQuantizer: "input/f"}  # of networks alone; others have numbers
+# Of priors that tokens alone do not ask.
+OWN = {"input/teacher": var.transformer, "input/words": maskgit.transformer, "input/y": diffusion.dit}
 KINDS = {"autoencoder": autoencoder, "prior": prior, "stack": stack}
-
-
-def by_cotangents(
-    forward: Callable, model: Model, places: Places, recording: Recording, share: float = 1.0
-) -> list[Row]:
-    """output/0 …, and the pull-back of `share` of cotangent/0 … where those are recorded."""
-    cotangents = [jnp.asarray(one, jnp.float32) for one in recording.several("cotangent")]
-
-    shapes = [one.shape for one in jax.eval_shape(forward, model.params)]
-    if cotangents and shapes != [one.shape for one in cotangents]:
-        raise UserError(f"{recording.path}: cotangents are not of the outputs' shapes; {HOW}")
-
-    @jax.jit
-    def both(params):
-        values, pull = jax.vjp(forward, params)
-        return values, pull([share * one for one in cotangents])[0] if cotangents else None
-
-    values, grads = jax.tree.map(np.asarray, both(model.params))
-    found = weights(model, places, recording) + outputs({str(i): value for i, value in enumerate(values)}, recording)
-    return found + (gradients(Model(grads, {}), places, recording) if grads is not None else [])
 
 
 def twin_of(module: Any) -> Any:
@@ -312,11 +291,14 @@ def twin_of(module: Any) -> Any:
     )
 
 
-def check_images(images: Any, channels: int, config: Mapping[str, Any], recording: Recording) -> None:
-    """UserError unless the model takes such images."""
+def check_images(name: str, channels: int, config: Mapping[str, Any], recording: Recording, flax: bool) -> None:
+    """UserError unless the recording has such images as the model takes; `flax`: with channels last."""
+    if name not in recording:
+        raise UserError(f"{recording.path} is of another network than this autoencoder's, which wants {name}; {HOW}")
     stride = configs.autoencoder_kind(config).stride(config["autoencoder"])
-    if images.ndim != 4 or images.shape[-1] != channels or any(side % stride for side in images.shape[1:3]):
-        wanted = f"[B, {channels}, H, W], sides multiples of {stride}"
-        raise UserError(
-            f"{recording.path}: input/images wants {wanted}; it is {recording.arrays['input/images'].shape}"
-        )
+    images = recording.arrays[name]
+    sides, there = (images.shape[1:3], images.shape[3:]) if flax else (images.shape[2:], images.shape[1:2])
+    if images.ndim != 4 or there != (channels,) or any(side % stride for side in sides):
+        shape = f"H, W, {channels}" if flax else f"{channels}, H, W"
+        wanted = f"[B, {shape}], sides multiples of {stride}"
+        raise UserError(f"{recording.path}: {name} wants {wanted}; it is {images.shape}")

@@ -1,7 +1,8 @@
 """A recording of a PyTorch model, as scripts/record_reference.py makes it: inputs, outputs, gradients, a training.
 
 input/images [B, C, H, W] or input/0 …, output/…, grad/NAME, cotangent/0 …, train/batches, train/losses, trained/NAME;
-of DALL-E's first stage input/image and soft/…, see dvae.py; of VAR's transformer input/teacher and greedy/…, see var.py
+of DALL-E's dVAE input/image and soft/…, see dvae.py; of VAR's transformer input/teacher and greedy/…, see var.py;
+of MaskGIT's input/words, of its tokenizer input/image, see maskgit.py; of DiT input/y, guided/…, see diffusion.py
 """
 
 from pathlib import Path
@@ -24,7 +25,7 @@ class Recording:
     """
 
     def __init__(self, path: Path, key: str = ""):
-        self.path = path
+        self.path, self.key = path, key
         if not path.is_file():
             raise UserError(f"--reference={path}: there is no such file; {HOW}")
         read = read_npz(path, key or ALL, (key.split("/")[0],) if key else SECTIONS)
@@ -39,7 +40,7 @@ class Recording:
     def check(self) -> None:
         """UserError where sections are there in part: a training without its losses, gradients without cotangents."""
         trained = [f"trained/{name}" for name in list(self.of("trained"))[:1]]
-        own_loss = self.kind == "autoencoder" or "input/teacher" in self or "input/f" in self
+        own_loss = self.kind == "autoencoder" or any(name in self for name in OWN_LOSS)
         grads = [] if own_loss else [f"grad/{name}" for name in list(self.of("grad"))[:1]]
         pairs = [("train/losses", "train/batches"), ("train/batches", "train/losses")]
         pairs += [(name, "train/batches") for name in trained] + [(name, "cotangent/0") for name in grads]
@@ -63,6 +64,12 @@ class Recording:
         found = {name.removeprefix(start): array for name, array in self.arrays.items() if name.startswith(start)}
         return unwrapped(found) if section in NAMED else found
 
+    def said(self, name: str, usual: float) -> float:
+        """A number that it says of its model, meta/NAME; `usual` where it says nothing."""
+        start = f"{self.key}/meta".removeprefix("/")
+        there = {one.replace("\\", "/") for one in names_in(self.path)}
+        return float(read_npz(self.path, start)[name]) if f"{start}/{name}" in there else usual
+
     def several(self, section: str) -> list[np.ndarray]:
         """section/0, section/1, …, channels last."""
         found = self.of(section)
@@ -75,19 +82,21 @@ class Recording:
         """What was recorded."""
         if "input/images" in self or "input/image" in self:
             return "autoencoder"
+        if any(name in self for name in PRIORS):
+            return "prior"
         if "input/x" in self or "input/f" in self:
             return "stack"  # a network, or a quantizer, alone
-        if "input/teacher" in self:
-            return "prior"
         if "input/0" not in self:
             raise UserError(f"{self.path}: inputs are input/images, or input/0, input/1, …; {HOW}")
         return "prior" if self.arrays["input/0"].ndim == 3 else "stack"
 
 
+PRIORS = ("input/teacher", "input/words", "input/y")  # VAR's, MaskGIT's, DiT; of others the inputs have numbers
+OWN_LOSS = ("input/teacher", "input/words", "input/f")  # which the gradients are of: they need no cotangents
 ALL = ""  # the prefix of all names
 NAMED = ("param", "grad", "grad_kl", "trained")  # sections of tensors by the names of a state dict
 # A recording may say more of itself, in words too.
-SECTIONS = (*NAMED, "input", "output", "soft", "cotangent", "train", "greedy")
+SECTIONS = (*NAMED, "input", "output", "soft", "cotangent", "train", "greedy", "guided")
 
 
 def recordings_in(path: Path) -> list[str]:

@@ -1,16 +1,18 @@
-"""Rows of one section of a recording: weights, outputs, gradients beside a model's."""
+"""Rows of one section of a recording: weights, outputs, gradients beside a model's; or of these three."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vqvae_jax.compare import rows
-from vqvae_jax.compare.recording import Recording, channels_first
+from vqvae_jax.compare.recording import HOW, Recording, channels_first
 from vqvae_jax.compare.rows import Row
 from vqvae_jax.interop.places import Places, to_torch
-from vqvae_jax.types import Model
+from vqvae_jax.types import Model, UserError
 
 
 def weights(model: Model, places: Places, recording: Recording) -> list[Row]:
@@ -51,3 +53,23 @@ def without(found: list[Row], reasons: Mapping[str, str], recording: Recording) 
     out = [(name, why) for pattern, why in reasons.items() for name in recording.arrays if re.match(pattern, name)]
     kept = [row for row in found if row.tensor not in dict(out)]
     return kept + [rows.left_out(name, recording.arrays[name], why) for name, why in out]
+
+
+def by_cotangents(
+    forward: Callable, model: Model, places: Places, recording: Recording, share: float = 1.0
+) -> list[Row]:
+    """output/0 …, and the pull-back of `share` of cotangent/0 … where those are recorded."""
+    cotangents = [jnp.asarray(one, jnp.float32) for one in recording.several("cotangent")]
+
+    shapes = [one.shape for one in jax.eval_shape(forward, model.params)]
+    if cotangents and shapes != [one.shape for one in cotangents]:
+        raise UserError(f"{recording.path}: cotangents are not of the outputs' shapes; {HOW}")
+
+    @jax.jit
+    def both(params):
+        values, pull = jax.vjp(forward, params)
+        return values, pull([share * one for one in cotangents])[0] if cotangents else None
+
+    values, grads = jax.tree.map(np.asarray, both(model.params))
+    found = weights(model, places, recording) + outputs({str(i): value for i, value in enumerate(values)}, recording)
+    return found + (gradients(Model(grads, {}), places, recording) if grads is not None else [])
