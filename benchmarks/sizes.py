@@ -13,5 +13,5 @@ VQGAN = {"config": "configs/imagenet256_vqgan.py", "size": 256, "overrides": ("-
 DRAWINGS = {"config": "configs/openmoji_vqgan.py", "size": 64}
 PLAIN = {**DRAWINGS, "config": "configs/openmoji_vqgan.py:plain"}
 SMALL_MAP = {"width": 128, "layers": 6, "heads": 4, "vocab_size": 256, "shape": (8, 8)}
-NARROW_DIT = {"channels": 4, "shape": (16, 16), "network": {"name": "dit", "width": 96, "layers": 4, "heads": 4}}
-NARROW_DIT["network"] |= {"patch": 2, "local": True, "dropout": 0.1}
+NARROW = {"name": "dit", "width": 96, "layers": 4, "heads": 4, "patch": 2, "local": True, "dropout": 0.1}
+NARROW_DIT = {"channels": 4, "shape": (16, 16), "network": NARROW}

@@ -125,7 +125,8 @@ def test_one_code_for_all_is_told_of_every_quantizer(case):
     healthy = dict.fromkeys(names, 1.0) | dict.fromkeys(maps, 3.0)
     assert len(maps) == len(small(case).vocab_sizes)
     assert not watch(*((step, healthy) for step in steps))[0].present()
-    (found,) = watch(*((step, healthy | {maps[-1]: 1.0}) for step in steps))[0].present()
+    sick = {maps[-1]: 1.0, maps[-1].replace("perplexity", "usage"): 0.1}
+    (found,) = watch(*((step, healthy | sick) for step in steps))[0].present()
     named = "" if len(maps) == 1 else f" of codes.{len(maps) - 1}"
     assert found.level == "codes" and found.what == f"one code does nearly all{named}, batch perplexity 1.0"
     assert ("commitment" in found.advice) == (case not in ("fsq", "lfq", "bsq", "gumbel"))
@@ -135,6 +136,18 @@ def test_of_few_places_no_perplexity_is_told():
     """A scale of 1x1 of two images has two: both may well be of one code."""
     quantizer = small("multiscale", scales=(1, 8))
     assert [name for name in logged_by(quantizer, 2) if "perplexity" in name] == ["batch_perplexity/codes.1"]
+
+
+def test_of_one_scale_all_is_logged_that_is_of_one_map():
+    assert {"batch_perplexity/codes", "away/codes"} <= logged_by(small("multiscale", scales=(8,)), 2)
+
+
+def test_two_codes_are_no_collapse_as_long_as_both_are_used():
+    """Their perplexity is at most 2."""
+    names = {"batch_usage/codes": 1.0, "batch_perplexity/codes": 1.9}
+    assert not watch(*((step, names) for step in (100, 150, 200)))[0].present()
+    names |= {"batch_usage/codes": 0.5, "batch_perplexity/codes": 1.0}
+    assert watch(*((step, names) for step in (100, 150, 200)))[0].present()
 
 
 @pytest.mark.parametrize("case", CASES)

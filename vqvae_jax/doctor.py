@@ -119,9 +119,16 @@ def level_of(one: str) -> str:
 
 
 def least_varied(level: str, values: Mapping[str, Any]) -> tuple[float, str]:
-    """The smallest perplexity of a level's maps and that map's name; infinity where none is known."""
+    """The smallest perplexity of a level's maps and that map's name; infinity where none is known.
+
+    A map whose codes are all used is well, if they are but two.
+    """
     named = ((name.partition("/"), value) for name, value in values.items() if value is not None)
-    found = [(value, one) for (kind, _, one), value in named if kind == PERPLEXITY and level_of(one) == level]
+    found = [
+        (value, one)
+        for (kind, _, one), value in named
+        if kind == PERPLEXITY and level_of(one) == level and values.get(f"batch_usage/{one}") != 1
+    ]
     return min(found, default=(math.inf, level))
 
 

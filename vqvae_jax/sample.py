@@ -1,5 +1,6 @@
 """How new images are asked for, and how they are written."""
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -91,13 +92,21 @@ def is_whole(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
+def is_plain(value: Any) -> bool:
+    """Neither NaN nor infinity, nor a whole number beyond what a float holds."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 def pick_of(section: Mapping[str, Any], **said: Any) -> Pick:
     """The Pick of a config's section `sample`, with what was said on the command line over it."""
     values: dict[str, Any] = {name: section[name] if said.get(name) is None else said[name] for name in Pick._fields}
     for name, value in values.items():
         if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
             raise UserError(f"{name} is a number; got {value!r}")
-        if not abs(values[name]) <= sys.float_info.max:
+        if not is_plain(value):
             raise UserError(f"{name} is a plain number; got {value!r}")
     if not values["temperature"] >= 0 or not 0 < values["top_p"] <= 1 or values["top_k"] < 0:
         raise UserError(f"temperature and top_k are at least 0, top_p is above 0 and at most 1; got {values}")

@@ -257,7 +257,8 @@ def distance(quantizer: Quantizer, codebook: Codebook, commitment: Array) -> dic
     """
     (size,) = quantizer.vocab_sizes
     assert size is not None
-    codes = quantizer.lookup(codebook, (jnp.arange(0, size, max(1, size // SORTED)),))
+    some = jnp.arange(0, size, max(1, size // SORTED))[:, None, None]  # as maps of one place
+    codes = quantizer.lookup(codebook, (some,))
     usual = jnp.median(jnp.linalg.norm(codes, axis=-1))
     return {"away": jnp.sqrt(commitment * quantizer.output_dim) / jnp.maximum(usual, TINY)}
 
