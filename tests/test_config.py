@@ -220,6 +220,7 @@ STEPS = configs.read(DEMO, [])["train"]["steps"]
 BAD = {
     "train.profile=100": ["config.train.profile wants START:COUNT", "got '100'", "--config.train.profile=100:5"],
     "priors.top.train.profile=0:5": ["counted from 1", "--config.priors.top.train.profile=100:5"],
+    "autoencoder.width={[1]}": ["config.autoencoder.width wants a whole number", "got '{[1]}'"],
     # unknown names, with the nearest
     "optimizr.learning_rate=1": ["config has no section 'optimizr'", "did you mean 'optimizer'?"],
     "optimizer.lerning_rate=1": [
@@ -316,6 +317,12 @@ def test_labels_need_not_be_hidden_where_nothing_asks_for_it():
 def test_bad_values_are_one_line_that_names_them(typed):
     answer = said(configs.read, DEMO, [f"--config.{typed}"])
     assert all(word in answer for word in BAD[typed]), answer
+
+
+@pytest.mark.parametrize("typed", ["-" * 20_000 + "1", "(" * 5000, "9" * 5000], ids=["signs", "brackets", "digits"])
+def test_what_python_cannot_read_is_text(typed):
+    answer = said(configs.read, DEMO, [f"--config.autoencoder.width={typed}"])
+    assert answer == f"config.autoencoder.width wants a whole number, got {typed!r}"
 
 
 @pytest.mark.parametrize("path", ["config.autoencoder.quantizer.phis", "config.priors.codes.phis"])

@@ -91,6 +91,12 @@ def test_maps_of_growing_sizes():
             codec.check_level(wrong, scales, None)
 
 
+@pytest.mark.parametrize(("tokens", "wrong"), [([-1, 12], -1), ([12, 16], 16), ([3, 99, -1], 99)])
+def test_the_token_that_is_none_is_named(tokens, wrong):
+    with pytest.raises(UserError, match=f"codes: tokens are from 0 to 15; got {wrong}$"):
+        codec.check_tokens([np.array([[tokens]])], [Level("codes", (1, len(tokens)), 16)])
+
+
 def test_wrong_types_are_said_without_flags(model, images):
     calls = {
         "temperature is a number; got 'hot'": lambda: model.sample(1, temperature="hot"),

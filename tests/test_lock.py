@@ -5,6 +5,8 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,21 @@ from vqvae_jax.lock import alone_in
 with alone_in(pathlib.Path(sys.argv[1])):
     print("alone", flush=True)
     sys.stdin.read()
+"""
+
+ASKED_BY_ANOTHER_USER = """
+import os, pathlib, sys
+from vqvae_jax.lock import alone_in
+from vqvae_jax.types import UserError
+os.setgid(65534)
+os.setuid(65534)
+for _ in sys.stdin:
+    try:
+        with alone_in(pathlib.Path(sys.argv[1])):
+            said = (pathlib.Path(sys.argv[1]) / ".lock").exists()
+    except UserError as error:
+        said = error
+    print(said, flush=True)
 """
 
 
@@ -128,6 +145,58 @@ def test_a_file_system_without_locks(tmp_path, writer, monkeypatch):
             (tmp_path / LOCK).write_text(text)
         with alone_in(tmp_path):
             pass
+
+
+@pytest.fixture
+def shared():
+    """A folder that any user may write to; pytest's own ones are for one user."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        (inside := Path(folder) / "run").mkdir()
+        inside.chmod(0o777)
+        yield inside
+
+
+@pytest.fixture
+def another_user():
+    """Starts a process of another user that tries to write into a folder each time it reads a line."""
+    with ExitStack() as started:
+
+        def start(folder):
+            command = [sys.executable, "-c", ASKED_BY_ANOTHER_USER, str(folder)]
+            environment = dict(os.environ, PYTHONPATH=str(ROOT))
+            pipe = subprocess.PIPE
+            return started.enter_context(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment))
+
+        yield start
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_another_users_lock_is_a_lock(shared, writer, another_user):
+    """It can be read only; its folder can be written."""
+    other = writer(shared)
+    asker = another_user(shared)
+
+    def answer():
+        asker.stdin.write("?\n")
+        asker.stdin.flush()
+        return asker.stdout.readline().strip()
+
+    (shared / LOCK).chmod(0o644)
+    assert f"(process {other.pid}); wait for it" in answer()
+    (shared / LOCK).chmod(0o600)
+    assert "is another user's; if nobody writes there" in answer()
+    (shared / LOCK).chmod(0o644)
+    other.kill()
+    other.wait()
+    shared.chmod(0o755)
+    assert answer() == "True"  # there nothing can be written
+    shared.chmod(0o1777)
+    assert "is another user's; if nobody writes there" in answer()  # nor removed
+    shared.chmod(0o777)
+    assert answer() == "True" and list(shared.iterdir()) == []
+    shared.chmod(0o755)
+    assert answer() == "False"
 
 
 def test_a_link_to_nowhere(tmp_path):

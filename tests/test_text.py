@@ -168,7 +168,11 @@ def test_what_is_longer_loses_its_end_and_that_is_said():
         ("Left Arrow", "Right Arrow"),
         ("man facing RIGHT", "man facing LEFT"),
         ("arrow_left", "arrow_right"),
+        ("the leftmost of two", "the rightmost of two"),
+        ("Lefthand side, right-hand side", "Righthand side, left-hand side"),
+        ("a righthanded man", "a lefthanded man"),
         ("bright copyright rights", "bright copyright rights"),
+        ("leftover soup, lefty, righteous", "leftover soup, lefty, righteous"),
     ],
 )
 def test_in_the_mirror_left_is_right(said, other):

@@ -194,5 +194,6 @@ def _check_values(one: np.ndarray, level: Level) -> None:
         return
     if one.dtype.kind not in "iu":
         raise UserError(f"{level.name}: tokens are whole numbers; got {one.dtype}")
-    if np.min(one) < 0 or np.max(one) >= level.vocab_size:
-        raise UserError(f"{level.name}: tokens are from 0 to {level.vocab_size - 1}; got {np.max(one)}")
+    wrong = one[(one < 0) | (one >= level.vocab_size)]
+    if wrong.size:
+        raise UserError(f"{level.name}: tokens are from 0 to {level.vocab_size - 1}; got {wrong[0]}")

@@ -1,5 +1,6 @@
 """Files that are whole or not there: who reads sees the old one or the new, never half of one."""
 
+import itertools
 import json
 import math
 import os
@@ -122,10 +123,10 @@ def png_names(names: Sequence[str]) -> list[str]:
     """A file name below some folder for each name, "cats/a.jpg" → "cats/a.png", all different, none outside of it."""
     inside = [_inside(name, number) for number, name in enumerate(names)]
     taken = {str(folder) for path in inside for folder in path.parents}
+    wishes = {path: _wishes(path) for path in inside}  # of equal names none is looked at twice
     made = []
     for path in inside:
-        wishes = (f"{path.with_suffix('')}.png", f"{path}.png", *(f"{path}.{i}.png" for i in range(len(names))))
-        made.append(next(wish for wish in wishes if wish not in taken))
+        made.append(next(wish for wish in wishes[path] if wish not in taken))
         taken.add(made[-1])
     return made
 
@@ -133,6 +134,12 @@ def png_names(names: Sequence[str]) -> list[str]:
 def printable(name: str) -> str:
     """File names are bytes; those that are no UTF-8 become \\xff."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _wishes(path: PurePosixPath) -> Iterator[str]:
+    yield f"{path.with_suffix('')}.png"
+    yield f"{path}.png"
+    yield from (f"{path}.{number}.png" for number in itertools.count())
 
 
 def _inside(name: str, number: int) -> PurePosixPath:

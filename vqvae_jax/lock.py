@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, cast
 
 from vqvae_jax.types import UserError
 
@@ -45,21 +45,52 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    try:
-        file, by_system = _opened(path)
-    except PermissionError:  # nobody writes where nobody may
+    opened = _own(path)
+    if opened is None:  # nobody writes where nobody may
         yield
         return
+    file, by_system = opened
     with file:
-        host, process = _owner(file)
-        elsewhere = host not in ("", socket.gethostname())
-        if not (_silent(path) if elsewhere else by_system or _ended(process)):
-            raise UserError(_taken(file, path))
+        _check_dead(file, path, by_system)
         try:
             with _beating(file):
                 yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def _own(path: Path) -> tuple[TextIO, bool] | None:
+    """As `_opened`; None where the folder cannot be written."""
+    while True:
+        try:
+            return _opened(path)
+        except PermissionError:
+            if not os.access(path.parent, os.W_OK | os.X_OK) or not path.exists():
+                return None
+            _clear(path)
+
+
+def _clear(path: Path) -> None:
+    """Removes another user's lock, which at most can be read, if its process is no more."""
+    try:
+        file, by_system = _opened(path, "r")  # a lock by the system asks for no more
+        with file:
+            _check_dead(file, path, by_system)
+            path.unlink()
+    except FileNotFoundError:  # its owner removed it
+        return
+    except PermissionError as error:
+        raise UserError(
+            f"{path} is another user's; if nobody writes there, let its owner remove it: rm {path}"
+        ) from error
+
+
+def _check_dead(file: TextIO, path: Path, by_system: bool) -> None:
+    """UserError if the process that a lock names lives."""
+    host, process = _owner(file)
+    elsewhere = host not in ("", socket.gethostname())
+    if not (_silent(path) if elsewhere else by_system or _ended(process)):
+        raise UserError(_taken(file, path))
 
 
 @contextmanager
@@ -113,10 +144,10 @@ def _said(path: Path) -> str | None:
     return None
 
 
-def _opened(path: Path) -> tuple[TextIO, bool]:
+def _opened(path: Path, mode: str = "a+") -> tuple[TextIO, bool]:
     """The file, and whether it is locked by the system: not every file system knows how."""
     while True:
-        file = path.open("a+", encoding="utf-8", errors="replace")
+        file = cast(TextIO, path.open(mode, encoding="utf-8", errors="replace"))
         try:
             import fcntl
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -252,6 +253,14 @@ def test_a_wrong_line_of_a_table_is_named(root, lines, said):
     (root / "captions.csv").write_bytes("\n".join(lines).encode("utf-8", "surrogateescape"))
     with pytest.raises(UserError, match=f"{root}/captions.csv, {said}"):
         read(root, "all")
+
+
+@pytest.mark.parametrize("there, said", [("NFD", "NFC"), ("NFC", "NFD")])
+def test_an_accent_is_one_character_or_two(root, there, said):
+    """macOS writes file names with two, keyboards with one."""
+    draw(root, unicodedata.normalize(there, "café.png"), "b.png")
+    (root / "captions.csv").write_text(f"file,caption\n./{unicodedata.normalize(said, 'café.png')},black\n", "utf-8")
+    assert sorted(read(root, "all").text) == ["", "black"]
 
 
 def test_names_that_are_no_utf8(root):

@@ -303,6 +303,17 @@ def test_damaged_files(tmp_path, capsys):
     assert "there is no such file" in refused(tmp_path, capsys, tmp_path / "none.pt")
 
 
+def test_weights_that_are_not_finite_are_named_with_their_file(tmp_path, capsys):
+    tensors = files.read(vae(tmp_path / "vae.npz"))
+    weight = tensors["encoder_0.conv1.weight"].copy()
+    weight.flat[3] = np.nan
+    files.write(
+        tmp_path / "bad.npz", {f"module.{n}": t for n, t in (tensors | {"encoder_0.conv1.weight": weight}).items()}
+    )
+    said = f"error: {tmp_path}/bad.npz holds NaN or infinity in encoder_0.conv1.weight; take an earlier checkpoint"
+    assert refused(tmp_path, capsys, tmp_path / "bad.npz").startswith(said)
+
+
 @pytest.mark.parametrize("name", ["encoder_0.conv1.bias", "decoder_1.conv4.bias", "encoder_1.vq.dictionary"])
 def test_another_number_of_axes(name, tmp_path, capsys):
     tensors = files.read(vae(tmp_path / "vae.npz"))

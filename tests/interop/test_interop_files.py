@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vqvae_jax.interop import npz_files
 from vqvae_jax.interop.files import read, write
 from vqvae_jax.types import UserError
 
@@ -113,9 +114,28 @@ def test_recordings_of_the_reference():
         read(REFERENCE, key="parma")
 
 
+def test_element_types_are_listed(tmp_path):
+    """Those that are read, and those that are written, which lack one."""
+    (tmp_path / "w").write_bytes(
+        safetensors({"w": {"dtype": "F8_E4M3", "shape": [8], "data_offsets": [0, 8]}}, bytes(8))
+    )
+    with pytest.raises(UserError, match="w is F8_E4M3, which is not read; it must be one of F64, F32, F16, BF16, BOOL"):
+        read(tmp_path / "w")
+    with pytest.raises(UserError, match="is complex64; a .safetensors file is written of F64, F32, F16, I8, I16"):
+        write(tmp_path / "w.safetensors", {"w": np.ones(1, np.complex64)})
+
+
 def test_an_npz_without_a_prefix(tmp_path):
     np.savez_compressed(tmp_path / "w.npz", a=np.zeros(1000), b=np.ones(2))
     assert {name: array.shape for name, array in read(tmp_path / "w.npz").items()} == {"a": (1000,), "b": (2,)}
+
+
+def test_what_lies_beside_the_arrays_of_an_npz_is_passed_over(tmp_path):
+    np.savez(tmp_path / "w.npz", **{"param/w": np.ones(2), "other/w": np.ones(3)})
+    with zipfile.ZipFile(tmp_path / "w.npz", "a") as archive:
+        archive.writestr("param/README.txt", "who made this")
+    assert list(read(tmp_path / "w.npz")) == ["w"]
+    assert sorted(npz_files.names_in(tmp_path / "w.npz")) == ["other/w", "param/w"]
 
 
 def test_an_npz_of_objects_is_refused(tmp_path):

@@ -15,6 +15,7 @@ from interop import torch_bytes as tb
 
 from vqvae_jax.interop import pickles
 from vqvae_jax.interop.files import read, write
+from vqvae_jax.interop.state_dicts import unwrapped
 from vqvae_jax.types import UserError
 
 SAVED = Path(__file__).parent / "saved"
@@ -208,6 +209,15 @@ def test_members_in_one_place_do_not_add_up(tmp_path):
             info.file_size = info.compress_size = zero.file_size
             info.CRC, info.header_offset = zero.CRC, zero.header_offset
     refused(tmp_path, stream.getvalue(), "more bytes than it has")
+
+
+def test_wrappers_in_wrappers(tmp_path):
+    """Thousands, each of which is taken off; of a name made of nothing else the last one stays."""
+    deep, one = "module." * 3000, np.ones(2, np.float32)
+    write(tmp_path / "deep.safetensors", {f"{deep}w": one, f"{deep}n_averaged": one})
+    assert list(unwrapped(read(tmp_path / "deep.safetensors"))) == ["w"]
+    assert list(unwrapped({deep: one})) == ["module."]
+    assert unwrapped({"module.n_averaged": one}) == unwrapped({}) == {}
 
 
 def samples(tmp_path):

@@ -84,6 +84,22 @@ def test_other_tensors_are_refused_by_name(name, what):
         read_torch(SAVED / f"{name}_zip.pt")
 
 
+@pytest.mark.parametrize("kind, what", [("neg", "a negated"), ("conj", "a conjugated")])
+def test_the_sign_of_a_view_is_not_lost(tmp_path, kind, what):
+    """As torch.save writes torch._neg_view(w): the elements of w, and beside them that they are to be negated."""
+    elements = {"0": WEIGHTS["w"].tobytes()}
+
+    def saved(metadata):
+        weight = tb.tensor(metadata=metadata)
+        parameter = tb.call("torch._utils", "_rebuild_parameter", weight, tb.plain(True), tb.plain(None))
+        return tb.zipped(tb.program(tb.dictionary({"w": parameter})), elements)
+
+    with pytest.raises(UserError, match=rf"file.pt holds {what} view; save .resolve_{kind}\(\)$"):
+        read_bytes(tmp_path, saved({kind: True}))
+    for metadata in ({kind: False}, {}, {"backend": 1}):
+        same(read_bytes(tmp_path, saved(metadata)), WEIGHTS)
+
+
 def test_a_whole_module_is_refused():
     with pytest.raises(
         UserError, match=r"no dictionary of tensors, but torch.nn.modules.linear.Linear; save model.state_dict"

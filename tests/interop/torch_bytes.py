@@ -31,10 +31,11 @@ def storage(key, size, kind="FloatStorage", module="torch", view=()):
     return b"(" + plain("storage") + named(module, kind) + b"".join(map(plain, (key, "cpu", size, *view))) + b"tQ"
 
 
-def tensor(key="0", size=4, shape=(4,), strides=(1,), offset=0, kind="FloatStorage"):
+def tensor(key="0", size=4, shape=(4,), strides=(1,), offset=0, kind="FloatStorage", metadata=None):
     hooks = call("collections", "OrderedDict")
     args = storage(key, size, kind), plain(offset), plain(shape), plain(strides), plain(False), hooks
-    return call("torch._utils", "_rebuild_tensor_v2", *args)
+    more = () if metadata is None else (plain(metadata),)
+    return call("torch._utils", "_rebuild_tensor_v2", *args, *more)
 
 
 def program(body):

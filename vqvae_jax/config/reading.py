@@ -181,7 +181,7 @@ def _value(text: str, like: Any) -> Any:
         return text
     try:
         value = plain(ast.literal_eval({"true": "True", "false": "False"}.get(text, text)))
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         value = text
     return (value,) if isinstance(like, tuple) and not isinstance(value, tuple) else value
 

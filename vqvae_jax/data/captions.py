@@ -10,7 +10,8 @@ A file may come several times; files are named as seen from the folder of the ca
 import csv
 import os
 import posixpath
-from collections.abc import Collection, Iterator, Sequence
+import unicodedata
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 
 from vqvae_jax.types import UserError
@@ -39,6 +40,7 @@ def read(path: str, names: Collection[str]) -> dict[str, list[str]]:
             "line, or give a file that is something else another name"
         )
     file, caption = map(header.index, COLUMNS)
+    composed = {unicodedata.normalize("NFC", name): name for name in names}
     for line, row in rows:
         if len(row) != len(header):
             columns = "1 column" if len(row) == 1 else f"{len(row)} columns"
@@ -46,7 +48,7 @@ def read(path: str, names: Collection[str]) -> dict[str, list[str]]:
                 f"{path}, line {line}: {columns}, and the header has {len(header)}; a caption with a comma stands "
                 'between quotes: a.png,"red, and round"'
             )
-        name = _name(row[file], names, path, line)
+        name = _name(row[file], composed, names, path, line)
         found.setdefault(name, []).extend(filter(None, [" ".join(row[caption].split())]))
     return found
 
@@ -82,12 +84,14 @@ def _decoded(line: bytes, path: str, number: int) -> str:
         raise UserError(f"{path}, line {number}: is not UTF-8; save the file as UTF-8") from error
 
 
-def _name(said: str, names: Collection[str], path: str, line: int) -> str:
-    """The picture that a row speaks of."""
+def _name(said: str, composed: Mapping[str, str], names: Collection[str], path: str, line: int) -> str:
+    """The picture that a row speaks of; an "é" is one, whether written as one character or as two (macOS)."""
     plain = said.strip()
     for name in (plain, posixpath.normpath(plain.replace("\\", "/"))):
         if name in names:
             return name
+        if found := composed.get(unicodedata.normalize("NFC", name)):
+            return found
     alike = {name.lower(): name for name in list(names)[:NEAR]}
     near = get_close_matches(plain.lower(), alike, n=1)
     guess = f"did you mean {alike[near[0]]!r}? Else " if near else ""

@@ -30,7 +30,7 @@ WORD = re.compile(r"[^\W_]+")
 GIVE = "give a tokenizer.json of the package `tokenizers`"
 LEARN = f"{GIVE}, or leave text.tokenizer out, so that one is learned from the captions"
 RESTORE = "restore it"
-SIDE = re.compile(r"(?<![^\W_])(left|right)(?=\b|[-_]|wards?)", re.IGNORECASE)
+SIDE = re.compile(r"(?<![^\W_])(left|right)(?=\b|[-_]|wards?|most\b|hand(?:ed)?\b)", re.IGNORECASE)
 
 
 class Tokenizer:

@@ -14,6 +14,7 @@ from vqvae_jax import facts as facts_file
 from vqvae_jax.checkpoint import Checkpoints
 from vqvae_jax.data.text import Tokenizer
 from vqvae_jax.files import check_place, write_checked_json, write_json
+from vqvae_jax.finite import check_finite
 from vqvae_jax.interop import clip, files, latents, metadata, stable_diffusion, var, var_prior
 from vqvae_jax.interop.matches import Match
 from vqvae_jax.interop.places import from_torch
@@ -87,6 +88,7 @@ def import_weights(
         if text_encoder:
             tensors = stable_diffusion.with_encoder(tensors, checkpoint, text_encoder)
         match = recognised(tensors, given, text_encoder)
+    check_used(match, tensors, checkpoint)
     match = var.with_scales(match, scales, image_size, checkpoint)
     match = latents.scaled(in_range(match, value_range, checkpoint), checkpoint, factor, scale)
     words = tokenizer_of(match, tokenizer)
@@ -151,6 +153,8 @@ def import_whole(given: Given, whole: stable_diffusion.Whole) -> tuple[str, Matc
     match = stable_diffusion.as_told(recognise(whole.prior, source, given.heads), whole.encoder_file)
     match = stable_diffusion.with_shape(match, Parts(config, facts).levels[0].shape)
     words = tokenizer_of(match, given.tokenizer or whole.tokenizer)
+    check_used(first, whole.first_stage, source)
+    check_used(match, whole.prior, source)
     with new_folder(workdir) as folder:
         write_stage(folder / stage, first, whole.first_stage, config)
         level = joined(match, whole.prior, (config, facts), folder, workdir, words)
@@ -170,9 +174,17 @@ def import_trained(given: Given, tokenizer: Tensors, transformer: Tensors) -> tu
     first = latents.scaled(first, source, None, given.scale)
     stage, config, facts = NEW[first.kind](first, given.image_size, workdir)
     words = tokenizer_of(match, given.tokenizer)
+    check_used(first, tokenizer, source)
+    check_used(match, transformer, source)
     with new_folder(workdir) as folder:
         write_stage(folder / stage, first, tokenizer, config)
         return joined(match, transformer, (config, facts), folder, workdir, words), match
+
+
+def check_used(match: Match, tensors: Tensors, source: Path) -> None:
+    """UserError where a tensor that becomes a parameter or a code is not finite."""
+    used = {name: tensors[name] for name in match.places if name in tensors}
+    check_finite(str(source), used, "take an earlier checkpoint of that training")
 
 
 def in_range(match: Match, value_range: tuple[float, float] | None, checkpoint: Path) -> Match:

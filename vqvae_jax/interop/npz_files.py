@@ -34,7 +34,7 @@ def read_npz(path: str | Path, key: str | None = None, sections: Container[str] 
         UserError: it is damaged, has no arrays with the prefix, or some that are no numbers.
     """
     with reading(path, "an .npz of plain arrays"), open(path, "rb") as stream, zipfile.ZipFile(stream) as archive:
-        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist() if _is_array(info.filename)}
         if sections is not None:
             members = {name: info for name, info in members.items() if re.split(r"[/\\]", name)[0] in sections}
         chosen = _chosen(members, key, path)
@@ -47,7 +47,7 @@ def read_npz(path: str | Path, key: str | None = None, sections: Container[str] 
 def names_in(path: str | Path) -> list[str]:
     """Names of all arrays; nothing of them is read."""
     with reading(path, "an .npz of plain arrays"), zipfile.ZipFile(path) as archive:
-        return [name.removesuffix(".npy") for name in archive.namelist()]
+        return [name.removesuffix(".npy") for name in archive.namelist() if _is_array(name)]
 
 
 def prefixes(names: Iterable[str], section: str) -> list[str]:
@@ -81,6 +81,10 @@ def write_npz(stream: IO[bytes], tensors: Mapping[str, np.ndarray], words: Mappi
         if words:
             with archive.open(zipfile.ZipInfo(f"{WORDS}.npy"), "w") as member:
                 npy.write_array(member, np.frombuffer(json.dumps(dict(words)).encode(), np.uint8))
+
+
+def _is_array(name: str) -> bool:
+    return name.endswith(".npy")  # others lie beside the arrays, a README say
 
 
 def _chosen(members: dict[str, zipfile.ZipInfo], key: str | None, path: str | Path) -> dict[str, zipfile.ZipInfo]:

@@ -19,6 +19,7 @@ from vqvae_jax.types import UserError
 
 LONGEST = 16 << 20  # bytes; a checkpoint of 10,000 tensors with Adam's moments takes 6 MB
 MOST = 1000  # names that are none of ours
+VIEWS = {"neg": "a negated", "conj": "a conjugated"}  # as the metadata of a tensor call them
 DEEPEST = 100  # tuples in tuples: hashing them recurses in C, without a check
 
 
@@ -96,6 +97,10 @@ def stood_for(value: Any) -> str | None:
     return plain(kind.named) if issubclass(kind, StandIn) else None
 
 
+class View(ValueError):
+    """A tensor whose elements are not those of its storage."""
+
+
 class Dict(dict):
     """collections.OrderedDict, without the attributes that torch hangs on it."""
 
@@ -122,7 +127,10 @@ def load(stream: IO[bytes], path: str | Path) -> tuple[Any, dict[str, Storage]]:
         raise UserError(f"{path} holds more than {LONGEST >> 20} MiB beside its tensors; save weights alone") from error
     stream.seek(start + length)
     unpickler = _Unpickler(io.BytesIO(piece[:length]), path)
-    return unpickler.load(), unpickler.storages
+    try:
+        return unpickler.load(), unpickler.storages
+    except View as error:
+        raise UserError(f"{path} holds {error}") from error
 
 
 class _Unpickler(pickle.Unpickler):
@@ -217,7 +225,11 @@ def _part(storage: Storage, view: Any = None) -> Storage:
     return storage._replace(start=start, stop=start + count)
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *more: Any) -> Tensor:
+    metadata = more[2] if len(more) > 2 else None  # behind requires_grad and hooks
+    if isinstance(metadata, dict):
+        for kind in filter(metadata.get, VIEWS):
+            raise View(f"{VIEWS[kind]} view; save .resolve_{kind}()")
     if not isinstance(storage, Storage) or not _is_size(offset):
         raise ValueError("a tensor without a storage")
     return Tensor(storage, offset, _sizes(shape), _sizes(strides))

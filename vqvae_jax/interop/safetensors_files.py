@@ -78,7 +78,9 @@ def _check(header: dict[str, Any], size: int, path: str | Path) -> None:
     for name, entry in header.items():
         dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
         if dtype not in DTYPE:
-            raise UserError(f"{path}: {plain(name)} is {plain(dtype)}, which is not read; it must be one of {_known()}")
+            raise UserError(
+                f"{path}: {plain(name)} is {plain(dtype)}, which is not read; it must be one of {', '.join(DTYPE)}"
+            )
         if not all(type(number) is int and number >= 0 for number in (*shape, start, end)):
             raise ValueError(f"{plain(name)} has a shape that is none")
         if end - start != math.prod(shape) * np.dtype(DTYPE[dtype]).itemsize:
@@ -102,9 +104,6 @@ def _name(name: str, array: np.ndarray) -> str:
         raise UserError("a .safetensors file has no room for a tensor called '__metadata__'; write an .npz")
     found = NAME.get(array.dtype.newbyteorder("<"))
     if found is None:
-        raise UserError(f"{name} is {array.dtype}; a .safetensors file is written of {_known()}: convert it first")
+        known = ", ".join(NAME.values())
+        raise UserError(f"{name} is {array.dtype}; a .safetensors file is written of {known}: convert it first")
     return found
-
-
-def _known() -> str:
-    return ", ".join(name for name in DTYPE if name != "BF16")

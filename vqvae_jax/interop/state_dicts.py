@@ -1,6 +1,6 @@
 """Which of the dictionaries in a training's file holds the weights."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vqvae_jax.interop.pickles import Tensor, stood_for
@@ -8,6 +8,7 @@ from vqvae_jax.interop.reading import plain
 from vqvae_jax.types import UserError, unknown
 
 WRAPPERS = ("module.", "_orig_mod.", "params/", "params.")  # of DataParallel, of torch.compile, of Flax
+AVERAGED = "n_averaged"  # how many AveragedModel has seen
 # Of latent diffusion's whole models: the autoencoder, the U-Net, and as Stable Diffusion 1 has it the text encoder.
 FIRST_STAGE, UNET, CLIP = "first_stage_model.", "model.diffusion_model.", "cond_stage_model.transformer."
 TRAINED = ("vae_local", "var_wo_ddp")  # VAR's trainer saves two state dicts by these names
@@ -55,13 +56,26 @@ def unwrapped(tensors: dict[str, Any]) -> dict[str, Any]:
 
     Of a whole model of latent diffusion its autoencoder, U-Net and text encoder, and the scale of its latents.
     """
-    tensors = {name: tensor for name, tensor in tensors.items() if name != "n_averaged"}
-    for prefix in WRAPPERS:
-        if tensors and all(name.startswith(prefix) and name != prefix for name in tensors):
-            return unwrapped({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
+    names, start = _inside_wrappers(tensors)
+    tensors = {name[start:]: tensors[name] for name in names}
     if not any(name.startswith(FIRST_STAGE) for name in tensors):
         return tensors
     return {name: one for name, one in tensors.items() if name.startswith((FIRST_STAGE, UNET, CLIP)) or name == SCALE}
+
+
+def _inside_wrappers(names: Iterable[str]) -> tuple[list[str], int]:
+    """The names but for n_averaged, and the characters of the wrappers at the beginning of each."""
+    start = 0
+    while True:
+        names = [name for name in names if not (name.endswith(AVERAGED) and len(name) == start + len(AVERAGED))]
+        shared = (prefix for prefix in WRAPPERS if names and all(_goes_on(name, prefix, start) for name in names))
+        if not (prefix := next(shared, "")):
+            return names, start
+        start += len(prefix)
+
+
+def _goes_on(name: str, prefix: str, start: int) -> bool:
+    return name.startswith(prefix, start) and len(name) > start + len(prefix)
 
 
 def first_stage(tensors: dict[str, Any]) -> dict[str, Any]:
