@@ -23,7 +23,7 @@ from vqvae_jax.files import atomically, check_place
 from vqvae_jax.trained import Trained
 from vqvae_jax.types import Level, UserError
 
-IMAGES, TOKENS = "images.npz", "own_tokens"  # in the workdir
+IMAGES, TOKENS = configs.OWN  # in the workdir
 MOST_LABELS = 1 << 20  # more kinds than anybody has; a table is kept of each
 LEVEL = "codes"  # the one of `vqvae`, whose section stands in for what made own tokens
 

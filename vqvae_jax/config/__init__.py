@@ -26,6 +26,7 @@ from vqvae_jax.config.switching import Switch
 from vqvae_jax.config.workdir import (
     BEGUN_IN,
     FILE,
+    OWN,
     agree,
     changed,
     check_saved,
@@ -41,6 +42,7 @@ __all__ = [
     "AUTOENCODER",
     "BEGUN_IN",
     "FILE",
+    "OWN",
     "ROOT",
     "SECTIONS",
     "WHOLE",
