@@ -397,6 +397,29 @@ def test_other_samples_are_drawn_anew(copy, trained):
     assert (copy / "metrics.json").stat().st_mtime_ns == before[1]
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "again"),
+    [
+        ("config.priors.top.sample_steps", 3, "samples.png report.html metrics.json"),
+        ("config.sample.temperature", 0.5, "samples.png report.html metrics.json"),
+        ("config.sample.count", 9, "samples.png report.html"),  # distances are of another number
+        ("config.priors.top.train.log_every", 9, ""),
+    ],
+)
+def test_what_another_way_of_drawing_makes_anew(field, value, again, tmp_path):
+    """Of a prior's own fields too. What was measured of samples is measured again; without samples it stays."""
+    names, before = ("samples.png", "report.html", "metrics.json"), configs.read("configs/openmoji_maskgit.py")
+    configs.save(before, tmp_path)
+    asked = configs.read("configs/openmoji_maskgit.py", [f"--{field}={value}"])
+    assert configs.changed(before, asked).keys() == {field}
+    for distances in ({"samples": {}}, {"reconstructions": {}}):
+        for name in names:
+            (tmp_path / name).write_text(json.dumps({"distances": distances}))
+        recipe.Recipe._forget_other_samples(SimpleNamespace(workdir=tmp_path, config=asked))
+        gone = {name for name in names if not (tmp_path / name).exists()}
+        assert gone == set(again.split()) - ({"metrics.json"} if "samples" not in distances else set())
+
+
 # --- evaluation
 
 

@@ -34,6 +34,7 @@ from vqvae_jax.config.workdir import (
     listed,
     load,
     located,
+    of_drawing,
     save,
 )
 from vqvae_jax.limits import WHOLE
@@ -68,6 +69,7 @@ __all__ = [
     "load",
     "located",
     "nearest_size",
+    "of_drawing",
     "of_stage",
     "path_of",
     "read",

@@ -135,10 +135,15 @@ def listed(differing: Mapping[str, tuple[str, str]]) -> str:
     return "; ".join(f"{path}: {was} → {now}" for path, (was, now) in differing.items())
 
 
+def of_drawing(path: str) -> bool:
+    """Whether the field of a dotted path says how pictures are drawn, and no more than that."""
+    of_sampler = path.startswith("config.priors.") and path.rpartition(".")[2].startswith("sample_")
+    return path.startswith("config.sample.") or of_sampler
+
+
 def _may_change(path: str) -> bool:
     *_, section, field = path.split(".")
-    of_sampler = path.startswith("config.priors.") and field.startswith("sample_")
-    return path.startswith("config.sample.") or of_sampler or (section == "train" and field in CADENCES)
+    return of_drawing(path) or (section == "train" and field in CADENCES)
 
 
 def _shown(values: Mapping[str, Any], path: str) -> str:
