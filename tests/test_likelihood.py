@@ -239,6 +239,20 @@ def test_own_arrays_are_found_in_a_workdir_that_was_moved(tmp_path, name):
         configs.differs(moved_config(after, name), after)
 
 
+def test_without_labels_too_a_config_is_whole_with_its_changes(tmp_path, monkeypatch):
+    """Alone it says neither how long is trained nor of which size images are."""
+    ran, quantizer = [], {"name": "vq", "codebook_size": 8}
+    monkeypatch.setattr(fitted, "_run", lambda config, workdir: ran.append(config))
+    written = {"autoencoder": {"name": "vqvae", "quantizer": quantizer}, "priors": {"codes": {"name": "pixelcnn"}}}
+    written["priors"]["codes"]["label_condition"] = True
+    changes = {"train.steps": 5, "priors.codes.train.steps": 7}
+    for labels in (None, np.zeros(9, int)):
+        vqvae_jax.fit(np.zeros((9, 28, 28), np.uint8), tmp_path / "run", written, changes, labels)
+    assert [one["priors"]["codes"]["label_condition"] for one in ran] == [False, True]
+    assert all((one["train"]["steps"], one["priors"]["codes"]["train"]["steps"]) == (5, 7) for one in ran)
+    assert all(one["dataset"]["image_size"] == 28 for one in ran)
+
+
 def test_changes_may_be_numpys_numbers():
     changes = fitted._fields({"train.steps": np.int64(5), "optimizer.learning_rate": np.float64(0.5)})
     made = fitted.configured("configs/openmoji_hierarchical.py", changes)

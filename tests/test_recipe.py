@@ -502,6 +502,24 @@ def test_a_relative_path_of_the_data_is_found_from_anywhere(tmp_path, monkeypatc
         recipe.run(more, workdir)
 
 
+def test_a_relative_path_of_the_data_is_found_behind_a_link(tmp_path, monkeypatch):
+    """As where `runs` is a link to a larger disk; what lies beside that is not taken."""
+    (tmp_path / "project" / "data").mkdir(parents=True)
+    (tmp_path / "disk" / "me" / "runs").mkdir(parents=True)
+    (tmp_path / "disk" / "me" / "data").mkdir()
+    (tmp_path / "project" / "runs").symlink_to(tmp_path / "disk" / "me" / "runs")
+    for where in ("project", "disk/me"):
+        (tmp_path / where / "data" / "images.npz").write_bytes(where.encode())
+    monkeypatch.chdir(tmp_path / "project")
+    workdir = tmp_path / "project" / "runs" / "a"
+    workdir.mkdir()
+    facts_file.write({"image_size": 16, "channels": 3, "label_names": [], "label_counts": []}, Path("runs/a"))
+    monkeypatch.chdir(tmp_path)
+    for seen in (workdir, workdir.resolve(), Path("project/runs/a")):
+        found = recipe.located(tiny("data/images.npz"), seen)["dataset"]["path"]
+        assert Path(found).read_text() == "project"
+
+
 def test_sigterm_between_two_stages_says_what_ctrl_c_says(copy, monkeypatch, capsys):
     """As the top begins to encode; nothing of the autoencoder is touched, and SIGTERM is as it was."""
     import launch

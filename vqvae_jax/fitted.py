@@ -41,10 +41,12 @@ def fit(
     arrays, workdir = _splits(images, labels, test_images, test_labels), Path(workdir).expanduser()
     path, size = workdir.resolve() / IMAGES, arrays[next(iter(arrays))].shape[1]
     own = {"dataset.name": "npz", "dataset.path": str(path), "dataset.image_size": size}
+    said = _fields(changes)
+    complete = configured(config, own | said)
     if labels is None:
-        sections = configured(config, {})["priors"].items()
+        sections = complete["priors"].items()
         own |= {f"priors.{level}.label_condition": False for level, one in sections if "label_condition" in one}
-    complete = configured(config, own | _fields(changes))
+        complete = configured(config, own | said)
     check_place("workdir", workdir)
     _keep(path, arrays)
     return _run(complete, workdir)

@@ -58,7 +58,7 @@ def located(config: Mapping[str, Any], workdir: str | Path, begun_in: str | None
     dataset = config["dataset"]
     if own := _own(config, workdir):
         return {**config, "dataset": {**dataset, "path": own}}
-    there = Path(workdir) / (begun_in or "") / dataset["path"]
+    there = Path(os.path.realpath(workdir)) / (begun_in or "") / dataset["path"]
     if begun_in is None or not dataset["path"] or Path(dataset["path"]).exists() or not there.exists():
         return dict(config)
     return {**config, "dataset": {**dataset, "path": os.path.normpath(there)}}
