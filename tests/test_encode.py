@@ -192,6 +192,21 @@ def test_pictures_that_changed_are_encoded_anew(trained, pictures, tmp_path, ref
     assert "holds the tokens of other images" in refuse(*argv)
 
 
+def test_captions_that_changed_are_not_kept(trained, pictures, tmp_path, refuse):
+    """Names, labels and pixels are the same; where captions come, change or go, the texts are others."""
+    argv = ("encode", f"--workdir={trained[0]}", f"--images={pictures}", f"--output={tmp_path / 'tokens'}")
+    captions, old = pictures / "captions.csv", "file,caption\ndogs/0.png,a dog\n"
+    captions.write_text(old)
+    assert run(*argv) == 0 and tokens.read(tmp_path / "tokens", "train").text[3] == "a dog"
+    for new in ("file,caption\ndogs/0.png,a hound\n", "file,caption\ndogs/2.png,a dog\n", None):
+        captions.unlink()
+        if new:
+            captions.write_text(new)
+        assert "holds the tokens of other images or captions" in refuse(*argv)
+    captions.write_text(old)
+    assert run(*argv) == 0
+
+
 def test_streamed_pictures_that_cannot_be_read_have_no_tokens(trained, pictures, tmp_path, monkeypatch, capsys):
     for name in ("decoded", "streamed"):
         argv = ("encode", f"--workdir={trained[0]}", f"--images={pictures}", f"--output={tmp_path / name}")

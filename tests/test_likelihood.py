@@ -1,13 +1,16 @@
 """How likely pictures are, and what the Python door refuses. The run is the one of test_recipe.py."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_recipe import trained_run
+from test_recipe import tiny, trained_run
 
 import vqvae_jax
 from vqvae_jax import codec, data, fitted
+from vqvae_jax import config as configs
 from vqvae_jax.drawn import key_of
 from vqvae_jax.types import Condition, Level, UserError
 
@@ -216,6 +219,44 @@ def test_home_is_one_folder(tmp_path, monkeypatch):
     assert ran == [(str(tmp_path / "run" / "images.npz"), tmp_path / "run")]
     with pytest.raises(UserError, match=f"^{tmp_path}/run is not a workdir"):
         vqvae_jax.load("~/run")
+
+
+def moved_config(workdir, name):
+    return tiny(workdir / name, dataset__name="npz" if name.endswith("npz") else "tokens")
+
+
+@pytest.mark.parametrize("name", configs.OWN)
+def test_own_arrays_are_found_in_a_workdir_that_was_moved(tmp_path, name):
+    """Also where something else lies at the old place by now; data that lie elsewhere are those of their path."""
+    before, after = tmp_path / "before", tmp_path / "after"
+    (before / name).mkdir(parents=True)
+    configs.save(moved_config(before, name), before)
+    shutil.copytree(before, after)
+    for _ in range(2):
+        stored = configs.load(after)
+        assert configs.located(stored, after, None)["dataset"]["path"] == str(after / name)
+        assert not configs.differs(stored, after) and not configs.differs(moved_config(after, name), after)
+        with pytest.raises(UserError, match=r"config\.dataset\.path: .*before.* → .*elsewhere"):
+            configs.differs(moved_config(tmp_path / "elsewhere", f"other_{name}"), after)
+        shutil.rmtree(before, ignore_errors=True)
+    (after / name).rmdir()
+    assert configs.located(stored, after, None) == stored
+    with pytest.raises(UserError, match=r"config\.dataset\.path"):
+        configs.differs(moved_config(after, name), after)
+
+
+def test_without_labels_too_a_config_is_whole_with_its_changes(tmp_path, monkeypatch):
+    """Alone it says neither how long is trained nor of which size images are."""
+    ran, quantizer = [], {"name": "vq", "codebook_size": 8}
+    monkeypatch.setattr(fitted, "_run", lambda config, workdir: ran.append(config))
+    written = {"autoencoder": {"name": "vqvae", "quantizer": quantizer}, "priors": {"codes": {"name": "pixelcnn"}}}
+    written["priors"]["codes"]["label_condition"] = True
+    changes = {"train.steps": 5, "priors.codes.train.steps": 7}
+    for labels in (None, np.zeros(9, int)):
+        vqvae_jax.fit(np.zeros((9, 28, 28), np.uint8), tmp_path / "run", written, changes, labels)
+    assert [one["priors"]["codes"]["label_condition"] for one in ran] == [False, True]
+    assert all((one["train"]["steps"], one["priors"]["codes"]["train"]["steps"]) == (5, 7) for one in ran)
+    assert all(one["dataset"]["image_size"] == 28 for one in ran)
 
 
 def test_changes_may_be_numpys_numbers():

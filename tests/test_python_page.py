@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_recipe import tiny, trained_run
+from test_recipe import files, tiny, trained_run
 
 import vqvae_jax
 from vqvae_jax import fitted
@@ -82,6 +82,11 @@ def check_fitted(space):
     assert all((workdir / name).is_file() for name in ("report.html", "samples.png", "metrics.json", "images.npz"))
     assert sum(mine.facts["label_counts"]) == mine.facts["train_images"] < 96
     assert vqvae_jax.load(workdir).sample(count=2).tobytes() == mine.sample(count=2).tobytes()
+    moved, changes = Path(shutil.move(workdir, workdir.with_name("moved"))), {"train.steps": 2, "train.batch_size": 16}
+    before = files(moved)
+    fitted.fit(space["photos"], moved, "", changes | {"priors.top.train.steps": 2}, space["kinds"])
+    assert files(moved) == before
+    assert vqvae_jax.load(moved).evaluate(samples=0)["images"] > 0
 
 
 def check_prior(space):

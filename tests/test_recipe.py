@@ -397,6 +397,29 @@ def test_other_samples_are_drawn_anew(copy, trained):
     assert (copy / "metrics.json").stat().st_mtime_ns == before[1]
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "again"),
+    [
+        ("config.priors.top.sample_steps", 3, "samples.png report.html metrics.json"),
+        ("config.sample.temperature", 0.5, "samples.png report.html metrics.json"),
+        ("config.sample.count", 9, "samples.png report.html"),  # distances are of another number
+        ("config.priors.top.train.log_every", 9, ""),
+    ],
+)
+def test_what_another_way_of_drawing_makes_anew(field, value, again, tmp_path):
+    """Of a prior's own fields too. What was measured of samples is measured again; without samples it stays."""
+    names, before = ("samples.png", "report.html", "metrics.json"), configs.read("configs/openmoji_maskgit.py")
+    configs.save(before, tmp_path)
+    asked = configs.read("configs/openmoji_maskgit.py", [f"--{field}={value}"])
+    assert configs.changed(before, asked).keys() == {field}
+    for distances in ({"samples": {}}, {"reconstructions": {}}):
+        for name in names:
+            (tmp_path / name).write_text(json.dumps({"distances": distances}))
+        recipe.Recipe._forget_other_samples(SimpleNamespace(workdir=tmp_path, config=asked))
+        gone = {name for name in names if not (tmp_path / name).exists()}
+        assert gone == set(again.split()) - ({"metrics.json"} if "samples" not in distances else set())
+
+
 # --- evaluation
 
 
@@ -477,6 +500,24 @@ def test_a_relative_path_of_the_data_is_found_from_anywhere(tmp_path, monkeypatc
     shutil.rmtree("moved/data")
     with pytest.raises(UserError, match="data/images.npz: there is no such file"):
         recipe.run(more, workdir)
+
+
+def test_a_relative_path_of_the_data_is_found_behind_a_link(tmp_path, monkeypatch):
+    """As where `runs` is a link to a larger disk; what lies beside that is not taken."""
+    (tmp_path / "project" / "data").mkdir(parents=True)
+    (tmp_path / "disk" / "me" / "runs").mkdir(parents=True)
+    (tmp_path / "disk" / "me" / "data").mkdir()
+    (tmp_path / "project" / "runs").symlink_to(tmp_path / "disk" / "me" / "runs")
+    for where in ("project", "disk/me"):
+        (tmp_path / where / "data" / "images.npz").write_bytes(where.encode())
+    monkeypatch.chdir(tmp_path / "project")
+    workdir = tmp_path / "project" / "runs" / "a"
+    workdir.mkdir()
+    facts_file.write({"image_size": 16, "channels": 3, "label_names": [], "label_counts": []}, Path("runs/a"))
+    monkeypatch.chdir(tmp_path)
+    for seen in (workdir, workdir.resolve(), Path("project/runs/a")):
+        found = recipe.located(tiny("data/images.npz"), seen)["dataset"]["path"]
+        assert Path(found).read_text() == "project"
 
 
 def test_sigterm_between_two_stages_says_what_ctrl_c_says(copy, monkeypatch, capsys):

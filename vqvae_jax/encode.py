@@ -12,6 +12,7 @@ import numpy as np
 from vqvae_jax import codec, data, logs
 from vqvae_jax.checkpoint import Step
 from vqvae_jax.data import folder
+from vqvae_jax.data import text as text_files
 from vqvae_jax.data import tokens as token_files
 from vqvae_jax.data.arrays import shares, wants
 from vqvae_jax.data.token_arrays import TokenArrays
@@ -52,7 +53,7 @@ def encode(workdir: Path, output: Path, dataset: Mapping[str, Any] | None = None
     _check_model(model, asked)
     splits = {name: arrays for name, arrays in _splits(asked, model.facts) if len(arrays)}
     _check(model, asked, splits)
-    source = {"autoencoder": model.checksum, "dataset": asked, "images": fingerprint(asked, splits)}
+    source = {"autoencoder": model.checksum, "dataset": asked, "images": fingerprint(asked, splits), **_texts(splits)}
     if token_files.is_written(output, source):
         return _counts(output)
     _refuse_others(output)
@@ -86,6 +87,13 @@ def fingerprint(dataset: Mapping[str, Any], splits: Mapping[str, data.Arrays]) -
     if dataset["name"] == "folder":
         digest.update(folder.fingerprint_of(dataset["path"]).encode())
     return digest.hexdigest()
+
+
+def _texts(splits: Mapping[str, data.Arrays]) -> dict[str, int]:
+    """The checksum of their captions, which may change while the images stay; nothing where there are none."""
+    if all(arrays.text is None for arrays in splits.values()):
+        return {}
+    return {"texts": text_files.checksum(arrays.text for arrays in splits.values())}
 
 
 def _watched(model: Trained, images: Any, bar: Any) -> list[np.ndarray]:
@@ -139,7 +147,9 @@ def _check(model: Trained, dataset: Mapping[str, Any], splits: Mapping[str, data
 def _refuse_others(output: Path) -> None:
     """UserError where the folder holds something else; what an interrupted call left is not."""
     if (output / token_files.FILE).exists():
-        raise UserError(f"{output} holds the tokens of other images or another autoencoder; choose another --output")
+        raise UserError(
+            f"{output} holds the tokens of other images or captions, or of another autoencoder; choose another --output"
+        )
     _refuse_strangers(output)
 
 

@@ -65,7 +65,7 @@ def read(workdir: Path) -> dict[str, Any]:
 def write(facts: Mapping[str, Any], workdir: Path) -> None:
     """Once, with the folder that relative paths of the config begin at."""
     if not are_written(workdir):
-        here = os.path.relpath(Path.cwd(), workdir)
+        here = os.path.relpath(Path.cwd(), os.path.realpath(workdir))  # ".." leads out of the folder, not of a link
         write_checked_json(workdir / FILE, {**facts, BEGUN_IN: here})
 
 

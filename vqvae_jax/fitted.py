@@ -23,7 +23,7 @@ from vqvae_jax.files import atomically, check_place
 from vqvae_jax.trained import Trained
 from vqvae_jax.types import Level, UserError
 
-IMAGES, TOKENS = "images.npz", "own_tokens"  # in the workdir
+IMAGES, TOKENS = configs.OWN  # in the workdir
 MOST_LABELS = 1 << 20  # more kinds than anybody has; a table is kept of each
 LEVEL = "codes"  # the one of `vqvae`, whose section stands in for what made own tokens
 
@@ -41,10 +41,12 @@ def fit(
     arrays, workdir = _splits(images, labels, test_images, test_labels), Path(workdir).expanduser()
     path, size = workdir.resolve() / IMAGES, arrays[next(iter(arrays))].shape[1]
     own = {"dataset.name": "npz", "dataset.path": str(path), "dataset.image_size": size}
+    said = _fields(changes)
+    complete = configured(config, own | said)
     if labels is None:
-        sections = configured(config, {})["priors"].items()
+        sections = complete["priors"].items()
         own |= {f"priors.{level}.label_condition": False for level, one in sections if "label_condition" in one}
-    complete = configured(config, own | _fields(changes))
+        complete = configured(config, own | said)
     check_place("workdir", workdir)
     _keep(path, arrays)
     return _run(complete, workdir)

@@ -29,6 +29,7 @@ from vqvae_jax.data.augment import normalise, view
 from vqvae_jax.files import atomically, write_json
 from vqvae_jax.lock import alone_in
 from vqvae_jax.parts import Parts, autoencoder_checksum, facts_of_tokens
+from vqvae_jax.report.words import metrics_of
 from vqvae_jax.trained import TRAINING, Trained
 from vqvae_jax.types import UserError
 
@@ -272,10 +273,16 @@ class Recipe:
         )
 
     def _forget_other_samples(self) -> None:
-        """Where the section `sample` has changed, samples.png is to be drawn anew."""
-        if (self.workdir / configs.FILE).is_file() and configs.load(self.workdir)["sample"] != self.config["sample"]:
-            for stale in ("samples.png", report.FILE):
-                (self.workdir / stale).unlink(missing_ok=True)
+        """Where pictures are drawn otherwise than before, samples.png and what was measured of samples are others."""
+        known = (self.workdir / configs.FILE).is_file()
+        differing = configs.changed(configs.load(self.workdir), self.config) if known else {}
+        otherwise = set(filter(configs.of_drawing, differing))
+        stale = {"samples.png", report.FILE} if otherwise else set()
+        if otherwise - {"config.sample.count"}:  # as many are measured whatever it is
+            distances = metrics_of(self.workdir / evaluate.FILE).get("distances", {})
+            stale |= {evaluate.FILE} if "samples" in distances else set()
+        for name in stale:
+            (self.workdir / name).unlink(missing_ok=True)
 
     def _check_test_split(self) -> None:
         """What is measured after the training is to be there before it."""

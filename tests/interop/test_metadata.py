@@ -12,6 +12,7 @@ from vqvae_jax import config as configs
 from vqvae_jax import parts
 from vqvae_jax.__main__ import main
 from vqvae_jax.checkpoint import Checkpoints
+from vqvae_jax.data import text as text_files
 from vqvae_jax.files import write_json
 from vqvae_jax.interop import files, importing
 from vqvae_jax.quantizers import QUANTIZERS
@@ -156,6 +157,47 @@ def test_another_range_than_the_file_says(exported, tmp_path, capsys):
     for path in exported:
         bring = ["import", f"--checkpoint={path}", f"--workdir={tmp_path / 'a'}", "--range=0,1"]
         assert "says itself that its values go from -1.0 to 1.0" in said_by(capsys, 2, *bring)
+
+
+@pytest.mark.parametrize("names", [["größe", "cat"], ["cat", "dog"]])
+def test_labels_of_other_names_or_another_order(names, tmp_path, capsys):
+    """A prior knows labels by number: those of the workdir would get the pictures of others."""
+    prior, run = tmp_path / "top.npz", workdir(tmp_path / "run", priors={"top": PRIOR})
+    assert main(["export", f"--workdir={run}", "--stage=top", f"--output={prior}"]) == 0
+    for where, known in (("other", names), ("same", FACTS["label_names"])):
+        there = workdir(tmp_path / where)
+        write_json(there / "data.json", {**FACTS, "label_names": known})
+        said = said_by(capsys, 2 * (where == "other"), "import", f"--checkpoint={prior}", f"--workdir={there}")
+        number = [one == two for one, two in zip(FACTS["label_names"], names, strict=True)].index(False)
+        line = f"learned label {number} as {FACTS['label_names'][number]!r}, in {there} it is {names[number]!r}"
+        assert (line in said) == (where == "other")
+
+
+TOLD = {"name": "maskgit", "width": 8, "layers": 1, "heads": 2, "text_condition": True}
+
+
+def test_another_tokenizer_of_the_same_size(tmp_path, capsys):
+    texts = {"own": ["red heart", "green circle"] * 3, "other": ["blue horse", "yellow field"] * 3}
+    for name, heard in texts.items():
+        (tmp_path / f"{name}.json").write_text(text_files.learned(heard, 270))
+    own, other = (text_files.read(tmp_path / f"{name}.json", 24) for name in texts)
+    assert own.size == other.size and own.crc32 != other.crc32
+    run = workdir(tmp_path / "run", priors={"top": TOLD, "bottom": TOLD}, text={"vocab_size": 270, "length": 24})
+    write_json(run / "data.json", FACTS | {"tokenizer": own.crc32})
+    for stage in ("top", "bottom"):
+        path = tmp_path / f"{stage}.npz"
+        assert main(["export", f"--workdir={run}", f"--stage={stage}", f"--output={path}"]) == 0
+    bring = ["import", f"--checkpoint={tmp_path / 'top.npz'}", f"--workdir={tmp_path / 'back'}"]
+    said = said_by(capsys, 2, *bring, f"--tokenizer={tmp_path / 'other.json'}")
+    assert "is not the tokenizer that the prior 'top' of a workdir" in said and "the tokenizer.json of" in said
+    assert not (tmp_path / "back").exists()
+    said_by(capsys, 0, *bring, f"--tokenizer={tmp_path / 'own.json'}")
+    assert vqvae_jax.load(tmp_path / "back").tokenizer.crc32 == own.crc32
+    beside = ["import", f"--checkpoint={tmp_path / 'bottom.npz'}", f"--workdir={tmp_path / 'back'}"]
+    facts = tmp_path / "back" / "data.json"
+    known = {name: one for name, one in json.loads(facts.read_text()).items() if name != "crc32"}
+    write_json(facts, known | {"tokenizer": other.crc32})
+    assert "has a prior that is told texts in other numbers" in said_by(capsys, 2, *beside)
 
 
 def test_tensors_that_were_not_exported(exported, tmp_path, capsys):

@@ -26,6 +26,7 @@ from vqvae_jax.config.switching import Switch
 from vqvae_jax.config.workdir import (
     BEGUN_IN,
     FILE,
+    OWN,
     agree,
     changed,
     check_saved,
@@ -33,6 +34,7 @@ from vqvae_jax.config.workdir import (
     listed,
     load,
     located,
+    of_drawing,
     save,
 )
 from vqvae_jax.limits import WHOLE
@@ -41,6 +43,7 @@ __all__ = [
     "AUTOENCODER",
     "BEGUN_IN",
     "FILE",
+    "OWN",
     "ROOT",
     "SECTIONS",
     "WHOLE",
@@ -66,6 +69,7 @@ __all__ = [
     "load",
     "located",
     "nearest_size",
+    "of_drawing",
     "of_stage",
     "path_of",
     "read",

@@ -13,6 +13,7 @@ from vqvae_jax.types import UserError
 
 FILE = "config.json"
 BEGUN_IN = "begun_in"  # in data.json: the folder that relative paths begin at, as seen from the workdir
+OWN = ("images.npz", "own_tokens")  # data that `fit` and `fit_prior` keep in the workdir, and that move with it
 LAYERS = "stack"  # in place of all sections: bare layers, imported
 # What may change when a run goes on, in each `train` section; all of `sample` may, and a prior's fields `sample_…`.
 CADENCES = {"steps", "epochs", "log_every", "evaluate_every", "checkpoint_every", "pictures_every", "keep", "profile"}
@@ -50,18 +51,30 @@ def load(workdir: str | Path) -> dict[str, Any]:
 
 
 def located(config: Mapping[str, Any], workdir: str | Path, begun_in: str | None) -> dict[str, Any]:
-    """The config, its relative `dataset.path` where the data lie: from here, else from where the run was begun."""
+    """The config, its `dataset.path` where the data lie.
+
+    Own arrays lie in the workdir, wherever that is now; a relative path begins here, else where the run was begun.
+    """
     dataset = config["dataset"]
-    there = Path(workdir) / (begun_in or "") / dataset["path"]
+    if own := _own(config, workdir):
+        return {**config, "dataset": {**dataset, "path": own}}
+    there = Path(os.path.realpath(workdir)) / (begun_in or "") / dataset["path"]
     if begun_in is None or not dataset["path"] or Path(dataset["path"]).exists() or not there.exists():
         return dict(config)
     return {**config, "dataset": {**dataset, "path": os.path.normpath(there)}}
 
 
+def _own(config: Mapping[str, Any], workdir: str | Path) -> str | None:
+    """Where own arrays lie that the workdir keeps; None where the data are others."""
+    there = Path(os.path.realpath(workdir)) / Path(config["dataset"]["path"]).name
+    return str(there) if there.name in OWN and there.exists() else None
+
+
 def agree(config: Mapping[str, Any], workdir: str | Path) -> None:
     """Before a run starts or goes on: the workdir's config is this one, from now on.
 
-    Durations, cadences, `on_nan` and `sample` may differ from what is stored, and are stored anew.
+    Durations, cadences, `on_nan` and `sample` may differ from what is stored, and are stored anew; own arrays may have
+    moved with their workdir.
 
     Raises:
         UserError: anything else differs; all of it is listed, nothing is written.
@@ -74,7 +87,10 @@ def differs(config: Mapping[str, Any], workdir: str | Path) -> bool:
     """Whether `agree` would write; it raises the same error, and nothing is written."""
     if not (Path(workdir) / FILE).is_file():
         return True
-    differing = changed(load(workdir), config)
+    stored = load(workdir)
+    differing = changed(stored, config)
+    if (own := _own(stored, workdir)) and own == _own(config, workdir):
+        differing.pop("config.dataset.path", None)
     refused = {path: values for path, values in differing.items() if not _may_change(path)}
     if refused:
         raise UserError(
@@ -119,10 +135,15 @@ def listed(differing: Mapping[str, tuple[str, str]]) -> str:
     return "; ".join(f"{path}: {was} → {now}" for path, (was, now) in differing.items())
 
 
+def of_drawing(path: str) -> bool:
+    """Whether the field of a dotted path says how pictures are drawn, and no more than that."""
+    of_sampler = path.startswith("config.priors.") and path.rpartition(".")[2].startswith("sample_")
+    return path.startswith("config.sample.") or of_sampler
+
+
 def _may_change(path: str) -> bool:
     *_, section, field = path.split(".")
-    of_sampler = path.startswith("config.priors.") and field.startswith("sample_")
-    return path.startswith("config.sample.") or of_sampler or (section == "train" and field in CADENCES)
+    return of_drawing(path) or (section == "train" and field in CADENCES)
 
 
 def _shown(values: Mapping[str, Any], path: str) -> str:

@@ -12,6 +12,7 @@ from vqvae_jax.types import Model
 Shapes = Mapping[str, Shape]
 Kind = Literal["autoencoder", "prior", "stack"]
 HEADS = 2  # of the reference's attention
+LEARNED_WITH = "learned_with"  # in `facts`: the CRC32 of the tokenizer of an exported prior that is told texts
 
 
 class Match(NamedTuple):

@@ -16,7 +16,7 @@ from vqvae_jax import config as configs
 from vqvae_jax.autoencoders.vqgan import VQGAN
 from vqvae_jax.facts import as_list
 from vqvae_jax.interop import diffusers, files, latents, vqgan
-from vqvae_jax.interop.matches import Match
+from vqvae_jax.interop.matches import LEARNED_WITH, Match
 from vqvae_jax.interop.places import differences, shapes, shapes_of
 from vqvae_jax.interop.reading import reading
 from vqvae_jax.interop.twins import places_of
@@ -130,8 +130,9 @@ def prior(told: Told) -> Match:
         "range": config["dataset"]["range"],
         "autoencoder": config["autoencoder"],
         "levels": list(map(as_list, parts.levels)),
-        **({"text": config["text"]} if config["priors"][told.stage].get("text_condition") else {}),
         "sample": config["sample"],
     }
+    if config["priors"][told.stage].get("text_condition"):
+        facts |= {"text": config["text"], LEARNED_WITH: told.facts.get("tokenizer")}  # None: imported without it
     title = f"the prior {told.stage!r} of a workdir, {config['priors'][told.stage]['name']}"
     return Match(title, "prior", config["priors"][told.stage], facts, module, like, places_of(module, like))

@@ -140,10 +140,23 @@ def fitting_facts(match: Match, config: Mapping[str, Any], facts: dict[str, Any]
     labels = facts["label_names"]
     if match.facts["num_labels"] and labels and len(labels) != match.facts["num_labels"]:
         raise UserError(f"{match.title} knows {match.facts['num_labels']} labels, {workdir} has {len(labels)}")
+    check_labels(match, labels, workdir)
     numbered = list(map(str, range(match.facts["num_labels"])))
     if labels or not numbered:
         return facts
     return labelled({**facts, "label_names": numbered, "label_counts": [1] * len(numbered)}, match)
+
+
+def check_labels(match: Match, labels: list[str], workdir: Path) -> None:
+    """UserError where the file names its labels otherwise than the workdir: a number would mean another label."""
+    if not (match.told and match.facts["num_labels"] and labels):
+        return
+    for number, (own, there) in enumerate(zip(match.facts["label_names"], labels, strict=False)):
+        if own != there:
+            raise UserError(
+                f"{match.title} learned label {number} as {own!r}, in {workdir} it is {there!r}; import it into the "
+                "--workdir of its own autoencoder, or into a new one"
+            )
 
 
 def labelled(facts: dict[str, Any], match: Match) -> dict[str, Any]:

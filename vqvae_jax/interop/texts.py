@@ -7,7 +7,7 @@ from typing import Any
 from vqvae_jax import config as configs
 from vqvae_jax.data import text as text_files
 from vqvae_jax.data.text import Tokenizer
-from vqvae_jax.interop.matches import Match
+from vqvae_jax.interop.matches import LEARNED_WITH, Match
 from vqvae_jax.types import UserError
 
 
@@ -15,7 +15,8 @@ def tokenizer_of(match: Match, path: Path | None) -> Tokenizer | None:
     """What texts become numbers by; None where none was given.
 
     Raises:
-        UserError: it is none, or has other words than the prior knows; the prior is told no texts.
+        UserError: it is none, or has other words than the prior knows; it is not the one that an exported prior learned
+            with; the prior is told no texts.
     """
     if path is None:
         return None
@@ -26,6 +27,11 @@ def tokenizer_of(match: Match, path: Path | None) -> Tokenizer | None:
         raise UserError(
             f"{path} has {tokenizer.size} numbers with the empty one, {match.title} knows {known}: it is not the "
             "tokenizer.json that belongs to it"
+        )
+    if match.facts.get(LEARNED_WITH) not in (None, tokenizer.crc32):
+        raise UserError(
+            f"{path} is not the tokenizer that {match.title} learned with, whose texts have other numbers; give the "
+            f"{text_files.FILE} of the workdir that it was exported from"
         )
     return tokenizer
 
@@ -46,5 +52,6 @@ def check_texts(
     if "text" not in match.facts or not configs.told_texts(config):
         return
     other = {name: config["text"][name] for name in match.facts["text"]} != match.facts["text"]
-    if other or (tokenizer is not None and facts.get("tokenizer", tokenizer.crc32) != tokenizer.crc32):
+    known = match.facts.get(LEARNED_WITH) if tokenizer is None else tokenizer.crc32
+    if other or (known is not None and facts.get("tokenizer", known) != known):
         raise UserError(f"{workdir} has a prior that is told texts in other numbers; import into a new --workdir")
