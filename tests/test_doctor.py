@@ -173,7 +173,7 @@ def test_the_distance_to_codes_is_in_lengths_of_a_code(case):
         z, codes = (one / jnp.linalg.norm(one, axis=-1, keepdims=True) for one in (z, codes))
     apart = jnp.linalg.norm(z - codes[out.indices[0]], axis=-1)
     usual = jnp.median(jnp.linalg.norm(codes, axis=-1))
-    found = distance(quantizer, codebook, out.losses["commitment"])["away"]
+    found = distance(quantizer, age_and_size(codebook)["code_norm"], out.losses["commitment"])["away"]
     assert float(found) == pytest.approx(float(jnp.sqrt(jnp.mean(apart**2)) / usual), rel=1e-4)
 
 

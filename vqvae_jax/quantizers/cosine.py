@@ -34,6 +34,8 @@ class CosineQuantizer:
     revive_after: Natural = 100
     kmeans_iterations: Natural = 0
 
+    on_sphere = True  # a code that is looked up has length 1, however long it is kept
+
     @staticmethod
     def terms(fields: Mapping[str, Any]) -> dict[str, float]:
         """Its loss terms, each with its usual weight."""

@@ -66,6 +66,11 @@ class CVQuantizer:
         return {"codebook": 1.0, "commitment": 0.25, **more}
 
     @property
+    def on_sphere(self) -> bool:
+        """Whether a code that is looked up has length 1, however long it is kept."""
+        return self.distance == "sphere"
+
+    @property
     def input_dim(self) -> int:
         return self.code_dim
 

@@ -227,7 +227,7 @@ class AutoencodeTask:
             found = age_and_size(out.codebooks[level])
             commitment = out.losses.get(f"commitment/{level}")
             if "code_norm" in found and commitment is not None and len(quantizer.vocab_sizes) == 1:
-                found |= distance(quantizer, out.codebooks[level], commitment)
+                found |= distance(quantizer, found["code_norm"], commitment)
             metrics |= {f"{name}/{level}": value for name, value in found.items()}
         return metrics
 
@@ -250,17 +250,14 @@ def check_names(weights: Mapping[str, Weight], terms: Iterable[str]) -> None:
             raise UserError(unknown("config.loss_weights: there is no loss term", name, names, "There are"))
 
 
-def distance(quantizer: Quantizer, codebook: Codebook, commitment: Array) -> dict[str, Array]:
+def distance(quantizer: Quantizer, code_norm: Array, commitment: Array) -> dict[str, Array]:
     """What `doctor` watches as well: how far vectors lie from their codes, in lengths of a code as it is looked up.
 
-    That is the median: of codes on the sphere 1, however long they are kept.
+    On the sphere that is 1, however long codes are kept. To look codes up here would have XLA compute those of the
+    state otherwise, to the last bit.
     """
-    (size,) = quantizer.vocab_sizes
-    assert size is not None
-    some = jnp.arange(0, size, max(1, size // SORTED))[:, None, None]  # as maps of one place
-    codes = quantizer.lookup(codebook, (some,))
-    usual = jnp.median(jnp.linalg.norm(codes, axis=-1))
-    return {"away": jnp.sqrt(commitment * quantizer.output_dim) / jnp.maximum(usual, TINY)}
+    usual = 1.0 if getattr(quantizer, "on_sphere", False) else jnp.maximum(code_norm, TINY)
+    return {"away": jnp.sqrt(commitment * quantizer.output_dim) / usual}
 
 
 def age_and_size(codebook: Codebook) -> dict[str, Array]:
