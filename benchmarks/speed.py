@@ -293,8 +293,8 @@ def main() -> int:
         print("| work | ms | limit | memory | cold | warm | torch | its setting | ratio |")
         print("|---|---|---|---|---|---|---|---|---|", flush=True)
         for name, row in chosen[dtype].items():
-            beside = None if name in recipes(dtype) else rival
-            kept["rows"][f"{name}, {dtype}"] = found = measure(row, limit, beside)
+            twin = None if name in recipes(dtype) else rival
+            kept["rows"][f"{name}, {dtype}"] = found = measure(row, limit, twin)
             print(line(name, found), flush=True)
             keep(given.json, kept)
     if not given.rows:

@@ -17,7 +17,6 @@ such a file, of the usual arguments, in place of their own: CRITIC_RECORDING=vqg
 
 from __future__ import annotations  # torch may be missing
 
-import argparse
 import copy
 import importlib
 import json
@@ -28,7 +27,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from record_reference import arrays, write
+from authors import begun, earlier, finish, parser_of
+from record_reference import arrays
 
 try:
     import torch
@@ -48,25 +48,17 @@ Arrays = dict[str, Any]
 
 def main() -> None:
     """Writes the file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkout", type=Path, required=True, help="of github.com/CompVis/taming-transformers")
+    parser = parser_of(__doc__, "github.com/CompVis/taming-transformers")
     parser.add_argument("--autoencoder", type=Path, required=True, help="its recording: weights and images")
     parser.add_argument("--arguments", default="{}", help="as they were given to record_reference.py")
-    parser.add_argument("--output", type=Path, required=True, help="the .npz")
     parser.add_argument("--like", type=Path, help="a recording whose critic's weights are taken")
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    if torch is None:
-        raise SystemExit("it needs torch: pip install torch --index-url https://download.pytorch.org/whl/cpu")
-    torch.manual_seed(given.seed)
-    sys.path.insert(0, str(given.checkout))
-    file, like = dict(np.load(given.autoencoder)), dict(np.load(given.like)) if given.like else {}
+    given = begun(parser)
+    file, like = dict(np.load(given.autoencoder)), earlier(given.like)
     model = autoencoder(json.loads(given.arguments), file)
     losses = players(like)
     found = dict(arrays(recorded(model, losses, torch.from_numpy(file["input/images"]))))
     found |= {f"meta/{name}": np.asarray(one, np.asarray(one).dtype.kind + "4") for name, one in CRITIC.items()}
-    write(given.output, found)
-    print(f"{given.output}: {len(found)} arrays, {given.output.stat().st_size / 1e3:.0f} kB")
+    finish(given.output, found)
 
 
 def autoencoder(arguments: Mapping[str, Any], file: Arrays) -> torch.nn.Module:

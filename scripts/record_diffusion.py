@@ -19,7 +19,6 @@ inputs from such a file, so that another version of a library can be set beside 
 
 from __future__ import annotations  # torch may be missing
 
-import argparse
 import importlib
 import json
 import sys
@@ -29,7 +28,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from record_reference import arrays, write
+from authors import begun, earlier, finish, parser_of, taken
+from record_reference import arrays
 
 try:
     import torch
@@ -55,26 +55,18 @@ Arrays = dict[str, Any]
 
 def main() -> None:
     """Writes the file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, "the authors' repository")
     parser.add_argument("network", choices=["dit", "unet"])
-    parser.add_argument("--checkout", type=Path, required=True, help="of the authors' repository")
-    parser.add_argument("--output", type=Path, required=True, help="the .npz")
     parser.add_argument("--arguments", default="{}", help="""of the class in place of the usual, '{"depth": 3}'""")
     parser.add_argument("--like", type=Path, help="a recording whose weights, inputs and arguments are taken")
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    if torch is None:
-        raise SystemExit("it needs torch: pip install torch --index-url https://download.pytorch.org/whl/cpu")
-    torch.manual_seed(given.seed)
-    sys.path.insert(0, str(given.checkout))
-    like = dict(np.load(given.like)) if given.like else {}
+    given = begun(parser)
+    like = earlier(given.like)
     usual = {"dit": DIT, "unet": UNET}[given.network]
     said = {name: like[f"meta/{name}"].tolist() for name in usual if f"meta/{name}" in like}
     arguments = usual | said | json.loads(given.arguments)
     found = {"dit": of_dit, "unet": of_unet}[given.network](arguments, like)
     found |= {f"meta/{name}": np.asarray(value, np.int32) for name, value in arguments.items()}
-    write(given.output, found)
-    print(f"{given.output}: {len(found)} arrays, {given.output.stat().st_size / 1e3:.0f} kB")
+    finish(given.output, found)
 
 
 def of_dit(arguments: Mapping[str, Any], like: Arrays) -> Arrays:
@@ -153,11 +145,6 @@ def gradients(model: torch.nn.Module) -> Arrays:
     named = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
     least = ROUNDING * max(one.abs().max() for one in named.values())
     return {name: one for name, one in named.items() if one.abs().max() > least}
-
-
-def taken(like: Mapping[str, np.ndarray], name: str, fresh: torch.Tensor) -> torch.Tensor:
-    """What the other recording has of that name, or what is fresh."""
-    return torch.from_numpy(like[name].copy()) if name in like else fresh
 
 
 @torch.no_grad() if torch else lambda function: function

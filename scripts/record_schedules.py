@@ -18,16 +18,15 @@ it. tests/priors/test_noise.py takes such a file in place of its own: SCHEDULES_
 
 from __future__ import annotations  # torch may be missing
 
-import argparse
 import importlib
 import sys
 import types
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from record_reference import arrays, write
+from authors import begun, earlier, finish, parser_of, taken
+from record_reference import arrays
 
 try:
     import torch
@@ -57,17 +56,10 @@ Arrays = dict[str, Any]
 
 def main() -> None:
     """Writes the file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkout", type=Path, required=True, help="of github.com/CompVis/stable-diffusion")
-    parser.add_argument("--output", type=Path, required=True, help="the .npz")
+    parser = parser_of(__doc__, "github.com/CompVis/stable-diffusion")
     parser.add_argument("--like", type=Path, help="a recording whose maps and noise are taken")
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    if torch is None:
-        raise SystemExit("it needs torch: pip install torch --index-url https://download.pytorch.org/whl/cpu")
-    torch.manual_seed(given.seed)
-    sys.path.insert(0, str(given.checkout))
-    like, code = dict(np.load(given.like)) if given.like else {}, modules()
+    given = begun(parser)
+    like, code = earlier(given.like), modules()
     found = {f"{name}/{key}": one for name in SCHEDULES for key, one in schedule(code, name).items()}
     found |= {f"forward/{key}": one for key, one in forward(code, like).items()}
     for way, steps in (("ddim", 10), ("ddim_eta1", 10), ("ddim_guided", 10)):
@@ -75,8 +67,7 @@ def main() -> None:
     for way, steps in (("dpm_solver_2m", 10), ("dpm_solver_2m", 20), ("dpm_solver_2m_guided", 10)):
         found |= {f"sample/{way}/S{steps}/{key}": one for key, one in dpm_solver(code, way, steps, like).items()}
     plain = {name: one for name, one in found.items() if not isinstance(one, torch.Tensor)}
-    write(given.output, dict(arrays({name: found[name] for name in found if name not in plain})) | plain)
-    print(f"{given.output}: {len(found)} arrays, {given.output.stat().st_size / 1e3:.0f} kB")
+    finish(given.output, dict(arrays({name: found[name] for name in found if name not in plain})) | plain)
 
 
 def modules() -> Any:
@@ -213,11 +204,6 @@ def on_cpu(kind: type) -> type:
 def told(model: Any, way: str) -> Arrays:
     """The times of each step, and how much it was guided."""
     return {"t": np.array(model.times, np.float32), "guidance": np.float32(GUIDED if way.endswith("guided") else 1)}
-
-
-def taken(like: Mapping[str, np.ndarray], name: str, fresh: torch.Tensor) -> torch.Tensor:
-    """What the other recording has of that name, or what is fresh."""
-    return torch.from_numpy(like[name].copy()) if name in like else fresh
 
 
 if __name__ == "__main__":

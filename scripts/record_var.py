@@ -21,10 +21,10 @@ import importlib
 import sys
 import types
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from authors import begun, parser_of
 
 try:
     import torch
@@ -40,19 +40,13 @@ Arrays = dict[str, Any]
 
 def main() -> None:
     """Writes the file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkout", type=Path, required=True, help="of github.com/FoundationVision/VAR")
-    parser.add_argument("--output", type=Path, required=True, help="the .npz")
+    parser = parser_of(__doc__, "github.com/FoundationVision/VAR")
     parser.add_argument("--scales", default="1,2,3,4", help="sides of the maps (default 1,2,3,4)")
     parser.add_argument("--factors", default="1,2", help="of the tokenizer's levels, times --channels (default 1,2)")
     usual = {"codes": 32, "code_dim": 8, "labels": 10, "channels": 32, "depth": 2, "width": 64, "heads": 2}
     for name, number in usual.items():
         parser.add_argument(f"--{name}", type=int, default=number, help=f"(default {number})")
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    if torch is None:
-        raise SystemExit("it needs torch: pip install torch --index-url https://download.pytorch.org/whl/cpu")
-    torch.manual_seed(given.seed)
+    given = begun(parser)
     sides, factors = (tuple(map(int, one.split(","))) for one in (given.scales, given.factors))
     tokenizer, transformer = models(given, sides, factors)
     found = {
@@ -68,7 +62,6 @@ def main() -> None:
 
 def models(given: argparse.Namespace, sides: tuple[int, ...], factors: tuple[int, ...]) -> tuple[Any, Any]:
     """Theirs: a tokenizer of fewer levels and blocks than their class has, and a transformer of its codes."""
-    sys.path.insert(0, str(given.checkout))
     hub = types.ModuleType("huggingface_hub")
     hub.PyTorchModelHubMixin = object  # type: ignore[attr-defined]  # of a class that is not recorded
     sys.modules.setdefault("huggingface_hub", hub)

@@ -26,7 +26,7 @@ GUIDED = 3  # channels, the first ones: theirs leaves the others as they are
 
 
 def unet(module: UNet, model: Model, places: Places, recording: Recording) -> list[Row]:
-    """A U-Net's answer."""
+    """What a U-Net says of recorded maps at recorded times, told a context where there is one; and gradients."""
     named = {name: jnp.asarray(recording[f"input/{name}"], jnp.float32) for name in recording.of("input")}
     x, time, context = named["x"], named["t"], named.get("context")
     forward = lambda params: [module.apply({"params": params}, x, time, None, context)]  # noqa: E731

@@ -16,15 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from vqvae_jax.autoencoders.vqgan import LEVEL, VQGAN
-from vqvae_jax.compare import rows
 from vqvae_jax.compare.recording import HOW, Recording
 from vqvae_jax.compare.rows import Row
-from vqvae_jax.compare.sections import gradients, index_row, weights, without
+from vqvae_jax.compare.sections import gradients, index_row, outputs, weights, without
 from vqvae_jax.interop.maskgit import is_tokenizer, transformer_places
 from vqvae_jax.interop.places import Places
 from vqvae_jax.priors.maskgit import MaskGITPrior
 from vqvae_jax.types import Array, Condition, Level, Model, UserError
 
+as_ours = partial(outputs, laid=np.asarray)  # maps with channels last on both sides
 LITTLE = 1e-5  # keeps the logarithm of a code's share finite
 SMOOTHED = re.compile(r"loss_smoothing_([\d.]+)$")
 LEFT_OUT = {"grad/.*/key/bias$": "adds the same to all scores of a place: 0 but for rounding"}
@@ -56,7 +56,7 @@ def tokenizer(module: VQGAN, model: Model, places: Places, recording: Recording)
     grads, output = Model(params, {LEVEL: book.replace(codes=codes)}), found["output"]
     row = index_row("indices", {"indices": output.pop("indices")}, recording, output["encoder"], book)
     shown = [row] if row else []
-    shown += outputs(output, recording) + outputs(found["train"], recording, "train")
+    shown += as_ours(output, recording) + as_ours(found["train"], recording, "train")
     return weights(model, places, recording) + shown + gradients(grads, places, recording)
 
 
@@ -79,14 +79,6 @@ def entropy(z_e: Array, codes: Array, recording: Recording) -> Array:
     share = jnp.mean(jnp.exp(log_p), axis=(0, 1, 2))
     of_each = -jnp.mean(jnp.sum(jnp.exp(log_p) * log_p, axis=-1))
     return of_each + jnp.sum(share * jnp.log(share + LITTLE))
-
-
-def outputs(ours: dict[str, Any], recording: Recording, section: str = "output") -> list[Row]:
-    """As `sections.outputs`, of maps that lie as ours do."""
-    recorded = recording.of(section)
-    return [
-        rows.near(f"{section}/{name}", ours[name], recorded[name], rows.OUTPUTS) for name in recorded if name in ours
-    ]
 
 
 def transformer(module: Any, model: Model, recording: Recording) -> list[Row]:
@@ -118,7 +110,7 @@ def transformer(module: Any, model: Model, recording: Recording) -> list[Row]:
 
     found, grads = jax.tree.map(np.asarray, computed(model.params))
     places = transformer_places(module, model)
-    shown = weights(model, places, recording) + outputs(found, recording)
+    shown = weights(model, places, recording) + as_ours(found, recording)
     return without(shown + gradients(Model(grads, {}), places, recording), LEFT_OUT, recording)
 
 

@@ -25,11 +25,13 @@ def weights(model: Model, places: Places, recording: Recording) -> list[Row]:
     return differing or ([whole] if common else [])
 
 
-def outputs(ours: Mapping[str, Any], recording: Recording, section: str = "output") -> list[Row]:
-    """Those that both have."""
+def outputs(
+    ours: Mapping[str, Any], recording: Recording, section: str = "output", laid: Callable[[Any], Any] = channels_first
+) -> list[Row]:
+    """Those that both have; `laid`: ours as the recorded ones lie."""
     recorded = recording.of(section)
     names = [name for name in recorded if name in ours]
-    return [rows.near(f"{section}/{name}", channels_first(ours[name]), recorded[name], rows.OUTPUTS) for name in names]
+    return [rows.near(f"{section}/{name}", laid(ours[name]), recorded[name], rows.OUTPUTS) for name in names]
 
 
 def index_row(name: str, ours: Mapping[str, Any], recording: Recording, z_e: Any, codebook: Any) -> Row | None:
