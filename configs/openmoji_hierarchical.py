@@ -9,9 +9,8 @@ Numbers, on drawings whose stems were not seen: PSNR 24.9 dB, SSIM 0.93, usage 1
 Variants: `tiny`, the same way in seconds at 32 px (tests). Those that swap the quantizer, at 8 bits a place all of
 them: `ema`, the demo as it is; `vq`, codes trained by gradient; `cvq`; `cosine`; `fsq`; `residual`, two codes of 16 a
 place. `transformer`, causal transformers in place of the PixelCNNs. `text`, the PixelCNNs told names in place of
-groups: docs/texts.md. `perceptual`, a loss in the maps of a frozen net beside the squared error. What they reached in
-the demo's former steps, in batches of 16, is in docs/benchmarks.md; their autoencoders in batches of 4, in
-docs/codebooks.md.
+groups: docs/texts.md. `perceptual`, a loss in the maps of a frozen net beside the squared error. What they reached is
+in docs/benchmarks.md.
 """
 
 from ml_collections import ConfigDict
