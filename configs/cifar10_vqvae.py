@@ -6,10 +6,10 @@ Loss: reconstruction + codebook + 0.25 commitment, means over all elements. 50 e
 Data: `cifar10` of TFDS; the variant `subset` reads data/cifar10_subset.npz, see cifar10_hierarchical.py.
 Command: python launch.py --config=configs/cifar10_vqvae.py --workdir=runs/cifar10_vqvae
 Pictures: autoencoder/pictures/epoch_N_original.png and epoch_N_reconstruction.png at each epoch's end.
-Numbers, `subset`, test split: PSNR 24.2 dB, SSIM 0.81, usage 97 %, prior nll 5.11 = 0.85 of the per-position
-cross-entropy; 26 minutes on two CPU cores beside other jobs. All of CIFAR-10: not run.
+Numbers, `subset`, test split: PSNR 24.6 dB, SSIM 0.82, usage 100 %, prior nll 5.21 = 0.85 of the per-position
+cross-entropy; 9 minutes on one CPU core, beside another training. All of CIFAR-10: not run.
 
-Variants: `subset`, 4,068 images from an .npz.
+Variants: `subset`, 4,068 images from an .npz, 15 epochs of batch 16; in 50 of 128 it had 24.1 dB, in twice the time.
 """
 
 from ml_collections import ConfigDict
@@ -57,10 +57,16 @@ def get_config(variant=None):
 
 def subset(config):
     """The part of CIFAR-10 that lies in an .npz; a prior that does not outgrow it."""
-    config.dataset.update(name="npz", path="data/cifar10_subset.npz")
+    few_images(config)
     config.priors.codes.update(depth=64, layers=7, dropout=0.2)
     config.priors.codes.optimizer.ema_rate = 0.99
     config.priors.codes.train.update(batch_size=32, epochs=4)
+
+
+def few_images(config):
+    """The autoencoder for them: small batches, which learn more from each image than 50 epochs of 128."""
+    config.dataset.update(name="npz", path="data/cifar10_subset.npz")
+    config.train.update(batch_size=16, epochs=15)
 
 
 VARIANTS = {"subset": subset}

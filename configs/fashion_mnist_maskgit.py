@@ -2,7 +2,7 @@
 
 Papers: https://arxiv.org/abs/2202.04200 (MaskGIT), https://arxiv.org/abs/1711.00937 (VQ-VAE).
 Command: python launch.py --config=configs/fashion_mnist_maskgit.py --workdir=runs/fashion_mnist_maskgit
-Time: 18 minutes on two CPU cores beside other jobs.
+Time: 9 minutes on one CPU core, beside another training.
 Numbers, test split: mse 0.0067, PSNR 22.3 dB, SSIM 0.79, usage 100 %, prior nll, a bound, 1.98 = 0.55 of the
 per-position cross-entropy; a classifier takes 86.4 % of 1,000 samples for what they are, 87.4 % of reconstructions.
 

@@ -4,8 +4,8 @@ Code: https://github.com/unixpickle/vq-vae-2 (its MNIST model and generator); pa
 Losses, layers, Adam and batch size are the reference's.
 Command: python launch.py --config=configs/mnist_pixelcnn.py --workdir=runs/mnist
 Time: as fashion_mnist_pixelcnn.py, 6 minutes on two CPU cores.
-Numbers, test split (MNIST from an .npz): mse 0.0054, PSNR 23.3 dB, prior nll 1.23 = 0.59 of the per-position
-cross-entropy.
+Numbers, test split (MNIST from an .npz), three seeds: mse 0.0053, PSNR 23.4 ± 0.2 dB, prior nll 1.23 = 0.58 of the
+per-position cross-entropy; Fréchet distance of samples 2.3 ± 1.5.
 
 Variants: none.
 """

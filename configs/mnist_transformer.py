@@ -4,9 +4,9 @@ Papers: https://arxiv.org/abs/1711.00937 (VQ-VAE), https://arxiv.org/abs/1706.03
 Code: none is followed; the sizes are those of a common exercise: 10x10 codes of 32, a transformer 128 wide with 8 heads
 and 3 blocks, squared error plus both terms of the codes.
 Command: python launch.py --config=configs/mnist_transformer.py --workdir=runs/mnist_transformer
-Time: as fashion_mnist_transformer.py; 20 minutes on two CPU cores beside other jobs.
-Numbers, test split (MNIST from an .npz, one run): mse 0.0037, PSNR 24.8 dB, SSIM 0.95, usage 100 %, prior nll 1.61 =
-0.51 of the per-position cross-entropy, 0.15 bits a pixel.
+Time: 9 minutes on one CPU core, beside another training.
+Numbers, test split (MNIST from an .npz), three seeds: mse 0.0039, PSNR 24.6 ± 0.2 dB, SSIM 0.95, usage 100 %, prior nll
+1.61 = 0.50 of the per-position cross-entropy, 0.14 bits a pixel; Fréchet distance of samples 1.1 ± 0.3.
 The exercise trains each stage for 20 epochs, 37,500 batches of 32; here the first has 6,000, the second 4,000. All:
 --config.train.steps=0 --config.train.epochs=20
 --config.priors.codes.train.steps=0 --config.priors.codes.train.epochs=20
