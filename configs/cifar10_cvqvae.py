@@ -39,7 +39,7 @@ def subset(config):
     config.optimizer = {"learning_rate": 1e-3, "schedule": "cosine", "warmup_steps": 100}
     config.autoencoder.quantizer.update(distance="sphere", decay=0.9)
     config.loss_weights.reconstruction = 1.0
-    config.train.update(batch_size=16, epochs=5, pictures_every=500)
+    config.train.update(epochs=5, pictures_every=500)
     config.priors.codes.train.epochs = 2
 
 
